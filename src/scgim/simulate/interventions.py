@@ -1,0 +1,176 @@
+"""Target sets and dose-response curves of simulated perturbations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import comb
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from .._rng import RngLike, as_generator
+
+InterventionKind = Literal["hard", "shift"]
+
+
+def hill(dose: Any, maximum: Any, half_dose: Any, exponent: Any) -> np.ndarray:
+    """Hill dose response `maximum * dose^exponent / (half_dose^exponent + dose^exponent)`.
+
+    Parameters
+    ----------
+    dose
+        Dose, >= 0; broadcast against the parameters.
+    maximum
+        Effect at an infinite dose.
+    half_dose
+        Dose of half the maximal effect, > 0, in the unit of `dose`.
+    exponent
+        Steepness, > 0.
+
+    Returns
+    -------
+    np.ndarray
+        The effect; 0 at dose 0.
+
+    Examples
+    --------
+    >>> from scgim.simulate import hill
+    >>> float(hill(1.0, 4.0, 1.0, 2.0))
+    2.0
+    """
+    # The ratio form stays finite where dose^exponent would overflow (doses in nM reach 1e4).
+    ratio = np.asarray(dose, dtype=float) / np.asarray(half_dose, dtype=float)
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(maximum / (1.0 + ratio ** -np.asarray(exponent, dtype=float)))
+
+
+def draw_target_sets(
+    n_genes: int, n_sets: int, *, sizes: Sequence[int] = (1, 2), rng: RngLike = 0
+) -> list[tuple[int, ...]]:
+    """Draw distinct sets of target genes: a uniform size, then a uniform subset of that size.
+
+    Where every subset of a size has been drawn, the other sizes go on (20 genes have 20 single targets).
+
+    Parameters
+    ----------
+    n_genes
+        Genes to draw from.
+    n_sets
+        Number of sets, in random order, no two of them equal (own).
+    sizes
+        Numbers of targets that occur.
+    rng
+        Seed or generator.
+
+    Returns
+    -------
+    list of tuple of int
+        Sorted gene indices of every set.
+
+    Raises
+    ------
+    ValueError
+        If fewer than `n_sets` distinct sets exist.
+
+    Examples
+    --------
+    >>> from scgim.simulate import draw_target_sets
+    >>> len(set(draw_target_sets(20, 60)))
+    60
+    """
+    possible = sum(comb(n_genes, size) for size in sizes)
+    if n_sets > possible:
+        raise ValueError(
+            f"{n_sets} distinct target sets were asked for, but {n_genes} genes have only {possible} subsets "
+            f"of {' or '.join(map(str, sizes))} genes: lower the number of perturbations or raise n_genes."
+        )
+    generator = as_generator(rng)
+    pools = {size: list(generator.permutation(list(combinations(range(n_genes), size)))) for size in sizes}
+    drawn = []
+    for _ in range(n_sets):
+        size = generator.choice([size for size in sizes if pools[size]])
+        drawn.append(tuple(int(gene) for gene in pools[size].pop()))
+    # When a size ran out the last draws lack it: shuffle, so that any split of the sets is exchangeable.
+    return [drawn[position] for position in generator.permutation(n_sets)]
+
+
+def draw_hill_parameters(
+    perturbations: Sequence[str],
+    target_sets: Sequence[Sequence[int]],
+    gene_names: Sequence[str],
+    *,
+    maximum: tuple[float, float],
+    half_dose: tuple[float, float] = (0.5, 2.0),
+    exponent: tuple[float, float] = (1.0, 5.0),
+    rng: RngLike = 0,
+) -> pd.DataFrame:
+    """Draw one Hill curve for every (perturbation, target), uniform within the given ranges.
+
+    Parameters
+    ----------
+    perturbations
+        Names, one per target set.
+    target_sets
+        Gene indices of each perturbation's targets.
+    gene_names
+        Names of all genes.
+    maximum, half_dose, exponent
+        Ranges of the uniform distributions (own).
+    rng
+        Seed or generator.
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns perturbation, gene, maximum, half_dose, exponent; one row per (perturbation, target).
+
+    Examples
+    --------
+    >>> from scgim.simulate import draw_hill_parameters
+    >>> draw_hill_parameters(["p0"], [(0, 1)], ["a", "b"], maximum=(2, 6)).gene.tolist()
+    ['a', 'b']
+    """
+    generator = as_generator(rng)
+    pairs = [
+        (name, gene_names[gene])
+        for name, genes in zip(perturbations, target_sets, strict=True)
+        for gene in genes
+    ]
+    table = pd.DataFrame(pairs, columns=["perturbation", "gene"])
+    for column, (low, high) in (("maximum", maximum), ("half_dose", half_dose), ("exponent", exponent)):
+        table[column] = generator.uniform(low, high, size=len(pairs))
+    return table
+
+
+def atomic_interventions(
+    conditions: pd.DataFrame, hill_parameters: pd.DataFrame, gene_names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and effects of every condition, from the Hill curves of its perturbation.
+
+    Parameters
+    ----------
+    conditions
+        Columns perturbation and dose; a perturbation without Hill curves (the control) has no target.
+    hill_parameters
+        As `draw_hill_parameters` returns it.
+    gene_names
+        Names of all genes.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        targets uint8 and effects float64, both (conditions, genes); effects are 0 off the targets.
+    """
+    column = {name: position for position, name in enumerate(gene_names)}
+    targets = np.zeros((len(conditions), len(column)), dtype=np.uint8)
+    effects = np.zeros((len(conditions), len(column)))
+    doses = conditions["dose"].to_numpy(dtype=float)
+    labels = conditions["perturbation"].astype(str).to_numpy()
+    for row in hill_parameters.itertuples(index=False):
+        at = labels == str(row.perturbation)
+        gene = column[str(row.gene)]
+        targets[at, gene] = 1
+        effects[at, gene] = hill(doses[at], row.maximum, row.half_dose, row.exponent)
+    return targets, effects
