@@ -1,0 +1,106 @@
+"""Checks of what a metric is given: matching shapes, finite numbers, errors that name the argument."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def as_cells(x: ArrayLike, name: str, *, min_cells: int = 1) -> np.ndarray:
+    """`x` as a float64 array (cells, genes), checked to be two-dimensional, finite and large enough."""
+    if hasattr(x, "toarray"):  # a SciPy sparse matrix: metrics only ever see the modelled genes
+        x = x.toarray()
+    array = np.asarray(x)
+    if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise TypeError(f"`{name}` must be numeric, got dtype {array.dtype}.")
+    array = array.astype(np.float64, copy=False)
+    if array.ndim != 2:
+        raise ValueError(f"`{name}` must have shape (cells, genes), got shape {array.shape}.")
+    if array.shape[1] == 0:
+        raise ValueError(f"`{name}` has no genes (shape {array.shape}).")
+    if array.shape[0] < min_cells:
+        raise ValueError(f"`{name}` has {array.shape[0]} cells; this metric needs at least {min_cells}.")
+    finite = np.isfinite(array)
+    if not finite.all():
+        cell, gene = (int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"`{name}` has {int((~finite).sum())} values that are not finite; "
+            f"the first is {array[cell, gene]} at cell {cell}, gene {gene}."
+        )
+    return array
+
+
+def as_cell_pair(
+    true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays (cells, genes) over the same genes; their numbers of cells may differ."""
+    first = as_cells(true, "true", min_cells=min_cells)
+    second = as_cells(predicted, "predicted", min_cells=min_cells)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"`true` has {first.shape[1]} genes and `predicted` has {second.shape[1]}: "
+            "both must have the same genes in the same order."
+        )
+    return first, second
+
+
+def as_binary(x: ArrayLike, name: str) -> np.ndarray:
+    """`x` as a two-dimensional bool array; anything but 0 and 1 is refused."""
+    array = _as_matrix(x, name)
+    wrong = array[(array != 0) & (array != 1)]
+    if wrong.size:
+        raise ValueError(
+            f"`{name}` must hold only 0 and 1, found {wrong.flat[0]}; threshold probabilities first (> 0.5)."
+        )
+    return array.astype(bool)
+
+
+def as_graph(x: ArrayLike, name: str) -> np.ndarray:
+    """`x` as a bool adjacency matrix (genes, genes), row = cause, column = effect, with an empty diagonal."""
+    graph = as_binary(x, name)
+    _check_square(graph, name)
+    loops = np.flatnonzero(np.diagonal(graph))
+    if loops.size:
+        raise ValueError(f"`{name}` has self-loops, the first at gene {loops[0]}: the diagonal must be zero.")
+    return graph
+
+
+def as_graph_pair(true: ArrayLike, predicted: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Two adjacency matrices of one size."""
+    pair = as_graph(true, "true"), as_graph(predicted, "predicted")
+    check_same_shape(*pair)
+    return pair
+
+
+def as_scores(x: ArrayLike, name: str, *, square: bool = False) -> np.ndarray:
+    """`x` as a two-dimensional float64 array of finite scores (probabilities, or anything that ranks)."""
+    array = _as_matrix(x, name).astype(np.float64, copy=False)
+    if square:
+        _check_square(array, name)
+    return array
+
+
+def check_same_shape(true: np.ndarray, predicted: np.ndarray) -> None:
+    """Raise where truth and prediction differ in shape."""
+    if true.shape != predicted.shape:
+        raise ValueError(
+            f"`true` has shape {true.shape} and `predicted` has shape {predicted.shape}; they must agree."
+        )
+
+
+def _as_matrix(x: ArrayLike, name: str) -> np.ndarray:
+    if hasattr(x, "toarray"):
+        x = x.toarray()
+    array = np.asarray(x)
+    if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise TypeError(f"`{name}` must be numeric or bool, got dtype {array.dtype}.")
+    if array.ndim != 2:
+        raise ValueError(f"`{name}` must be two-dimensional, got shape {array.shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` has values that are not finite (NaN or infinite).")
+    return array
+
+
+def _check_square(array: np.ndarray, name: str) -> None:
+    if array.shape[0] != array.shape[1]:
+        raise ValueError(f"`{name}` must be square (genes, genes), got shape {array.shape}.")
