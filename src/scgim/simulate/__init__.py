@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .counts import count_cells, draw_depths
 from .features import FeatureMap
 from .graphs import random_dag, topological_order
 from .interventions import draw_hill_parameters, draw_target_sets, hill
@@ -12,6 +13,8 @@ from .truth import sample_truth, truth_at
 __all__ = [
     "FeatureMap",
     "ancestral_sample",
+    "count_cells",
+    "draw_depths",
     "draw_hill_parameters",
     "draw_mechanisms",
     "draw_target_sets",

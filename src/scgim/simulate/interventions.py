@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from .._rng import RngLike, as_generator
 
@@ -40,10 +41,10 @@ def hill(dose: Any, maximum: Any, half_dose: Any, exponent: Any) -> np.ndarray:
     >>> float(hill(1.0, 4.0, 1.0, 2.0))
     2.0
     """
-    # The ratio form stays finite where dose^exponent would overflow (doses in nM reach 1e4).
-    ratio = np.asarray(dose, dtype=float) / np.asarray(half_dose, dtype=float)
-    with np.errstate(divide="ignore", over="ignore"):
-        return np.asarray(maximum / (1.0 + ratio ** -np.asarray(exponent, dtype=float)))
+    # On the log scale: dose^exponent would overflow (doses in nM reach 1e4).
+    with np.errstate(divide="ignore"):
+        steepness = np.asarray(exponent, dtype=float) * (np.log(dose) - np.log(half_dose))
+    return np.asarray(maximum * expit(steepness))
 
 
 def draw_target_sets(

@@ -10,7 +10,7 @@ from .._rng import RngLike, as_generator
 from .graphs import topological_order
 from .interventions import InterventionKind
 
-Family = Literal["linear", "mlp", "ziln"]
+Family = Literal["linear", "mlp", "ziln", "saturating"]
 
 #: Units of the hidden layer (own).
 N_HIDDEN = 5
@@ -20,6 +20,8 @@ NOISE_VARIANCE = 0.1
 HARD_VARIANCE = 0.5
 #: Range of the absolute value of linear weights (own).
 LINEAR_WEIGHTS = (0.5, 2.0)
+#: Range of the absolute value of the weights of the "saturating" family (own).
+SATURATING_WEIGHTS = (0.5, 1.0)
 #: Range of the zero probabilities of the "ziln" family (own).
 ZERO_PROBABILITIES = (0.1, 0.5)
 
@@ -38,6 +40,8 @@ def draw_mechanisms(graph: np.ndarray, *, family: Family = "mlp", rng: RngLike =
           that the variance does not grow along the graph.
         - "ziln": 0 with probability `pi_j ~ U[0.1, 0.5]`, else log-normal; the location is the "mlp" family's
           with the output weights divided by sqrt(5), for a log location of unit order (own).
+        - "saturating" (own): `x_j = sum_i w_ij 2 tanh(x_i / 2) + e_j`, `|w_ij| ~ U[0.5, 1]`, random sign:
+          linear for small values and bounded for large ones, as log fold changes along a pathway are.
         The noise variance is 0.1 (own), for "ziln" on the log of the positive part.
     rng
         Seed or generator.
@@ -45,9 +49,9 @@ def draw_mechanisms(graph: np.ndarray, *, family: Family = "mlp", rng: RngLike =
     Returns
     -------
     dict
-        family; noise_variance (genes,); linear: weights (genes, genes), row = cause; mlp and ziln:
-        hidden_weights (genes, genes, 5) = (effect, cause, unit), hidden_bias and output_weights (genes, 5);
-        ziln: zero_probability (genes,). Weights of absent edges are 0. Storable in `uns`.
+        family; noise_variance (genes,); linear and saturating: weights (genes, genes), row = cause; mlp and
+        ziln: hidden_weights (genes, genes, 5) = (effect, cause, unit), hidden_bias and output_weights (genes,
+        5); ziln: zero_probability (genes,). Weights of absent edges are 0. Storable in `uns`.
 
     Raises
     ------
@@ -65,8 +69,9 @@ def draw_mechanisms(graph: np.ndarray, *, family: Family = "mlp", rng: RngLike =
     generator = as_generator(rng)
     n_genes = len(graph)
     parameters: dict[str, Any] = {"family": family, "noise_variance": np.full(n_genes, NOISE_VARIANCE)}
-    if family == "linear":
-        size = generator.uniform(*LINEAR_WEIGHTS, size=(n_genes, n_genes))
+    if family in ("linear", "saturating"):
+        size_range = LINEAR_WEIGHTS if family == "linear" else SATURATING_WEIGHTS
+        size = generator.uniform(*size_range, size=(n_genes, n_genes))
         sign = generator.choice([-1.0, 1.0], size=(n_genes, n_genes))
         parameters["weights"] = size * sign * (graph != 0)
         return parameters
@@ -84,6 +89,8 @@ def _location(mechanisms: dict[str, Any], gene: int, parents: np.ndarray, x: np.
     """Location of one gene given the cells so far; x is (cells, genes), the result (cells,)."""
     if mechanisms["family"] == "linear":
         return x[:, parents] @ mechanisms["weights"][parents, gene]
+    if mechanisms["family"] == "saturating":
+        return 2.0 * np.tanh(x[:, parents] / 2.0) @ mechanisms["weights"][parents, gene]
     hidden = np.tanh(
         x[:, parents] @ mechanisms["hidden_weights"][gene, parents] + mechanisms["hidden_bias"][gene]
     )

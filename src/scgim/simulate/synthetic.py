@@ -59,7 +59,7 @@ def synthetic(
     graph
         "er" (Erdős-Rényi) or "sf" (scale-free), see `random_dag`.
     mechanism
-        "linear", "mlp" or "ziln", see `draw_mechanisms`.
+        "linear", "mlp", "ziln" or "saturating", see `draw_mechanisms`.
     intervention
         "hard" (v ~ U[2, 6], the target is N(effect, 0.5)) or "shift" (v ~ U[1, 5], added); k ~ U[0.5, 2],
         n ~ U[1, 5] (all own). For "ziln" effects are log locations: v ~ U[1, 2.5] and U[0.5, 2] (own).
