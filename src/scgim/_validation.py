@@ -1,0 +1,277 @@
+"""Checks of what the user gives: each error names the key, says what was found and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from ._keys import FORMAT_VERSION, Keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: log1p of a count; ln(1 + 1e13), so anything above was not log-transformed.
+_LARGEST_LOG = 30.0
+_CHUNK = 1 << 22
+
+
+def listing(items: Iterable[Any], *, most: int = 10) -> str:
+    """`'a', 'b', 'c' and 4 more`, for error messages."""
+    names = [repr(item) if isinstance(item, str) else str(item) for item in items]
+    if not names:
+        return "none"
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def suggestion(name: Any, options: Iterable[Any]) -> str:
+    """` Did you mean 'x'?`, or nothing where no option is close."""
+    by_lower: dict[str, str] = {}
+    for option in map(str, options):
+        by_lower.setdefault(option.lower(), option)
+    close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def check_choice(value: Any, argument: str, options: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of `options`."""
+    if not isinstance(value, str) or value not in options:
+        hint = suggestion(value, options)
+        raise ValueError(f"{argument}={value!r} is unknown; use one of {listing(options)}.{hint}")
+
+
+def check_int(value: Any, argument: str, *, least: int) -> int:
+    """An integer of at least `least` (a whole float counts as one)."""
+    whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer()
+    if not whole:
+        raise TypeError(f"{argument} must be a whole number, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{argument} must be at least {least}, got {value!r}.")
+    return int(value)
+
+
+def check_fraction(value: Any, argument: str) -> float:
+    """A number in [0, 1)."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a number, got {value!r}.")
+    if not 0 <= float(value) < 1:
+        raise ValueError(f"{argument} must be at least 0 and below 1, got {value!r}.")
+    return float(value)
+
+
+def check_anndata(adata: Any) -> None:
+    """Raise unless `adata` is an AnnData with cells, genes and names that are unique."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata must be an AnnData, got {type(adata).__name__}.")
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise ValueError(
+            f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to model."
+        )
+    for names, what, axis in ((adata.obs_names, "cell", "obs"), (adata.var_names, "gene", "var")):
+        if not names.is_unique:
+            repeated = names[names.duplicated()].unique()
+            raise ValueError(
+                f"adata.{axis}_names: {len(repeated)} {what} names occur more than once "
+                f"({listing(repeated)}). "
+                f"Call adata.{axis}_names_make_unique() first."
+            )
+
+
+def require_column(obs: pd.DataFrame, key: str, argument: str) -> pd.Series:
+    """The column `obs[key]`, or an error that lists the columns there are."""
+    if not isinstance(key, str):
+        raise TypeError(f"{argument} must be the name of a column of adata.obs, got {key!r}.")
+    if key not in obs.columns:
+        hint = suggestion(key, obs.columns)
+        raise KeyError(
+            f"{argument}={key!r} is not a column of adata.obs.{hint} The columns are: "
+            f"{listing(obs.columns, most=30)}. Pass the right one as {argument}=."
+        )
+    column = obs[key]
+    if isinstance(column, pd.DataFrame):
+        raise ValueError(
+            f"adata.obs has {column.shape[1]} columns named {key!r} ({argument}); rename or drop one."
+        )
+    return column
+
+
+def require_prepared(
+    adata: AnnData, key: str = "gim", group: str | None = None
+) -> tuple[Keys, dict[str, Any]]:
+    """Keys and `uns` entry of a prepared AnnData.
+
+    Parameters
+    ----------
+    adata
+        What `scgim.pp.prepare` wrote into.
+    key
+        The `key_added` given to it.
+    group
+        One of the groups where `groupby` was given.
+
+    Raises
+    ------
+    KeyError
+        Where nothing was prepared under `key`, or the group does not exist.
+    ValueError
+        Where `group` is needed and missing, or the slots were written by a newer scgim.
+    """
+    top = adata.uns.get(key)
+    if not isinstance(top, dict) or "format" not in top:
+        found = [k for k, v in adata.uns.items() if isinstance(v, dict) and "format" in v]
+        others = f" Prepared keys are: {listing(found)}." if found else ""
+        raise KeyError(
+            f"adata.uns[{key!r}] was not found: run scgim.pp.prepare(adata, key_added={key!r}) first.{others}"
+        )
+    if int(top["format"]) > FORMAT_VERSION:
+        raise ValueError(
+            f"adata.uns[{key!r}] has format {int(top['format'])}; this scgim reads up to format "
+            f"{FORMAT_VERSION}. "
+            "The file was written by a newer version: run pip install --upgrade scgim."
+        )
+    groups = None if "groups" not in top else [str(g) for g in np.asarray(top["groups"])]
+    if groups is None and group is not None:
+        raise KeyError(f"group={group!r}: {key!r} was prepared without groupby; leave group out.")
+    if groups is not None and group is None:
+        raise ValueError(f"{key!r} was prepared with groupby: pass group=, one of {listing(groups)}.")
+    if groups is not None and str(group) not in groups:
+        raise KeyError(f"group={group!r} does not exist under {key!r}; the groups are {listing(groups)}.")
+    keys = Keys(key, None if group is None else str(group))
+    if keys.uns not in adata.uns:
+        raise KeyError(f"adata.uns[{keys.uns!r}] is missing: run scgim.pp.prepare again.")
+    return keys, adata.uns[keys.uns]
+
+
+def check_values(
+    matrix: Any, where: str, *, kind: str, cells: pd.Index, genes: pd.Index, layers: Iterable[str] = ()
+) -> None:
+    """Raise unless `matrix` holds what `kind` promises.
+
+    Parameters
+    ----------
+    matrix
+        (cells, genes), dense, CSR or CSC.
+    where
+        How the user calls it (`adata.X`), for the message.
+    kind
+        `"counts"` (whole numbers >= 0), `"log1p"` (real numbers >= 0, not counts) or `"continuous"` (finite).
+    cells, genes
+        Names, for the message.
+    layers
+        Layers that hold whole numbers only: the remedy that the message offers.
+    """
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"{where} has the type {matrix.dtype}; real numbers are needed.")
+    if matrix.dtype.kind == "f":
+        _refuse(
+            matrix,
+            lambda v: ~np.isfinite(v),
+            where,
+            cells,
+            genes,
+            "NaN or infinite",
+            "Replace them (NaN often means 0) or drop those cells or genes.",
+        )
+    if kind == "continuous":
+        return
+    if matrix.dtype.kind in "if":
+        _refuse(
+            matrix,
+            lambda v: v < 0,
+            where,
+            cells,
+            genes,
+            "negative",
+            (
+                'Pass the layer with the unscaled values as layer=, or input="continuous" for values of '
+                "any sign."
+            ),
+        )
+    counts = matrix.dtype.kind in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
+    if kind == "counts" and not counts:
+        named = (
+            f"layer={sorted(layers)[0]!r} holds whole numbers: pass it as layer="
+            if layers
+            else "Pass the layer with raw counts as layer="
+        )
+        _refuse(
+            matrix,
+            lambda v: v != np.rint(v),
+            where,
+            cells,
+            genes,
+            "no whole numbers",
+            (
+                f'so these are not raw counts, which input="counts" needs. {named}, or input="log1p" if '
+                "the values are "
+                "log-normalised already."
+            ),
+        )
+    if kind == "log1p":
+        largest = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0)
+        if counts:
+            raise ValueError(
+                f"{where} holds whole numbers only (up to {largest:g}), so these are raw counts; "
+                'input="log1p" needs '
+                'log-normalised values. Pass input="counts", or the layer with log-normalised values as '
+                "layer=."
+            )
+        if largest > _LARGEST_LOG:
+            raise ValueError(
+                f"{where} reaches {largest:g}, more than any log1p of counts: the values were not "
+                "log-transformed. "
+                'Run sc.pp.log1p(adata) first, or pass raw counts with input="counts".'
+            )
+
+
+def holds_counts(matrix: Any) -> bool:
+    """Whether every value is a whole number >= 0."""
+    if not hasattr(matrix, "dtype") or matrix.dtype.kind not in "biuf" or hasattr(matrix, "dask"):
+        return False
+    return all(bool(np.all((v >= 0) & (v == np.rint(v)))) for v in _values(matrix))
+
+
+def _values(matrix: Any) -> Iterator[np.ndarray]:
+    """The stored values in flat pieces, so that a check never doubles the memory."""
+    if sp.issparse(matrix):
+        for start in range(0, matrix.data.size, _CHUNK):
+            yield matrix.data[start : start + _CHUNK]
+    else:
+        rows = max(1, _CHUNK // max(1, matrix.shape[1]))
+        for start in range(0, matrix.shape[0], rows):
+            yield np.asarray(matrix[start : start + rows]).ravel()
+
+
+def _refuse(
+    matrix: Any, bad: Any, where: str, cells: pd.Index, genes: pd.Index, what: str, remedy: str
+) -> None:
+    """Raise if `bad(values)` holds anywhere, naming the first place."""
+    count, first, offset = 0, -1, 0
+    for values in _values(matrix):
+        flags = np.flatnonzero(bad(values))
+        if flags.size and first < 0:
+            first = offset + int(flags[0])
+        count += flags.size
+        offset += values.size
+    if not count:
+        return
+    if sp.issparse(matrix):
+        major = int(np.searchsorted(matrix.indptr, first, side="right")) - 1
+        minor = int(matrix.indices[first])
+        row, column = (major, minor) if matrix.format == "csr" else (minor, major)
+        value = matrix.data[first]
+    else:
+        row, column = divmod(first, matrix.shape[1])
+        value = matrix[row, column]
+    raise ValueError(
+        f"{where}: {count} values are {what} (the first is {value:g}, cell {cells[row]!r}, gene "
+        f"{genes[column]!r}). {remedy}"
+    )

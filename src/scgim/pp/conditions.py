@@ -1,0 +1,309 @@
+"""Conditions: which perturbations, at which doses, each cell received."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+
+from .._logging import logger
+from .._validation import listing, require_column, suggestion
+from .doses import clean_unit, common_unit, convert_dose, parse_dose
+from .labels import Part, condition_label, part_label, part_order, sort_parts, split_label
+
+#: Text that stands for a missing label (`str(float("nan"))` is common in published files).
+_MISSING = {"", "nan", "NaN", "<NA>"}
+NO_LABEL = "no perturbation label"
+NO_DOSE = "no dose"
+
+
+@dataclass(frozen=True)
+class CellLabels:
+    """What the columns of `obs` say about each cell, before any cell is left out."""
+
+    conditions: list[tuple[Part, ...]]  # the parts of each condition, control first: ()
+    codes: np.ndarray  # (cells,) index into conditions; -1 = dropped
+    reasons: dict[str, np.ndarray]  # why cells were dropped -> bool (cells,)
+    control: str
+    dose_unit: str
+    has_dose: bool
+
+
+@dataclass(frozen=True)
+class Design:
+    """Conditions and parts of one group of cells: the tables that go into `uns`."""
+
+    table: pd.DataFrame  # one row per condition, control first
+    parts: pd.DataFrame  # one row per part
+    membership: np.ndarray  # (conditions, parts) uint8
+    codes: np.ndarray  # (cells of adata,) row of `table`; -1 = not in the group, or dropped
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def part_list(self) -> list[Part]:
+        """(name, dose) of each part."""
+        return list(
+            zip(self.parts["perturbation"].astype(str), self.parts["dose"].astype(float), strict=True)
+        )
+
+
+def text_labels(column: pd.Series) -> np.ndarray:
+    """A column as stripped text, None where it is missing; (cells,) of objects."""
+    codes, values = pd.factorize(column.astype(object))
+    names = [None if str(value).strip() in _MISSING else str(value).strip() for value in values]
+    return np.array([*names, None], dtype=object)[codes]  # code -1 (missing) is the last
+
+
+def label_cells(
+    obs: pd.DataFrame,
+    *,
+    perturbation_key: str,
+    dose_key: str | None,
+    dose_unit_key: str | None,
+    control: Any,
+    combination_sep: str | None,
+) -> CellLabels:
+    """Read perturbations and doses of all cells; the arguments are those of `prepare`."""
+    names = text_labels(require_column(obs, perturbation_key, "perturbation_key"))
+    doses = units = np.full(len(obs), None, dtype=object)
+    if dose_key is not None:
+        doses = np.asarray(require_column(obs, dose_key, "dose_key").astype(object), dtype=object)
+    if dose_unit_key is not None:
+        if dose_key is None:
+            raise ValueError(
+                f"dose_unit_key={dose_unit_key!r} was given without dose_key; name the column with the doses."
+            )
+        units = text_labels(require_column(obs, dose_unit_key, "dose_unit_key"))
+    control_label = "control" if control is None else str(control).strip()
+    kinds, codes = _unique_rows(names, doses, units)
+    read = _Reader(perturbation_key, dose_key, control_label, combination_sep)
+    parsed = [read(*kind) for kind in kinds]
+    unit = common_unit(read.units, dose_key or "")
+
+    # Codes of conditions, with one order and one unit for the parts of each.
+    index: dict[tuple[Part, ...], int] = {(): 0}
+    kind_code = np.full(len(kinds), -1)
+    for i, found in enumerate(parsed):
+        if not isinstance(found, str):
+            parts = sort_parts((name, convert_dose(d, u, unit) if dose_key else d) for name, d, u in found)
+            kind_code[i] = index.setdefault(parts, len(index))
+    cell_codes = kind_code[codes]
+    reasons = {}
+    for reason in (NO_LABEL, NO_DOSE):
+        flags = np.array([found == reason for found in parsed])[codes]
+        if flags.any():
+            reasons[reason] = flags
+    if not (cell_codes == 0).any():
+        _refuse_missing_control(names, control, perturbation_key, dose_key)
+    ignored = (
+        np.array([i in read.dosed_controls for i in range(len(kinds))])[codes].sum()
+        if read.dosed_controls
+        else 0
+    )
+    if ignored:
+        logger.warning(
+            "%d control cells have a dose other than 0 in obs[%r]; it is ignored.", ignored, dose_key
+        )
+    _refuse_ambiguous(list(index), control_label)
+    return CellLabels(list(index), cell_codes, reasons, control_label, unit, dose_key is not None)
+
+
+class _Reader:
+    """Reads one (label, dose, unit), remembering which units were used by what."""
+
+    def __init__(
+        self, perturbation_key: str, dose_key: str | None, control: str, separator: str | None
+    ) -> None:
+        self.perturbation_key, self.dose_key = perturbation_key, dose_key
+        self.control, self.separator = control, separator
+        self.units: dict[str, set[str]] = {}
+        self.dosed_controls: set[int] = set()
+        self._calls = -1
+
+    def __call__(self, label: str | None, dose: Any, unit: str | None) -> str | list[tuple[str, float, str]]:
+        """The parts of one kind of cell, or the reason for leaving it out."""
+        self._calls += 1
+        if label is None:
+            return NO_LABEL
+        pieces = split_label(label, self.separator)
+        if all(piece == self.control for piece in pieces):
+            if self.dose_key is not None and self._is_nonzero(dose):
+                self.dosed_controls.add(self._calls)
+            return []
+        if self.dose_key is None:
+            return [(piece, math.nan, "") for piece in pieces if piece != self.control]
+        parts = []
+        for piece, (value, own_unit) in zip(pieces, self._doses(label, dose, len(pieces)), strict=True):
+            if piece == self.control or value == 0:
+                continue
+            if math.isnan(value):
+                return NO_DOSE
+            if not math.isfinite(value) or value < 0:
+                self._refuse(label, dose, "a dose must be finite and not negative")
+            parts.append((piece, value, self._unit(label, dose, own_unit, unit)))
+        for piece, _, used in parts:
+            self.units.setdefault(used, set()).add(piece)
+        return parts
+
+    def _doses(self, label: str, dose: Any, n: int) -> list[tuple[float, str]]:
+        """One dose per piece: a single one serves all of them, `10+100` gives each its own."""
+        try:
+            return [parse_dose(dose)] * n
+        except ValueError:
+            texts = str(dose).split(self.separator) if self.separator else []
+            if n == 1 or len(texts) != n:
+                self._refuse(label, dose, "it is not a number, nor a number with a unit such as '10 nM'")
+        try:
+            return [parse_dose(text) for text in texts]
+        except ValueError:
+            self._refuse(label, dose, "not all of its doses are numbers, or numbers with a unit")
+
+    def _unit(self, label: str, dose: Any, own: str, column: str | None) -> str:
+        given = clean_unit(column)
+        if own and given and own != given:
+            self._refuse(label, dose, f"its unit differs from the one in the column of units ({given})")
+        return own or given
+
+    def _is_nonzero(self, dose: Any) -> bool:
+        try:
+            value = parse_dose(dose)[0]
+        except ValueError:
+            return False  # "vehicle" and the like
+        return not math.isnan(value) and value != 0
+
+    def _refuse(self, label: str, dose: Any, why: str) -> NoReturn:
+        raise ValueError(
+            f"dose_key={self.dose_key!r}: {dose!r} (perturbation {label!r}) cannot be used: {why}. Correct "
+            f"adata.obs[{self.dose_key!r}], or set it to NaN to leave those cells out."
+        )
+
+
+def _unique_rows(*columns: np.ndarray) -> tuple[list[tuple[Any, ...]], np.ndarray]:
+    """The different rows of columns of objects, and the row of each cell."""
+    codes = np.zeros(len(columns[0]), dtype=np.int64)
+    values = []
+    for column in columns:
+        try:
+            code, found = pd.factorize(column)
+        except TypeError as error:
+            raise ValueError(
+                f"A column of adata.obs holds something that is no label or number: {error}."
+            ) from error
+        values.append([*found, None])
+        codes = codes * len(values[-1]) + np.where(code < 0, len(found), code)
+    unique, inverse = np.unique(codes, return_inverse=True)
+    rows = []
+    for code in unique.tolist():
+        row: list[Any] = []
+        for found in reversed(values):
+            code, at = divmod(code, len(found))
+            row.append(found[at])
+        rows.append(tuple(reversed(row)))
+    return rows, inverse
+
+
+def _refuse_missing_control(
+    names: np.ndarray, control: Any, perturbation_key: str, dose_key: str | None
+) -> None:
+    labels = sorted({name for name in names if name is not None})
+    zero = f", and no cell has dose 0 in adata.obs[{dose_key!r}]" if dose_key is not None else ""
+    if control is None:
+        raise ValueError(
+            f"No control cells: control=None{zero}. Pass the label of the unperturbed cells in "
+            f"adata.obs[{perturbation_key!r}] as control=; the labels are {listing(labels, most=30)}."
+        )
+    raise ValueError(
+        f"No control cells: control={control!r} is not a label in adata.obs[{perturbation_key!r}]{zero}."
+        f"{suggestion(control, labels)} Pass the label of the unperturbed cells as control=; the labels are "
+        f"{listing(labels, most=30)}."
+    )
+
+
+def _refuse_ambiguous(conditions: list[tuple[Part, ...]], control: str) -> None:
+    owner: dict[str, tuple[Part, ...]] = {}
+    for parts in conditions:
+        for label, of in [(condition_label(parts, control), parts), *((part_label(*p), (p,)) for p in parts)]:
+            if owner.setdefault(label, of) != of:
+                raise ValueError(
+                    f"Two different conditions would both be called {label!r}: {owner[label]} and {of}. "
+                    "Rename one of the perturbations."
+                )
+
+
+def build_design(
+    labels: CellLabels, keep: np.ndarray, *, min_cells: int, small_conditions: str, where: str
+) -> tuple[Design, np.ndarray]:
+    """Tables of conditions and parts of the cells in `keep`.
+
+    Parameters
+    ----------
+    labels
+        From `label_cells`.
+    keep
+        (cells,) bool: the cells of this group that passed the filters.
+    min_cells
+        Fewest cells per condition.
+    small_conditions
+        `"error"` or `"drop"`, for conditions with fewer.
+    where
+        Named in errors: empty, or which group this is.
+
+    Returns
+    -------
+    The design, and (cells,) bool: cells left out because their condition is small.
+    """
+    codes = np.where(keep, labels.codes, -1)
+    counts = np.bincount(codes[codes >= 0], minlength=len(labels.conditions))
+    small = np.flatnonzero((counts > 0) & (counts < min_cells))
+    if small.size:
+        named = [f"{condition_label(labels.conditions[i], labels.control)} ({counts[i]})" for i in small]
+        if small_conditions == "error" or 0 in small:
+            raise ValueError(
+                f"{small.size} conditions have fewer than min_cells_per_condition={min_cells} cells{where}: "
+                f"{', '.join(named[:10])}{', ...' if len(named) > 10 else ''}. Lower "
+                "min_cells_per_condition, lower "
+                'min_counts if cells were lost to it, or leave them out with small_conditions="drop".'
+            )
+        logger.info("left out%s, with fewer than %d cells: %s", where, min_cells, ", ".join(named))
+    small_cells = np.isin(codes, small) & (codes >= 0)
+    codes = np.where(small_cells, -1, codes)
+    used = np.flatnonzero((counts > 0) & (counts >= min_cells))
+    if 0 not in used:
+        raise ValueError(
+            f"No control cells are left{where}: none of them passed the filters. Lower min_counts."
+        )
+    if used.size < 2:
+        raise ValueError(
+            f"Only one condition was found{where}: the control {labels.control!r}. A model needs at least "
+            "one "
+            "perturbed condition: check perturbation_key= and control=."
+        )
+    order = sorted(used, key=lambda i: (len(labels.conditions[i]), [*map(part_order, labels.conditions[i])]))
+    conditions = [labels.conditions[i] for i in order]
+    parts = sort_parts(p for c in conditions for p in c)
+    at = {part_label(*p): i for i, p in enumerate(parts)}
+    membership = np.zeros((len(conditions), len(parts)), dtype=np.uint8)
+    for row, condition in enumerate(conditions):
+        membership[row, [at[part_label(*p)] for p in condition]] = 1
+    names = [condition_label(c, labels.control) for c in conditions]
+    table = pd.DataFrame(
+        {
+            "condition": names,
+            "perturbation": ["+".join(name for name, _ in c) or labels.control for c in conditions],
+            "dose": [c[0][1] if len(c) == 1 else math.nan for c in conditions],
+            "is_control": [not c for c in conditions],
+            "n_cells": counts[order],
+            "split": "train",
+        },
+        index=names,
+    )
+    part_table = pd.DataFrame(
+        {"part": list(at), "perturbation": [p[0] for p in parts], "dose": [float(p[1]) for p in parts]},
+        index=list(at),
+    )
+    row_of = np.full(len(labels.conditions) + 1, -1)
+    row_of[order] = np.arange(len(order))
+    return Design(table, part_table, membership, row_of[codes]), small_cells

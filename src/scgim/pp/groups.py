@@ -1,0 +1,240 @@
+"""Groups: one set of slots per cell line or donor, each made by the same code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from .._keys import Keys
+from .._logging import logger
+from .._validation import listing, require_column
+from .conditions import CellLabels, Design, build_design, text_labels
+from .features import complete_spec, feature_source, featurize
+from .fingerprints import smiles_of_perturbations
+from .inputs import split_key_clash
+from .markers import choose_markers
+from .normalise import take_rows
+from .slots import GroupSlots, design_entries, feature_entries, versions
+from .splits import SPLITS, assign_splits, mark_held_out, resolve_hold_out, training_parts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def split_groups(obs: pd.DataFrame, groupby: str | None, key: str) -> list[tuple[str | None, np.ndarray]]:
+    """Name and members, (cells,) bool, of each group in alphabetical order; one without a name if there is no `groupby`."""
+    if groupby is None:
+        return [(None, np.ones(len(obs), dtype=bool))]
+    column = text_labels(require_column(obs, groupby, "groupby"))
+    names = sorted({name for name in column if name is not None})
+    if not names:
+        raise ValueError(
+            f"groupby={groupby!r}: every value of adata.obs[{groupby!r}] is missing. Leave groupby out."
+        )
+    clash = split_key_clash(names, key)
+    if clash:
+        raise ValueError(
+            f"groupby={groupby!r}: the groups {listing(clash)} would share their slots. Rename one of them."
+        )
+    missing = sum(name is None for name in column)
+    if missing:
+        logger.info("%d cells have no group in obs[%r] and are left out.", missing, groupby)
+    return [(name, column == name) for name in names]
+
+
+def prepare_cells(
+    adata: AnnData,
+    labels: CellLabels,
+    members: np.ndarray,
+    totals: np.ndarray,
+    keys: Keys,
+    arguments: dict[str, Any],
+) -> GroupSlots:
+    """Conditions, splits and features of one group: everything but the choice of genes.
+
+    Parameters
+    ----------
+    adata
+        Read only.
+    labels
+        Of all cells.
+    members
+        (cells,) bool: the cells of this group.
+    totals
+        (cells,) total of each cell.
+    keys
+        Slot names of this group.
+    arguments
+        Those of `prepare`.
+    """
+    where = "" if keys.group is None else f" in group {keys.group!r}"
+    keep = members & (labels.codes >= 0)
+    found = [("cells", int(members.sum()), "")]
+    found += [
+        (f"cells left out: {reason}", int((flags & members).sum()), "")
+        for reason, flags in labels.reasons.items()
+    ]
+    controls = keep & (labels.codes == 0)
+    if not controls.any():
+        raise ValueError(
+            f"No control cells{where}: every group needs cells with the control label {labels.control!r} "
+            "(or dose 0). "
+            "Leave such groups out, e.g. adata[adata.obs[groupby] != group], or correct control=."
+        )
+    target_sum = float("nan")
+    if arguments["input"] == "counts":
+        positive = totals[controls & (totals > 0)]
+        if not positive.size:
+            raise ValueError(f"Every control cell{where} has a total of 0; check layer= and control=.")
+        target_sum = float(np.median(positive))
+    enough = _enough_counts(adata, totals, keep, controls, arguments, where)
+    if (keep & ~enough).any():
+        least = arguments["min_counts"] if arguments["input"] == "counts" else 1
+        what = f"fewer than {least} counts" if arguments["input"] == "counts" else "all genes zero"
+        found.append(
+            (
+                f"cells left out: {what}",
+                int((keep & ~enough).sum()),
+                f"median total {np.median(totals[keep]):g}",
+            )
+        )
+    design, small = build_design(
+        labels,
+        keep & enough,
+        min_cells=arguments["min_cells_per_condition"],
+        small_conditions=arguments["small_conditions"],
+        where=where,
+    )
+    if small.any():
+        found.append(
+            (
+                "cells left out: small condition",
+                int(small.sum()),
+                f"fewer than {arguments['min_cells_per_condition']} cells",
+            )
+        )
+    spec_base = {
+        "control": labels.control,
+        "combination_sep": arguments["combination_sep"],
+        "dose_unit": labels.dose_unit,
+    }
+    held = resolve_hold_out(
+        arguments["hold_out"],
+        design.table,
+        design.membership,
+        design.part_list,
+        combination_sep=arguments["combination_sep"],
+        has_dose=labels.has_dose,
+        dose_unit=labels.dose_unit,
+        where=where,
+    )
+    mark_held_out(design, held)
+    split = assign_splits(
+        design.codes,
+        design.table,
+        adata.obs_names,
+        valid_fraction=arguments["valid_fraction"],
+        seed=arguments["rng"],
+    )
+    source = spec_base | part_features(adata.obs, design, arguments, has_dose=labels.has_dose)
+    spec = complete_spec(source, design.part_list, training_parts(design.table, design.membership))
+    slots = GroupSlots(keys, design, split, target_sum=target_sum, found=found)
+    slots.store(design_entries(design))
+    slots.store(feature_entries(spec, featurize(spec, design.part_list)))
+    features = arguments["features"]
+    stored = arguments | {
+        "features": features if isinstance(features, str) else "DataFrame",
+        "genes": _names(arguments["genes"]),
+    }
+    slots.store({"params": {"prepare": stored, "versions": versions(), "target_sum": target_sum}})
+    return slots
+
+
+def part_features(
+    obs: pd.DataFrame, design: Design, arguments: dict[str, Any], *, has_dose: bool
+) -> dict[str, Any]:
+    """Source of the features of a design's parts."""
+    parts, features = design.part_list, arguments["features"]
+    smiles = None
+    if isinstance(features, str) and features == "fingerprint":
+        names = sorted({name for name, _ in parts})
+        smiles = smiles_of_perturbations(
+            obs, arguments["perturbation_key"], arguments["smiles_key"], names, arguments["combination_sep"]
+        )
+    return feature_source(features, parts, has_dose=has_dose, smiles=smiles)
+
+
+def choose_genes(slots: GroupSlots, modelled: Any, var_names: pd.Index, arguments: dict[str, Any]) -> None:
+    """Choose the genes of one group from its training cells, and add them to its slots."""
+    training = np.flatnonzero((slots.split >= 0) & (slots.split < SPLITS.index("test")))
+    # One format for every input, so that the choice does not depend on how the matrix was stored.
+    values = sp.csr_matrix(take_rows(modelled, training))
+    markers = choose_markers(
+        values,
+        var_names,
+        slots.design.codes[training] > 0,
+        kind=arguments["input"],
+        genes=arguments["genes"],
+        n_genes=arguments["n_genes"],
+        n_top_genes=arguments["n_top_genes"],
+        min_cells=arguments["min_cells"],
+        silent_genes=arguments["silent_genes"],
+        where=slots.where,
+    )
+    slots.genes, slots.score = markers.chosen, markers.score
+    few = arguments["min_cells"]
+    note = "" if arguments["input"] == "continuous" else f"in at least {few} training cells"
+    slots.found += [
+        ("genes", len(var_names), ""),
+        ("genes considered", markers.n_expressed, "named by genes=" if _names(arguments["genes"]) else note),
+        ("genes highly variable", markers.n_variable, ""),
+        ("genes modelled", int(markers.chosen.sum()), listing(var_names[markers.chosen], most=5)),
+    ]
+
+
+def _enough_counts(
+    adata: AnnData,
+    totals: np.ndarray,
+    keep: np.ndarray,
+    controls: np.ndarray,
+    arguments: dict[str, Any],
+    where: str,
+) -> np.ndarray:
+    """(cells,) bool: the cell has enough counts; an error where that leaves no control, or a cell without any count."""
+    if arguments["input"] == "continuous":
+        return np.ones(len(totals), dtype=bool)
+    if arguments["input"] == "log1p":
+        return totals > 0
+    least = arguments["min_counts"]
+    enough = totals >= least
+    if least == 0 and (keep & (totals == 0)).any():
+        empty = adata.obs_names[keep & (totals == 0)]
+        raise ValueError(
+            f"{len(empty)} cells{where} have no counts at all: {listing(empty, most=5)}. Raise min_counts "
+            "to at least 1 to leave them out."
+        )
+    if not (controls & enough).any():
+        raise ValueError(
+            f"No control cells are left{where}: all {int(controls.sum())} have fewer than "
+            f"min_counts={least} counts "
+            f"(their median is {np.median(totals[controls]):g}). Lower min_counts; a panel of genes has "
+            "fewer counts per cell."
+        )
+    lost = 1 - (keep & enough).sum() / keep.sum()
+    if lost > 0.5:
+        logger.warning(
+            "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is a "
+            "panel of genes.",
+            least,
+            100 * lost,
+            where,
+            np.median(totals[keep]),
+        )
+    return enough
+
+
+def _names(genes: Any) -> Any:
+    return genes if genes is None or isinstance(genes, str) else [str(gene) for gene in genes]

@@ -1,0 +1,124 @@
+"""The arguments and the matrix that `prepare` is given, checked before any work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from .._keys import COUNTS_LAYER, Keys
+from .._validation import (
+    check_anndata,
+    check_choice,
+    check_fraction,
+    check_int,
+    check_values,
+    holds_counts,
+    listing,
+    require_column,
+    suggestion,
+)
+from .features import KINDS
+from .markers import check_genes
+from .normalise import as_matrix
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_INPUTS = ("counts", "log1p", "continuous")
+_SMALL = ("error", "drop")
+
+
+def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
+    """Check everything that can be checked without reading a column or the matrix."""
+    check_anndata(adata)
+    check_choice(arguments["input"], "input", _INPUTS)
+    check_choice(arguments["small_conditions"], "small_conditions", _SMALL)
+    check_choice(arguments["silent_genes"], "silent_genes", _SMALL)
+    for name, least in (("n_genes", 2), ("n_top_genes", 2), ("min_counts", 0), ("min_cells", 0)):
+        arguments[name] = check_int(arguments[name], name, least=least)
+    arguments["min_cells_per_condition"] = check_int(
+        arguments["min_cells_per_condition"], "min_cells_per_condition", least=2
+    )
+    arguments["valid_fraction"] = check_fraction(arguments["valid_fraction"], "valid_fraction")
+    check_features(arguments["features"], arguments["smiles_key"], arguments["dose_key"])
+    check_key(adata, arguments["key_added"])
+    separator = arguments["combination_sep"]
+    if separator is not None and (not isinstance(separator, str) or not separator):
+        raise TypeError(f"combination_sep must be text or None, got {separator!r}.")
+    for name in ("perturbation_key", "dose_key", "dose_unit_key", "smiles_key", "groupby"):
+        if arguments[name] is not None or name == "perturbation_key":
+            require_column(adata.obs, arguments[name], name)
+    check_genes(arguments["genes"], adata.var_names)
+
+
+def check_features(features: Any, smiles_key: str | None, dose_key: str | None) -> None:
+    """Check the kind of features and the columns that it needs."""
+    if isinstance(features, pd.DataFrame):
+        return
+    if not isinstance(features, str):
+        raise TypeError(
+            f"features must be one of {listing(KINDS)} or a DataFrame, got {type(features).__name__}."
+        )
+    check_choice(features, "features", KINDS)
+    if features == "fingerprint" and smiles_key is None:
+        raise ValueError('features="fingerprint" needs smiles_key=, the column of adata.obs with the SMILES.')
+    if features == "hill" and dose_key is None:
+        raise ValueError('features="hill" needs dose_key=, the column of adata.obs with the doses.')
+
+
+def check_key(adata: AnnData, key_added: Any) -> None:
+    """Refuse a prefix that cannot be stored, or that would overwrite something that is not scgim's."""
+    if not isinstance(key_added, str) or not key_added or "/" in key_added:
+        raise ValueError(f"key_added={key_added!r}: it must be text, not empty, and without '/'.")
+    entry = adata.uns.get(key_added)
+    ours = isinstance(entry, dict) and "format" in entry
+    if not ours and (entry is not None or key_added in adata.var.columns):
+        taken = f"adata.uns[{key_added!r}]" if entry is not None else f"adata.var[{key_added!r}]"
+        raise ValueError(
+            f"key_added={key_added!r}: {taken} exists and is not scgim's. Choose another key_added."
+        )
+
+
+def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
+    """The values to model, in memory, checked to be what `kind` says; (cells, genes)."""
+    if layer is None:
+        where, values = "adata.X", adata.X
+        if values is None:
+            raise ValueError(f"adata.X is empty (None). Pass layer=; the layers are {listing(adata.layers)}.")
+    else:
+        if layer not in adata.layers:
+            raise KeyError(
+                f"layer={layer!r} is not in adata.layers.{suggestion(layer, adata.layers)} The layers are "
+                f"{listing(adata.layers)}; pass one of them, or leave layer out to use adata.X."
+            )
+        where, values = f"adata.layers[{layer!r}]", adata.layers[layer]
+    matrix = as_matrix(values)
+    others = (
+        [] if kind != "counts" else [n for n in adata.layers if n != layer and holds_counts(adata.layers[n])]
+    )
+    check_values(matrix, where, kind=kind, cells=adata.obs_names, genes=adata.var_names, layers=others)
+    if kind == "counts" and layer != COUNTS_LAYER and COUNTS_LAYER in adata.layers:
+        _refuse_other_counts(as_matrix(adata.layers[COUNTS_LAYER]), matrix, where)
+    return matrix
+
+
+def _refuse_other_counts(existing: Any, matrix: Any, where: str) -> None:
+    if sp.issparse(existing) or sp.issparse(matrix):
+        differs = (sp.csr_matrix(existing) != sp.csr_matrix(matrix)).nnz > 0
+    else:
+        differs = not np.array_equal(existing, matrix)
+    if differs:
+        raise ValueError(
+            f"adata.layers[{COUNTS_LAYER!r}] exists and differs from the counts in {where}, which prepare "
+            "would store there. "
+            f"Pass layer={COUNTS_LAYER!r} to use it, or rename that layer."
+        )
+
+
+def split_key_clash(names: list[str], key: str) -> list[str]:
+    """Groups whose slots would have the same names."""
+    prefixes = [Keys(key, name).prefix for name in names]
+    return [name for name, prefix in zip(names, prefixes, strict=True) if prefixes.count(prefix) > 1]

@@ -1,0 +1,70 @@
+"""Normalisation: every cell to the median total count of the control cells, then log(x + 1), with scanpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from .markers import quiet
+
+
+def as_matrix(values: Any) -> Any:
+    """A plain CSR, CSC or dense array in memory, from a view, a Dask array or a sparse array class."""
+    if hasattr(values, "dask") and hasattr(values, "compute"):
+        values = values.compute()
+    if not sp.issparse(values):
+        return np.asarray(values)
+    if values.format not in ("csr", "csc"):
+        values = values.tocsr()
+    if not values.has_canonical_format:  # the same entry twice would be counted twice
+        values = values.copy()
+        values.sum_duplicates()
+    return values
+
+
+def cell_totals(matrix: Any) -> np.ndarray:
+    """(cells,) float64 total of each cell."""
+    return np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+
+
+def take_rows(matrix: Any, rows: np.ndarray) -> Any:
+    """Some rows as a new matrix; CSR where it is sparse."""
+    return matrix.tocsr()[rows] if sp.issparse(matrix) else matrix[rows]
+
+
+def normalise(matrix: Any, blocks: list[tuple[np.ndarray, float]]) -> Any:
+    """log1p of counts, each block of cells normalised to a total of its own.
+
+    Parameters
+    ----------
+    matrix
+        (cells, genes) counts; left as it is.
+    blocks
+        Pairs of cell indices and the total to which these cells are normalised; together, every cell once.
+
+    Returns
+    -------
+    A new matrix of the same kind (dense, CSR, CSC), float32 unless the counts are float64.
+    """
+    import scanpy as sc
+    from anndata import AnnData
+
+    pieces = []
+    for rows, total in blocks:
+        values = take_rows(matrix, rows)
+        work = AnnData(X=values if values.dtype == np.float64 else values.astype(np.float32))
+        with quiet():
+            sc.pp.normalize_total(work, target_sum=total)
+            sc.pp.log1p(work)
+        pieces.append(work.X)
+    back = np.argsort(np.concatenate([rows for rows, _ in blocks]), kind="stable")
+    in_order = bool((back == np.arange(len(back))).all())
+    if not sp.issparse(matrix):
+        stacked = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return stacked if in_order else stacked[back]
+    stacked = pieces[0] if len(pieces) == 1 else sp.vstack(pieces, format="csr")
+    if not in_order:
+        stacked = stacked[back]
+    return stacked.tocsc() if matrix.format == "csc" else stacked

@@ -1,0 +1,134 @@
+"""What `pp` writes: everything computed first, then written in one go."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .._keys import FORMAT_VERSION, Keys
+from .._storage import to_storable
+from .conditions import Design
+from .splits import SPLITS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Entries of `uns` that `tl.fit_gim` writes.
+_FIT_ENTRIES = ("graph", "targets", "history", "state", "state_sha256")
+
+
+@dataclass
+class GroupSlots:
+    """All that is to be written for one group of cells (or for all cells)."""
+
+    keys: Keys
+    design: Design
+    split: np.ndarray  # (cells,) index into SPLITS, -1 = not modelled
+    uns: dict[str, Any] = field(default_factory=dict)
+    genes: np.ndarray | None = None  # (genes,) bool
+    score: np.ndarray | None = None  # (genes,)
+    target_sum: float = float("nan")  # total to which its cells are normalised
+    found: list[tuple[str, int, str]] = field(default_factory=list)  # rows of the summary
+
+    @property
+    def where(self) -> str:
+        """Which group this is, for messages."""
+        return "" if self.keys.group is None else f" in group {self.keys.group!r}"
+
+    def store(self, entries: dict[str, Any]) -> None:
+        """Add entries to `uns`, in their storable form."""
+        for name, value in entries.items():
+            self.uns[name] = to_storable(value, path=name)
+
+
+def design_entries(design: Design) -> dict[str, Any]:
+    """The tables of a design, as entries of `uns`."""
+    return {
+        "format": FORMAT_VERSION,
+        "conditions": design.table,
+        "parts": design.parts,
+        "membership": design.membership,
+    }
+
+
+def feature_entries(spec: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
+    """Features and what made them, as entries of `uns`."""
+    return {"features": matrix, "feature_names": spec["feature_names"], "feature_spec": spec}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what prepares the data."""
+    from .. import __version__
+
+    packages = ("anndata", "numpy", "pandas", "scanpy", "scipy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"scgim": __version__, "python": platform.python_version(), **found}
+
+
+def own(adata: AnnData) -> None:
+    """Turn a view into an AnnData of its own.
+
+    Writing to `view.uns[...]` or `view.X` changes the parent; setting `obs` copies first.
+    """
+    if adata.is_view:
+        adata.obs = adata.obs.copy()
+
+
+def write_cells(adata: AnnData, slots: GroupSlots) -> None:
+    """Write condition and split of each cell."""
+    keys, design = slots.keys, slots.design
+    adata.obs[keys.condition] = pd.Categorical.from_codes(
+        design.codes, categories=list(design.table["condition"])
+    )
+    adata.obs[keys.split] = pd.Categorical.from_codes(slots.split, categories=list(SPLITS))
+
+
+def write_group(adata: AnnData, slots: GroupSlots) -> None:
+    """Write every slot of one group."""
+    write_cells(adata, slots)
+    if slots.genes is not None:
+        adata.var[slots.keys.genes] = slots.genes
+        adata.var[slots.keys.score] = slots.score
+    adata.uns[slots.keys.uns] = slots.uns
+
+
+def drop_fit(adata: AnnData, keys: Keys) -> bool:
+    """Remove what an earlier fit wrote under `keys`; whether there was anything."""
+    found = False
+    for slot, name in (
+        (adata.varp, keys.edge_prob),
+        (adata.varm, keys.target_prob),
+        (adata.varm, keys.effect),
+    ):
+        if name in slot:
+            del slot[name]
+            found = True
+    entry = adata.uns.get(keys.uns, {})
+    for name in _FIT_ENTRIES:
+        found |= entry.pop(name, None) is not None
+    entry.get("params", {}).pop("fit", None)
+    return found
+
+
+def clear(adata: AnnData, key: str) -> None:
+    """Remove everything that an earlier `prepare` or fit wrote under `key`."""
+    top = adata.uns.get(key)
+    if not isinstance(top, dict) or "format" not in top:
+        return
+    groups = [None] if "groups" not in top else [str(group) for group in top["groups"]]
+    for keys in [Keys(key, group) for group in groups]:
+        drop_fit(adata, keys)
+        for frame, names in (
+            (adata.obs, (keys.condition, keys.split)),
+            (adata.var, (keys.genes, keys.score)),
+        ):
+            for name in names:
+                if name in frame:
+                    del frame[name]
+        adata.uns.pop(keys.uns, None)
+    adata.uns.pop(key, None)

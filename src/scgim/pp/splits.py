@@ -1,0 +1,151 @@
+"""Splits: conditions held out for testing, cells held out for validation."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._validation import listing, suggestion
+from .conditions import Design
+from .labels import Part, parse_perturbations
+
+SPLITS = ("train", "valid", "test")
+
+
+def resolve_hold_out(
+    hold_out: Any,
+    table: pd.DataFrame,
+    membership: np.ndarray,
+    parts: list[Part],
+    *,
+    combination_sep: str | None,
+    has_dose: bool,
+    dose_unit: str,
+    where: str = "",
+) -> np.ndarray:
+    """Which conditions `hold_out` means: (conditions,) bool.
+
+    Raises
+    ------
+    ValueError
+        If a condition does not exist (the message lists those that do), is the control, or nothing is left
+        to train on.
+    TypeError
+        If `hold_out` has none of the forms that `hold_out` documents.
+    """
+    held = np.zeros(len(table), dtype=bool)
+    if hold_out is None:
+        return held
+    names = table["condition"].astype(str).tolist()
+    control = names[0]
+    own = [[parts[j] for j in np.flatnonzero(row)] for row in membership]
+    known = dict(zip(names, own, strict=True))
+
+    def parse(entry: Any) -> str:
+        try:
+            ((label, _),) = parse_perturbations(
+                [entry],
+                control=control,
+                combination_sep=combination_sep,
+                has_dose=has_dose,
+                dose_unit=dose_unit,
+                known=known,
+            )
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"hold_out{where}: {error} The conditions are {listing(names[1:], most=30)}."
+            ) from error
+        return label
+
+    for entry, everywhere in _entries(hold_out):
+        if everywhere:
+            rows = [i for i, ps in enumerate(own) if entry in {name for name, _ in ps}]
+            rows = rows or [
+                i for i, name in enumerate(table["perturbation"].astype(str)) if name == entry and i
+            ]
+            label = str(entry)
+        else:
+            label = parse(entry)
+            rows = [names.index(label)] if label in known else []
+        if not rows:
+            raise ValueError(
+                f"hold_out{where}: there is no condition {label!r}.{suggestion(label, names[1:])} The "
+                "conditions "
+                f"are {listing(names[1:], most=30)}."
+            )
+        if label == control:
+            raise ValueError(
+                f"hold_out{where}: the control {control!r} cannot be held out; every fit needs it."
+            )
+        held[rows] = True
+    if held[1:].all():
+        raise ValueError(
+            f"hold_out{where} names every perturbed condition, so that nothing is left to train on: "
+            f"{listing(names[1:], most=30)}. Leave at least one of them out of hold_out."
+        )
+    return held
+
+
+def _entries(hold_out: Any) -> Iterable[tuple[Any, bool]]:
+    """Each held-out entry, and whether it stands for every condition in which the perturbation takes part."""
+    if isinstance(hold_out, str):
+        yield hold_out, False
+    elif isinstance(hold_out, Mapping):
+        for name, doses in hold_out.items():
+            if doses is None:
+                yield str(name), True
+            elif isinstance(doses, str) or not isinstance(doses, Iterable):
+                yield (str(name), doses), False
+            else:
+                for dose in doses:
+                    yield (str(name), dose), False
+    elif (
+        isinstance(hold_out, tuple) and len(hold_out) == 2 and not isinstance(hold_out[1], str | tuple | list)
+    ):
+        yield hold_out, False
+    elif isinstance(hold_out, Iterable):
+        for entry in hold_out:
+            yield entry, False
+    else:
+        raise TypeError(
+            f"hold_out={hold_out!r} is neither a dict of name and dose ({{'Dacinostat': 10_000}}; None = "
+            "every dose) "
+            "nor a list of condition labels."
+        )
+
+
+def assign_splits(
+    codes: np.ndarray, table: pd.DataFrame, cell_names: pd.Index, *, valid_fraction: float, seed: int
+) -> np.ndarray:
+    """Split of each cell: (cells,) index into `SPLITS`, -1 where the cell is not modelled.
+
+    Cells of held-out conditions are `test`; of every other condition, `valid_fraction` of the cells are
+    drawn for `valid`. The draw depends on the seed, the label and the cells' names only: neither the order
+    of the cells nor what else is held out changes it.
+    """
+    split = np.full(len(codes), -1)
+    for row, (label, kind) in enumerate(zip(table["condition"], table["split"], strict=True)):
+        cells = np.flatnonzero(codes == row)
+        if kind == "test":
+            split[cells] = 2
+            continue
+        split[cells] = 0
+        by_name = cells[np.argsort(cell_names[cells].to_numpy(dtype=str), kind="stable")]
+        rng = np.random.default_rng([seed, zlib.crc32(str(label).encode("utf-8", "surrogatepass"))])
+        n_valid = min(round(valid_fraction * len(cells)), len(cells) - 1)
+        split[rng.permutation(by_name)[:n_valid]] = 1
+    return split
+
+
+def mark_held_out(design: Design, held: np.ndarray) -> None:
+    """Write the split of the conditions into the design's table."""
+    design.table["split"] = np.where(held, "test", "train").astype(object)
+
+
+def training_parts(table: pd.DataFrame, membership: np.ndarray) -> np.ndarray:
+    """(parts,) bool: the part occurs in a condition that is not held out."""
+    return membership[(table["split"] != "test").to_numpy()].any(axis=0)

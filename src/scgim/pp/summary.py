@@ -1,0 +1,53 @@
+"""Summary: what `prepare` found, as one table."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .._logging import logger
+from .slots import GroupSlots
+from .splits import SPLITS
+
+
+def summarise(slots: GroupSlots, shape: tuple[int, int]) -> pd.DataFrame:
+    """Cells, cells left out and why, genes and conditions of one group: columns item, n, detail."""
+    table = slots.design.table
+    rows = list(slots.found)
+    at = next(i for i, row in enumerate(rows) if row[0] == "genes")
+    cells = [("cells modelled", int((slots.split >= 0).sum()), f"of {shape[0]}")]
+    cells += [(f"cells: {name}", int((slots.split == i).sum()), "") for i, name in enumerate(SPLITS)]
+    rows[at:at] = cells
+    control = table.iloc[0]
+    perturbed = table.iloc[1:]
+    counts = perturbed["n_cells"]
+    held = perturbed.loc[perturbed["split"] == "test", "condition"]
+    rows += [
+        ("control cells", int(control["n_cells"]), str(control["condition"])),
+        ("conditions", len(table), f"{counts.min()} to {counts.max()} cells in a perturbed one"),
+        ("conditions held out", len(held), ", ".join(held)),
+        ("parts", len(slots.design.parts), f"{slots.design.parts['perturbation'].nunique()} perturbations"),
+        ("features per part", len(slots.uns["feature_names"]), ""),
+    ]
+    return pd.DataFrame(rows, columns=["item", "n", "detail"], index=[str(i) for i in range(len(rows))])
+
+
+def report(prepared: list[GroupSlots], seconds: float) -> pd.DataFrame:
+    """Log the summaries and what was written where; returns them as one table (with the group, where there are groups)."""
+    tables = []
+    for slots in prepared:
+        table, keys = slots.uns["summary"], slots.keys
+        lines = "\n".join(
+            f"  {item:<44} {n:>8}  {detail}" for item, n, detail in table.itertuples(index=False)
+        )
+        logger.info("prepared%s:\n%s", slots.where, lines)
+        logger.info(
+            "written: obs[%r], obs[%r], var[%r], var[%r], uns[%r]",
+            keys.condition,
+            keys.split,
+            keys.genes,
+            keys.score,
+            keys.uns,
+        )
+        tables.append(table if keys.group is None else table.assign(group=keys.group))
+    logger.info("prepared in %.1f s", seconds)
+    return pd.concat(tables, ignore_index=True)
