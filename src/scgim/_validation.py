@@ -104,7 +104,7 @@ def require_column(obs: pd.DataFrame, key: str, argument: str) -> pd.Series:
 
 
 def require_prepared(
-    adata: AnnData, key: str = "gim", group: str | None = None
+    adata: AnnData, key: str = "gim", group: str | None = None, *, needs: Iterable[str] = ()
 ) -> tuple[Keys, dict[str, Any]]:
     """Keys and `uns` entry of a prepared AnnData.
 
@@ -116,6 +116,8 @@ def require_prepared(
         The `key_added` given to it.
     group
         One of the groups where `groupby` was given.
+    needs
+        Entries that must be there.
 
     Raises
     ------
@@ -147,6 +149,12 @@ def require_prepared(
     keys = Keys(key, None if group is None else str(group))
     if keys.uns not in adata.uns:
         raise KeyError(f"adata.uns[{keys.uns!r}] is missing: run scgim.pp.prepare again.")
+    missing = [name for name in needs if name not in adata.uns[keys.uns]]
+    if missing:
+        raise KeyError(
+            f"adata.uns[{keys.uns!r}] lacks {listing(missing)}: it is incomplete or was changed. "
+            "Run scgim.pp.prepare again."
+        )
     return keys, adata.uns[keys.uns]
 
 

@@ -1,8 +1,16 @@
 """Preprocessing: from an AnnData with perturbation columns to conditions, features, genes and splits."""
 
-from .conditions import label_cells
 from .features import featurize
 from .labels import parse_perturbations
 from .prepare import prepare
+from .steps import conditions, features, hold_out, select_markers
 
-__all__ = ["featurize", "label_cells", "parse_perturbations", "prepare"]
+__all__ = [
+    "conditions",
+    "features",
+    "featurize",
+    "hold_out",
+    "parse_perturbations",
+    "prepare",
+    "select_markers",
+]

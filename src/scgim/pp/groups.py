@@ -16,8 +16,8 @@ from .features import complete_spec, feature_source, featurize
 from .fingerprints import smiles_of_perturbations
 from .inputs import split_key_clash
 from .markers import choose_markers
-from .normalise import take_rows
-from .slots import GroupSlots, design_entries, feature_entries, versions
+from .normalise import Depth, take_rows
+from .slots import GroupSlots, design_entries, feature_entries, in_group, versions
 from .splits import SPLITS, assign_splits, mark_held_out, resolve_hold_out, training_parts
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def split_groups(obs: pd.DataFrame, groupby: str | None, key: str) -> list[tuple[str | None, np.ndarray]]:
-    """Name and members, (cells,) bool, of each group in alphabetical order; one without a name if there is no `groupby`."""
+    """Name and members, (cells,) bool, of each group; one without a name where there is no `groupby`."""
     if groupby is None:
         return [(None, np.ones(len(obs), dtype=bool))]
     column = text_labels(require_column(obs, groupby, "groupby"))
@@ -49,7 +49,7 @@ def prepare_cells(
     adata: AnnData,
     labels: CellLabels,
     members: np.ndarray,
-    totals: np.ndarray,
+    depth: Depth,
     keys: Keys,
     arguments: dict[str, Any],
 ) -> GroupSlots:
@@ -63,59 +63,44 @@ def prepare_cells(
         Of all cells.
     members
         (cells,) bool: the cells of this group.
-    totals
-        (cells,) total of each cell.
+    depth
+        Of all cells.
     keys
         Slot names of this group.
     arguments
         Those of `prepare`.
     """
-    where = "" if keys.group is None else f" in group {keys.group!r}"
+    where = in_group(keys)
     keep = members & (labels.codes >= 0)
     found = [("cells", int(members.sum()), "")]
-    found += [
-        (f"cells left out: {reason}", int((flags & members).sum()), "")
-        for reason, flags in labels.reasons.items()
-    ]
+    for reason, flags in labels.reasons.items():
+        found.append((f"cells left out: {reason}", int((flags & members).sum()), ""))
     controls = keep & (labels.codes == 0)
     if not controls.any():
         raise ValueError(
-            f"No control cells{where}: every group needs cells with the control label {labels.control!r} "
-            "(or dose 0). "
-            "Leave such groups out, e.g. adata[adata.obs[groupby] != group], or correct control=."
+            f"No control cells{where}: every group needs cells with the control label {labels.control!r} (or "
+            "dose 0). Correct control=, or leave such groups out of adata first."
         )
+    _check_depth(adata.obs_names, depth, keep, controls, arguments, where)
     target_sum = float("nan")
     if arguments["input"] == "counts":
-        positive = totals[controls & (totals > 0)]
-        if not positive.size:
-            raise ValueError(f"Every control cell{where} has a total of 0; check layer= and control=.")
-        target_sum = float(np.median(positive))
-    enough = _enough_counts(adata, totals, keep, controls, arguments, where)
-    if (keep & ~enough).any():
-        least = arguments["min_counts"] if arguments["input"] == "counts" else 1
-        what = f"fewer than {least} counts" if arguments["input"] == "counts" else "all genes zero"
-        found.append(
-            (
-                f"cells left out: {what}",
-                int((keep & ~enough).sum()),
-                f"median total {np.median(totals[keep]):g}",
-            )
-        )
+        target_sum = float(np.median(depth.total[controls & (depth.total > 0)]))
+    shallow = keep & ~depth.enough
+    if shallow.any():
+        few = f"fewer than {arguments['min_counts']} counts"
+        what = few if arguments["input"] == "counts" else "all genes zero"
+        median = f"median total {np.median(depth.total[keep]):g}"
+        found.append((f"cells left out: {what}", int(shallow.sum()), median))
+    least = arguments["min_cells_per_condition"]
     design, small = build_design(
         labels,
-        keep & enough,
-        min_cells=arguments["min_cells_per_condition"],
+        keep & depth.enough,
+        min_cells=least,
         small_conditions=arguments["small_conditions"],
         where=where,
     )
     if small.any():
-        found.append(
-            (
-                "cells left out: small condition",
-                int(small.sum()),
-                f"fewer than {arguments['min_cells_per_condition']} cells",
-            )
-        )
+        found.append(("cells left out: small condition", int(small.sum()), f"fewer than {least} cells"))
     spec_base = {
         "control": labels.control,
         "combination_sep": arguments["combination_sep"],
@@ -195,45 +180,43 @@ def choose_genes(slots: GroupSlots, modelled: Any, var_names: pd.Index, argument
     ]
 
 
-def _enough_counts(
-    adata: AnnData,
-    totals: np.ndarray,
+def _check_depth(
+    cells: pd.Index,
+    depth: Depth,
     keep: np.ndarray,
     controls: np.ndarray,
     arguments: dict[str, Any],
     where: str,
-) -> np.ndarray:
-    """(cells,) bool: the cell has enough counts; an error where that leaves no control, or a cell without any count."""
-    if arguments["input"] == "continuous":
-        return np.ones(len(totals), dtype=bool)
-    if arguments["input"] == "log1p":
-        return totals > 0
-    least = arguments["min_counts"]
-    enough = totals >= least
-    if least == 0 and (keep & (totals == 0)).any():
-        empty = adata.obs_names[keep & (totals == 0)]
+) -> None:
+    """Refuse a filter that leaves no control, or keeps empty cells; warn where it takes most cells."""
+    total, least = depth.total, arguments["min_counts"]
+    if arguments["input"] == "counts" and least == 0 and (keep & (total == 0)).any():
+        empty = cells[keep & (total == 0)]
         raise ValueError(
             f"{len(empty)} cells{where} have no counts at all: {listing(empty, most=5)}. Raise min_counts "
-            "to at least 1 to leave them out."
+            "to at "
+            "least 1 to leave them out."
         )
-    if not (controls & enough).any():
+    if not (controls & depth.enough).any():
+        if arguments["input"] != "counts":
+            raise ValueError(f"Every control cell{where} is zero in all genes; check control= and layer=.")
         raise ValueError(
-            f"No control cells are left{where}: all {int(controls.sum())} have fewer than "
-            f"min_counts={least} counts "
-            f"(their median is {np.median(totals[controls]):g}). Lower min_counts; a panel of genes has "
+            f"No control cells are left{where}: all {int(controls.sum())} have fewer than min_counts={least} "
+            f"counts (their median is {np.median(total[controls]):g}). Lower min_counts; a panel of genes "
+            "has "
             "fewer counts per cell."
         )
-    lost = 1 - (keep & enough).sum() / keep.sum()
+    lost = 1 - (keep & depth.enough).sum() / keep.sum()
     if lost > 0.5:
         logger.warning(
             "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is a "
-            "panel of genes.",
+            "panel of "
+            "genes.",
             least,
             100 * lost,
             where,
-            np.median(totals[keep]),
+            np.median(total[keep]),
         )
-    return enough
 
 
 def _names(genes: Any) -> Any:

@@ -9,6 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._keys import COUNTS_LAYER, Keys
+from .._rng import RngLike, as_generator, draw_seed
 from .._validation import (
     check_anndata,
     check_choice,
@@ -116,6 +117,12 @@ def _refuse_other_counts(existing: Any, matrix: Any, where: str) -> None:
             "would store there. "
             f"Pass layer={COUNTS_LAYER!r} to use it, or rename that layer."
         )
+
+
+def stored_seed(rng: RngLike) -> int:
+    """The seed to use and to store: `rng` itself if it is one, else drawn from it."""
+    generator = as_generator(rng)
+    return int(rng) if isinstance(rng, int | np.integer) else draw_seed(generator)
 
 
 def split_key_clash(names: list[str], key: str) -> list[str]:

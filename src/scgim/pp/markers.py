@@ -145,15 +145,15 @@ def choose_markers(
         chosen[:] = False
         chosen[order[: min(n_genes, int(candidates.sum()))]] = True
     if (chosen & silent).any():
+        remedy = (
+            'Pass silent_genes="drop" to take the next markers instead, or name the genes with genes=.'
+            if genes is None
+            else 'Leave them out of genes=, or pass silent_genes="drop".'
+        )
         raise ValueError(
             f"These genes are zero in every control cell{where}, so that their unperturbed mechanism "
-            "cannot be learned: "
-            f"{listing(var_names[chosen & silent])}. "
-            + (
-                'Leave them out of genes=, or pass silent_genes="drop".'
-                if genes is not None
-                else 'Pass silent_genes="drop" to take the next markers instead, or name the genes with genes=.'
-            )
+            "cannot be "
+            f"learned: {listing(var_names[chosen & silent])}. {remedy}"
         )
     if chosen.sum() > _MANY_GENES:
         logger.warning(

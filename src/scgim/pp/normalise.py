@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,29 @@ def as_matrix(values: Any) -> Any:
     return values
 
 
-def cell_totals(matrix: Any) -> np.ndarray:
-    """(cells,) float64 total of each cell."""
-    return np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+@dataclass(frozen=True)
+class Depth:
+    """How much was measured of each cell."""
+
+    total: np.ndarray  # (cells,) total of its values
+    enough: np.ndarray  # (cells,) bool: it is kept
+
+
+def measure_depth(matrix: Any, kind: str, min_counts: int) -> Depth:
+    """Total of each cell, and whether it suffices.
+
+    Counts need `min_counts`; of log-normalised data only cells without any value are left out; continuous
+    data are kept.
+    """
+    import scanpy as sc
+    from anndata import AnnData
+
+    total = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+    if kind == "counts":
+        with quiet():
+            enough, _ = sc.pp.filter_cells(AnnData(X=matrix), min_counts=min_counts, inplace=False)
+        return Depth(total, np.asarray(enough, dtype=bool))
+    return Depth(total, total > 0 if kind == "log1p" else np.ones(len(total), dtype=bool))
 
 
 def take_rows(matrix: Any, rows: np.ndarray) -> Any:

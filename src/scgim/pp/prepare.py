@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from .._keys import COUNTS_LAYER, FORMAT_VERSION, Keys
-from .._rng import RngLike, as_generator, draw_seed
+from .._rng import RngLike
 from .conditions import label_cells
 from .groups import choose_genes, prepare_cells, split_groups
-from .inputs import check_arguments, read_matrix
-from .normalise import cell_totals, normalise
+from .inputs import check_arguments, read_matrix, stored_seed
+from .normalise import measure_depth, normalise
 from .slots import clear, own, write_group
 from .summary import report, summarise
 
@@ -171,9 +171,7 @@ def prepare(
         adata = adata.to_memory()
     elif copy:
         adata = adata.copy()
-    seed = int(rng) if isinstance(rng, int | np.integer) else draw_seed(as_generator(rng))
-    arguments["rng"] = seed
-
+    arguments["rng"] = stored_seed(rng)
     labels = label_cells(
         adata.obs,
         perturbation_key=perturbation_key,
@@ -183,10 +181,10 @@ def prepare(
         combination_sep=combination_sep,
     )
     matrix = read_matrix(adata, layer, input)
-    totals = cell_totals(matrix)
+    depth = measure_depth(matrix, input, min_counts)
     groups = split_groups(adata.obs, groupby, key_added)
     prepared = [
-        prepare_cells(adata, labels, members, totals, Keys(key_added, name), arguments)
+        prepare_cells(adata, labels, members, depth, Keys(key_added, name), arguments)
         for name, members in groups
     ]
     modelled = matrix
@@ -196,7 +194,7 @@ def prepare(
         ]
         outside = np.flatnonzero(~np.any([members for _, members in groups], axis=0))
         if outside.size:  # in no group: to the median of all controls, so that X is on one scale
-            blocks.append((outside, float(np.median(totals[(labels.codes == 0) & (totals > 0)]))))
+            blocks.append((outside, float(np.median(depth.total[(labels.codes == 0) & (depth.total > 0)]))))
         modelled = normalise(matrix, blocks)
     for slots in prepared:
         choose_genes(slots, modelled, adata.var_names, arguments)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 #: Entries of `uns` that `tl.fit_gim` writes.
-_FIT_ENTRIES = ("graph", "targets", "history", "state", "state_sha256")
+FIT_ENTRIES = ("graph", "targets", "history", "state", "state_sha256")
 
 
 @dataclass
@@ -38,12 +38,17 @@ class GroupSlots:
     @property
     def where(self) -> str:
         """Which group this is, for messages."""
-        return "" if self.keys.group is None else f" in group {self.keys.group!r}"
+        return in_group(self.keys)
 
     def store(self, entries: dict[str, Any]) -> None:
         """Add entries to `uns`, in their storable form."""
         for name, value in entries.items():
             self.uns[name] = to_storable(value, path=name)
+
+
+def in_group(keys: Keys) -> str:
+    """` in group 'A549'`, or nothing where there are no groups."""
+    return "" if keys.group is None else f" in group {keys.group!r}"
 
 
 def design_entries(design: Design) -> dict[str, Any]:
@@ -79,22 +84,17 @@ def own(adata: AnnData) -> None:
         adata.obs = adata.obs.copy()
 
 
-def write_cells(adata: AnnData, slots: GroupSlots) -> None:
-    """Write condition and split of each cell."""
+def write_group(adata: AnnData, slots: GroupSlots) -> None:
+    """Write every slot of one group."""
     keys, design = slots.keys, slots.design
     adata.obs[keys.condition] = pd.Categorical.from_codes(
         design.codes, categories=list(design.table["condition"])
     )
     adata.obs[keys.split] = pd.Categorical.from_codes(slots.split, categories=list(SPLITS))
-
-
-def write_group(adata: AnnData, slots: GroupSlots) -> None:
-    """Write every slot of one group."""
-    write_cells(adata, slots)
     if slots.genes is not None:
-        adata.var[slots.keys.genes] = slots.genes
-        adata.var[slots.keys.score] = slots.score
-    adata.uns[slots.keys.uns] = slots.uns
+        adata.var[keys.genes] = slots.genes
+        adata.var[keys.score] = slots.score
+    adata.uns[keys.uns] = slots.uns
 
 
 def drop_fit(adata: AnnData, keys: Keys) -> bool:
@@ -109,7 +109,7 @@ def drop_fit(adata: AnnData, keys: Keys) -> bool:
             del slot[name]
             found = True
     entry = adata.uns.get(keys.uns, {})
-    for name in _FIT_ENTRIES:
+    for name in FIT_ENTRIES:
         found |= entry.pop(name, None) is not None
     entry.get("params", {}).pop("fit", None)
     return found

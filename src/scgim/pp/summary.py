@@ -32,7 +32,7 @@ def summarise(slots: GroupSlots, shape: tuple[int, int]) -> pd.DataFrame:
 
 
 def report(prepared: list[GroupSlots], seconds: float) -> pd.DataFrame:
-    """Log the summaries and what was written where; returns them as one table (with the group, where there are groups)."""
+    """Log the summaries and what was written where; returns them as one table."""
     tables = []
     for slots in prepared:
         table, keys = slots.uns["summary"], slots.keys

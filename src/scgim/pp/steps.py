@@ -1,0 +1,345 @@
+"""The steps of `prepare`, one by one: for preprocessed data, and to change one choice later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .._keys import Keys
+from .._logging import logger
+from .._rng import RngLike
+from .._storage import from_storable
+from .._validation import check_anndata, check_values, listing, require_prepared
+from .conditions import Design, label_cells
+from .features import complete_spec, featurize
+from .groups import choose_genes, part_features, prepare_cells
+from .inputs import check_arguments, check_features, stored_seed
+from .normalise import Depth, as_matrix
+from .prepare import prepare
+from .slots import FIT_ENTRIES, GroupSlots, clear, drop_fit, feature_entries, in_group, own, write_group
+from .splits import SPLITS, assign_splits, mark_held_out, resolve_hold_out, training_parts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_NEEDED = ("conditions", "parts", "membership", "features", "feature_spec", "params")
+
+
+def conditions(
+    adata: AnnData,
+    *,
+    perturbation_key: str = "perturbation",
+    dose_key: str | None = None,
+    dose_unit_key: str | None = None,
+    control: str | None = "control",
+    combination_sep: str | None = "+",
+    min_cells_per_condition: int = 10,
+    small_conditions: str = "error",
+    valid_fraction: float = 0.1,
+    rng: RngLike = 0,
+    key_added: str = "gim",
+) -> None:
+    """Read the conditions from `obs` and split the cells: the first step of `prepare`; `X` is left alone.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes. Only `obs` is read.
+    perturbation_key, dose_key, dose_unit_key, control, combination_sep
+        As in `prepare`.
+    min_cells_per_condition, small_conditions, valid_fraction, rng, key_added
+        As in `prepare`.
+
+    Returns
+    -------
+    None. Writes `obs["gim_condition"]`, `obs["gim_split"]` and `uns["gim"]` with the tables of conditions
+    and parts, and the default features. `select_markers` must follow before a fit.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        As `prepare`; `adata` is then as it was.
+
+    Examples
+    --------
+    >>> import anndata, numpy, pandas, scgim
+    >>> obs = pandas.DataFrame({"drug": ["vehicle", "A"] * 30}, index=[f"cell{i}" for i in range(60)])
+    >>> adata = anndata.AnnData(numpy.random.default_rng(0).gamma(2.0, size=(60, 5)), obs=obs)
+    >>> scgim.pp.conditions(adata, perturbation_key="drug", control="vehicle")
+    >>> adata.uns["gim"]["conditions"]["n_cells"].to_dict()
+    {'vehicle': 30, 'A': 30}
+    """
+    defaults: dict[str, Any] = {
+        name: default
+        for name, default in (prepare.__kwdefaults__ or {}).items()
+        if name not in ("copy", "return_summary")
+    }
+    arguments = (
+        defaults | {name: value for name, value in locals().items() if name in defaults} | {"input": "log1p"}
+    )
+    check_arguments(adata, arguments)
+    arguments["rng"] = stored_seed(rng)
+    labels = label_cells(
+        adata.obs,
+        perturbation_key=perturbation_key,
+        dose_key=dose_key,
+        dose_unit_key=dose_unit_key,
+        control=control,
+        combination_sep=combination_sep,
+    )
+    everything = np.ones(adata.n_obs, dtype=bool)
+    depth = Depth(np.full(adata.n_obs, np.nan), everything)
+    slots = prepare_cells(adata, labels, everything, depth, Keys(key_added), arguments)
+    own(adata)
+    clear(adata, key_added)
+    write_group(adata, slots)
+    logger.info("written: obs[%r], obs[%r], uns[%r]", slots.keys.condition, slots.keys.split, slots.keys.uns)
+
+
+def select_markers(
+    adata: AnnData,
+    *,
+    input: str | None = None,
+    n_genes: int = 50,
+    n_top_genes: int = 1000,
+    genes: Any = None,
+    min_cells: int = 20,
+    silent_genes: str = "error",
+    key: str = "gim",
+    group: str | None = None,
+) -> None:
+    """Choose the modelled genes (again), from the training cells.
+
+    Parameters
+    ----------
+    adata
+        With the slots of `prepare` or `conditions`, and log-normalised or continuous values in `X`.
+    input
+        What `X` holds: `"log1p"` or `"continuous"`; None: what `prepare` was told.
+    n_genes, n_top_genes, genes, min_cells, silent_genes
+        As in `prepare`.
+    key, group
+        Which slots; every group where `groupby` was given and no group is named.
+
+    Returns
+    -------
+    None. Writes `var["gim"]` and `var["gim_score"]`, and removes an earlier fit.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        As `prepare`; `adata` is then as it was.
+
+    Examples
+    --------
+    >>> import anndata, numpy, pandas, scgim
+    >>> obs = pandas.DataFrame({"drug": ["vehicle", "A"] * 30}, index=[f"cell{i}" for i in range(60)])
+    >>> adata = anndata.AnnData(numpy.random.default_rng(0).gamma(2.0, size=(60, 5)), obs=obs)
+    >>> scgim.pp.conditions(adata, perturbation_key="drug", control="vehicle")
+    >>> scgim.pp.select_markers(adata, n_genes=3)
+    >>> int(adata.var["gim"].sum())
+    3
+    """
+    check_anndata(adata)
+    matrix = as_matrix(adata.X)
+    given = {name: value for name, value in locals().items() if name in _GENE_ARGUMENTS}
+
+    def step(slots: GroupSlots) -> None:
+        params = from_storable(slots.uns["params"])
+        kind = input or params["prepare"]["input"]
+        arguments = (
+            params["prepare"] | given | {"input": "log1p" if kind == "counts" else kind, "features": "auto"}
+        )
+        check_arguments(adata, arguments | {"smiles_key": None, "key_added": key})
+        check_values(matrix, "adata.X", kind=arguments["input"], cells=adata.obs_names, genes=adata.var_names)
+        choose_genes(slots, matrix, adata.var_names, arguments)
+        params["prepare"] |= given | {
+            "genes": genes if genes is None else np.asarray(genes, dtype=object),
+            "input": kind,
+        }
+        slots.store({"params": params})
+
+    _change(adata, key, group, step, f"written: var of {key!r}")
+
+
+_GENE_ARGUMENTS = ("n_genes", "n_top_genes", "genes", "min_cells", "silent_genes")
+
+
+def features(
+    adata: AnnData,
+    *,
+    features: str | pd.DataFrame = "auto",
+    smiles_key: str | None = None,
+    key: str = "gim",
+    group: str | None = None,
+) -> None:
+    """Compute the features of each perturbation and dose (again).
+
+    Parameters
+    ----------
+    adata
+        With the slots of `prepare` or `conditions`.
+    features, smiles_key
+        As in `prepare`.
+    key, group
+        Which slots; every group where `groupby` was given and no group is named.
+
+    Returns
+    -------
+    None. Writes `uns["gim"]["features"]` (parts, p), `"feature_names"` and `"feature_spec"`, and removes an
+    earlier fit.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        As `prepare`; `adata` is then as it was.
+
+    Examples
+    --------
+    >>> import anndata, numpy, pandas, scgim
+    >>> obs = pandas.DataFrame({"drug": ["vehicle", "A", "B"] * 20}, index=[f"cell{i}" for i in range(60)])
+    >>> adata = anndata.AnnData(numpy.random.default_rng(0).gamma(2.0, size=(60, 5)), obs=obs)
+    >>> scgim.pp.conditions(adata, perturbation_key="drug", control="vehicle")
+    >>> scgim.pp.features(adata, features=pandas.DataFrame({"weight": [1.0, 2.0]}, index=["A", "B"]))
+    >>> adata.uns["gim"]["features"].tolist()
+    [[1.0], [2.0]]
+    """
+    check_anndata(adata)
+
+    def step(slots: GroupSlots) -> None:
+        params, old = from_storable(slots.uns["params"]), from_storable(slots.uns["feature_spec"])
+        check_features(features, smiles_key, params["prepare"]["dose_key"])
+        arguments = params["prepare"] | {"features": features, "smiles_key": smiles_key}
+        source = part_features(adata.obs, slots.design, arguments, has_dose=old["has_dose"])
+        kept = {name: old[name] for name in ("control", "combination_sep", "dose_unit")}
+        _complete(slots, kept | source)
+        named = features if isinstance(features, str) else "DataFrame"
+        params["prepare"] |= {"features": named, "smiles_key": smiles_key}
+        slots.store({"params": params})
+
+    _change(adata, key, group, step, f"written: features in uns of {key!r}")
+
+
+def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | None = None) -> None:
+    """Choose the conditions that are not trained on, in place of any chosen earlier.
+
+    Parameters
+    ----------
+    adata
+        With the slots of `prepare` or `conditions`.
+    hold_out
+        One of these:
+
+        - a dict of perturbation and dose, `{"Dacinostat": 10_000}`, or doses, `{"Dacinostat": [1_000,
+          10_000]}`; text with a unit (`"10 uM"`) is converted. None as dose: every condition in which the
+          perturbation takes part;
+        - a condition's label or a list of them, `["Dacinostat_10000", "KLF1+MAP2K6"]`; pairs of name and
+          dose work too;
+        - None or an empty list: nothing is held out.
+    key, group
+        Which slots; every group where `groupby` was given and no group is named.
+
+    Returns
+    -------
+    None. Writes `obs["gim_split"]`, the column `split` of `uns["gim"]["conditions"]`, and the features,
+    whose one-hot code of the dose has the doses of training only; removes an earlier fit. The genes stay as
+    they were chosen: give `hold_out` to `prepare` to choose them without the held-out cells. The validation
+    cells of other conditions stay the same.
+
+    Raises
+    ------
+    ValueError
+        If a condition does not exist (the message lists those that do), is the control, or nothing is left
+        to train on.
+    KeyError
+        If nothing was prepared under `key`.
+
+    Examples
+    --------
+    >>> import anndata, numpy, pandas, scgim
+    >>> obs = pandas.DataFrame({"drug": ["vehicle", "A", "B"] * 20}, index=[f"cell{i}" for i in range(60)])
+    >>> adata = anndata.AnnData(numpy.random.default_rng(0).gamma(2.0, size=(60, 5)), obs=obs)
+    >>> scgim.pp.conditions(adata, perturbation_key="drug", control="vehicle")
+    >>> scgim.pp.hold_out(adata, hold_out=["B"])
+    >>> adata.uns["gim"]["conditions"]["split"].to_dict()
+    {'vehicle': 'train', 'A': 'train', 'B': 'test'}
+    """
+    check_anndata(adata)
+
+    def step(slots: GroupSlots) -> None:
+        params, spec = from_storable(slots.uns["params"]), from_storable(slots.uns["feature_spec"])
+        design, table = slots.design, slots.design.table
+        before = (table["split"] == "test").to_numpy()
+        held = resolve_hold_out(
+            hold_out,
+            table,
+            design.membership,
+            design.part_list,
+            combination_sep=spec["combination_sep"],
+            has_dose=spec["has_dose"],
+            dose_unit=spec["dose_unit"],
+            where=slots.where,
+        )
+        mark_held_out(design, held)
+        slots.split = assign_splits(
+            design.codes,
+            table,
+            adata.obs_names,
+            valid_fraction=params["prepare"]["valid_fraction"],
+            seed=params["prepare"]["rng"],
+        )
+        _complete(slots, spec)
+        params["prepare"]["hold_out"] = hold_out
+        slots.store({"conditions": table, "params": params})
+        new = table["condition"][held & ~before]
+        if len(new) and params["prepare"]["genes"] is None and slots.keys.genes in adata.var:
+            logger.info(
+                "the genes%s were chosen with the cells of %s; give hold_out to pp.prepare to choose them "
+                "without.",
+                slots.where,
+                listing(new),
+            )
+
+    _change(adata, key, group, step, f"written: splits and features of {key!r}")
+
+
+def _complete(slots: GroupSlots, source: dict[str, Any]) -> None:
+    design = slots.design
+    spec = complete_spec(source, design.part_list, training_parts(design.table, design.membership))
+    slots.store(feature_entries(spec, featurize(spec, design.part_list)))
+
+
+def _change(
+    adata: AnnData, key: str, group: str | None, step: Callable[[GroupSlots], None], written: str
+) -> None:
+    """Apply `step` to a copy of the stored slots of each group, then write them all."""
+    top = adata.uns.get(key)
+    groups: list[str | None] = [group]
+    if group is None and isinstance(top, dict) and "groups" in top:
+        groups = [str(name) for name in top["groups"]]
+    changed = [_read_slots(adata, *require_prepared(adata, key, name, needs=_NEEDED)) for name in groups]
+    for slots in changed:
+        step(slots)
+    own(adata)
+    for slots in changed:
+        if drop_fit(adata, slots.keys):
+            logger.info("the earlier fit%s is removed.", in_group(slots.keys))
+        for name in FIT_ENTRIES:
+            slots.uns.pop(name, None)
+        slots.uns["params"].pop("fit", None)
+        write_group(adata, slots)
+    logger.info(written)
+
+
+def _read_slots(adata: AnnData, keys: Keys, entry: dict[str, Any]) -> GroupSlots:
+    table, parts = entry["conditions"].copy(), entry["parts"].copy()
+    for name in (keys.condition, keys.split):
+        if name not in adata.obs:
+            raise KeyError(f"adata.obs[{name!r}] is missing: run scgim.pp.prepare again.")
+    codes = pd.Index(table["condition"].astype(str)).get_indexer(adata.obs[keys.condition].astype(object))
+    split = pd.Index(SPLITS).get_indexer(adata.obs[keys.split].astype(object))
+    design = Design(table, parts, np.asarray(entry["membership"]), codes)
+    return GroupSlots(keys, design, split, uns=dict(entry))
