@@ -181,6 +181,12 @@ def test_bad_doses_and_units(original, write):
         sciplex3(path=write(units))
 
 
+def test_a_file_without_assigned_cells(original, write):
+    original.obs["perturbation"] = pd.Categorical([None] * original.n_obs, categories=["control"])
+    with pytest.raises(ValueError, match="no cell has"):
+        sciplex3(path=write(original))
+
+
 def test_a_missing_or_broken_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.h5ad"):
         sciplex3(path=tmp_path / "nothing.h5ad")

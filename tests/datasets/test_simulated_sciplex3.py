@@ -105,6 +105,30 @@ def test_direct_targets_move_as_their_curves_say(adata):
     assert not wrong
 
 
+def test_fold_changes_obey_the_structural_equations(adata):
+    """A gene that is no target moves as its causes say: this fails if the graph is transposed."""
+    network = np.flatnonzero(adata.var["in_network"])
+    weights = adata.varp["true_weights"][network][:, network].toarray()
+    targets = adata.uns["truth"]["targets"]
+    depth = np.asarray(adata.X[:, np.flatnonzero(~adata.var["in_network"])].sum(axis=1)).ravel()
+    groups = adata.obs.groupby(["perturbation", "dose_value"], observed=True).indices
+    rate = {
+        key: np.asarray(adata.X[rows][:, network].sum(axis=0)).ravel() / depth[rows].sum()
+        for key, rows in groups.items()
+    }
+    observed, implied, transposed = [], [], []
+    for drug in SMILES:
+        fold = np.log(rate[drug, 10_000] / rate["control", 0.0])
+        hit = targets.loc[targets["perturbation"] == drug, "gene"]
+        free = ~np.isin(adata.var_names[network], hit)
+        observed.append(fold[free])
+        implied.append((2 * np.tanh(fold / 2) @ weights)[free])
+        transposed.append((2 * np.tanh(fold / 2) @ weights.T)[free])
+    observed = np.concatenate(observed)
+    assert np.corrcoef(observed, np.concatenate(implied))[0, 1] > 0.9
+    assert np.corrcoef(observed, np.concatenate(transposed))[0, 1] < 0.7
+
+
 def test_background_genes_are_independent_of_the_drug_given_depth(adata):
     # Mean counts of the background per unit depth change by composition alone.
     background = ~adata.var["in_network"].to_numpy()

@@ -158,10 +158,12 @@ def _harmonise(raw: pd.DataFrame) -> pd.DataFrame:
     for column in ("cell_line", "perturbation"):
         text = obs[column].astype(object).where(obs[column].notna(), "").astype(str).str.strip()
         obs[column] = text.mask(text.str.lower().isin(_MISSING)).astype(object)
-    is_control = obs["perturbation"].str.lower().isin(_CONTROL_LABELS).to_numpy(dtype=bool)
-    obs["product_name"] = obs["perturbation"]
-    obs["perturbation"] = obs["perturbation"].map(_short_names(obs["perturbation"].dropna().unique()))
-    obs.loc[is_control, ["perturbation", "product_name"]] = CONTROL
+    is_control = np.array(
+        [str(label).lower() in _CONTROL_LABELS for label in obs["perturbation"]], dtype=bool
+    )
+    short = _short_names(obs["perturbation"].dropna().unique())
+    obs["product_name"] = obs["perturbation"].where(~is_control, CONTROL)
+    obs["perturbation"] = obs["perturbation"].map(short).astype(object).where(~is_control, CONTROL)
     obs["dose_value"] = _nanomolar(obs["dose_value"], obs["dose_unit"], is_control)
     obs["dose_unit"] = "nM"
     return obs
@@ -199,6 +201,8 @@ def _select(
     assigned = obs[["cell_line", "perturbation", "dose_value"]].notna().all(axis=1).to_numpy()
     if not assigned.all():
         logger.info("sciplex3: %d cells without cell line, drug or dose are dropped", (~assigned).sum())
+    if not assigned.any():
+        raise ValueError("no cell has a cell_line, a perturbation and a dose_value: is this SciPlex3?")
     keep = assigned.copy()
     if cell_line is not None:
         lines = [cell_line] if isinstance(cell_line, str) else list(cell_line)

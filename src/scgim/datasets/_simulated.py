@@ -49,6 +49,7 @@ N_NETWORK = 48
 N_CLASS_TARGETS = 4  # shared by the four drugs, which are of one class
 N_OWN_TARGETS = 1  # further target of each drug
 NETWORK_COUNTS = (0.5, 5.0)  # mean counts of a network gene at a depth of 1,000
+TARGET_COUNTS = (2.0, 5.0)  # the same of a direct target, which would otherwise not be seen to fall
 EFFECT = (1.3, 2.4)  # maximal log fold change of a direct target
 UP = 0.75  # share of the direct targets that rise
 EXPONENT = (0.9, 1.6)
@@ -129,7 +130,8 @@ def simulated_sciplex3(
     mechanisms = draw_mechanisms(graph, family="saturating", rng=truth_rng)
     mechanisms["noise_variance"][:] = LATENT_VARIANCE
     targets = _draw_targets(graph, network_names, truth_rng)
-    basal = _draw_basal(n_genes, network, truth_rng)
+    is_target = np.isin(network_names, targets["gene"].astype(str))
+    basal = _draw_basal(n_genes, network, is_target, truth_rng)
 
     parts = []
     for line, line_rng in zip(LINES, line_rngs, strict=True):
@@ -183,11 +185,13 @@ def _draw_targets(graph: np.ndarray, names: Sequence[str], rng: np.random.Genera
     return pd.DataFrame(rows)
 
 
-def _draw_basal(n_genes: int, network: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_basal(
+    n_genes: int, network: np.ndarray, is_target: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Basal share of every gene in the counts of a cell; sums to 1."""
     share = np.exp(BACKGROUND_LOG_SD * rng.standard_normal(n_genes))
-    low, high = np.log(NETWORK_COUNTS)
-    share[network] = np.exp(rng.uniform(low, high, size=len(network))) / 1_000.0
+    low, high = np.where(is_target, np.log(TARGET_COUNTS)[:, None], np.log(NETWORK_COUNTS)[:, None])
+    share[network] = np.exp(rng.uniform(low, high)) / 1_000.0
     background = np.ones(n_genes, dtype=bool)
     background[network] = False
     share[background] *= (1.0 - share[network].sum()) / share[background].sum()
