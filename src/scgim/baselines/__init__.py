@@ -1,0 +1,31 @@
+"""Baselines: simple predictors under one protocol, so that a model is compared with something.
+
+Every baseline has ``fit(data, rng)`` and ``sample(condition, n, rng)``, and says by flags what it can do
+(`can_predict_unseen`, `gives_graph`, `gives_targets`). What it cannot do raises :class:`CannotPredict` with
+the reason: never a made-up number. :func:`fit` takes a prepared AnnData.
+"""
+
+from __future__ import annotations
+
+from .additive import Additive
+from .control import Control
+from .mean_shift import MeanShift
+from .next_lower_dose import NextLowerDose
+from .prepared import fit, prepared_condition, training_data
+from .protocol import Baseline, CannotPredict, Condition, TrainingData
+from .ridge import Ridge
+
+__all__ = [
+    "Additive",
+    "Baseline",
+    "CannotPredict",
+    "Condition",
+    "Control",
+    "MeanShift",
+    "NextLowerDose",
+    "Ridge",
+    "TrainingData",
+    "fit",
+    "prepared_condition",
+    "training_data",
+]
