@@ -1,0 +1,243 @@
+"""Predicted cells against observed cells, beside baselines, as one tidy table."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scgim import baselines as bl
+from scgim import metrics as mt
+from scgim._logging import logger
+from scgim._rng import RngLike, as_generator, draw_seed
+from scgim._validation import check_choice, listing, require_prepared
+from scgim.baselines.prepared import dense_cells
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scgim._keys import Keys
+
+#: Name -> value from (observed, predicted, control), each (cells, genes).
+_METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
+    "mean_distance": lambda true, predicted, _: mt.mean_distance(true, predicted),
+    "pearson_means": lambda true, predicted, _: mt.pearson_means(true, predicted),
+    "pearson_delta": mt.pearson_delta,
+    "kde_nll": lambda true, predicted, _: mt.kde_nll(true, predicted),
+    "wasserstein": lambda true, predicted, _: mt.wasserstein(true, predicted),
+    "sinkhorn_divergence": lambda true, predicted, _: mt.sinkhorn_divergence(true, predicted),
+    "e_distance": lambda true, predicted, _: mt.e_distance(true, predicted),
+    "zero_fraction_error": lambda true, predicted, _: mt.zero_fraction_error(true, predicted),
+    "coverage": lambda true, predicted, _: mt.coverage(true, predicted),
+}
+_DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance")
+#: Metrics whose time and memory grow with the product of the numbers of cells.
+_PAIRWISE = ("kde_nll", "wasserstein", "sinkhorn_divergence", "e_distance")
+
+
+def evaluate(
+    adata: AnnData,
+    predicted: AnnData,
+    *,
+    baselines: Sequence[str | bl.Baseline] = (),
+    metrics: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
+    key: str = "gim",
+    group: str | None = None,
+    rng: RngLike = 0,
+    max_cells: int | None = 1_000,
+) -> pd.DataFrame:
+    """Compare predicted with observed cells, condition by condition.
+
+    Parameters
+    ----------
+    adata
+        The observed cells, prepared by `scgim.pp.prepare`. All cells of a condition are compared, whatever
+        their split; baselines are fitted on the training cells only.
+    predicted
+        Predicted cells, as `scgim.tl.sample_cells` returns them: `obs["condition"]` and the modelled genes.
+    baselines
+        Names ("control", "next_lower_dose", "mean_shift", "ridge", "additive") or baseline objects. Each
+        predicts as many cells per condition as `predicted` has.
+    metrics
+        Any of mean_distance, pearson_means, pearson_delta, kde_nll, wasserstein, sinkhorn_divergence,
+        e_distance, zero_fraction_error, coverage (estimators: `scgim.metrics`). Default: mean_distance,
+        pearson_delta, kde_nll, wasserstein, e_distance.
+    conditions
+        Labels to compare. Default: every condition of `predicted` that has observed cells.
+    key, group
+        Which preparation.
+    rng
+        Seed or generator. A baseline's values do not depend on which others are asked for.
+    max_cells
+        For metrics over pairs of cells (kde_nll, wasserstein, sinkhorn_divergence, e_distance): a random
+        subset of at most this many observed and predicted cells (`own`: 1,000), the same observed cells for
+        every method. None: all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per condition, method and metric: condition, method ("gim" or the baseline's name), metric,
+        value, n_true and n_predicted (cells that entered the value). Where a baseline has no prediction, or a
+        metric no value, the value is NaN and a warning says why.
+
+    Raises
+    ------
+    KeyError
+        If nothing was prepared under `key`, or a condition is not there.
+    ValueError
+        If a metric or baseline is unknown or named twice, genes are missing from `predicted`, or it has
+        values that are not finite.
+
+    Examples
+    --------
+    >>> import scgim
+    >>> new = scgim.tl.sample_cells(adata, perturbations=[("Dacinostat", 10_000)])    # doctest: +SKIP
+    >>> scgim.tl.evaluate(adata, new, baselines=["control", "ridge"])                 # doctest: +SKIP
+    """
+    keys, _ = require_prepared(adata, key, group)
+    names = _check_metrics(metrics)
+    genes = adata.var_names[adata.var[keys.genes].to_numpy(dtype=bool)]
+    cells = _predicted_cells(predicted, genes)
+    observed_labels = adata.obs[keys.condition].astype(object).to_numpy()
+    predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
+    labels = _choose(
+        conditions, predicted_labels, {str(v) for v in observed_labels[pd.notna(observed_labels)]}
+    )
+    root = draw_seed(as_generator(rng))
+    fitted = _fit_baselines(adata, baselines, keys, root)
+    table = adata.uns[keys.uns]["conditions"]
+    controls = table.loc[table["is_control"].to_numpy(dtype=bool), "condition"].astype(str).tolist()
+    needed = np.flatnonzero(pd.Series(observed_labels).isin([*labels, *controls]))
+    observed, observed_labels = dense_cells(adata, keys, needed), observed_labels[needed]
+    control = observed[pd.Series(observed_labels).isin(controls)]
+
+    rows = []
+    for label in labels:
+        true = observed[observed_labels == label]
+        n = int((predicted_labels == label).sum())
+        condition = bl.prepared_condition(adata, label, key=key, group=group)
+        samples: dict[str, np.ndarray | None] = {"gim": cells[predicted_labels == label]}
+        for name, baseline in fitted.items():
+            samples[name] = _sample(baseline, condition, n, _stream(root, name, label))
+        few_true = _subset(true, max_cells, _stream(root, "observed", label))
+        for method, sample in samples.items():
+            if sample is None:
+                rows += [(label, method, metric, np.nan, len(true), 0) for metric in names]
+                continue
+            few = _subset(sample, max_cells, _stream(root, "predicted", method, label))
+            for metric in names:
+                x, y = (few_true, few) if metric in _PAIRWISE else (true, sample)
+                rows.append(
+                    (label, method, metric, _measure(metric, label, method, x, y, control), len(x), len(y))
+                )
+    columns = ["condition", "method", "metric", "value", "n_true", "n_predicted"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _measure(
+    metric: str, label: str, method: str, true: np.ndarray, predicted: np.ndarray, control: np.ndarray
+) -> float:
+    """The value; NaN where the metric refuses."""
+    try:
+        return _METRICS[metric](true, predicted, control)
+    except ValueError as error:
+        logger.warning("%s of %s for condition %r has no value: %s", metric, method, label, error)
+        return float("nan")
+
+
+def _sample(
+    baseline: bl.Baseline | None, condition: bl.Condition, n: int, rng: np.random.Generator
+) -> np.ndarray | None:
+    try:
+        return None if baseline is None else baseline.sample(condition, n, rng)
+    except bl.CannotPredict as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _fit_baselines(
+    adata: AnnData, wanted: Sequence[str | bl.Baseline], keys: Keys, root: int
+) -> dict[str, bl.Baseline | None]:
+    """Fitted baselines by name; None where one cannot be fitted to these data."""
+    if isinstance(wanted, str | bl.Baseline):
+        wanted = [wanted]
+    names = [entry.name if isinstance(entry, bl.Baseline) else entry for entry in wanted]
+    repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
+    if repeated:
+        raise ValueError(
+            f"baselines: {listing(repeated)} would appear twice in the table; names must differ."
+        )
+    fitted: dict[str, bl.Baseline | None] = {}
+    for entry, name in zip(wanted, names, strict=True):
+        try:
+            stream = _stream(root, "fit", name)
+            fitted[name] = bl.fit(adata, method=entry, key=keys.key, group=keys.group, rng=stream)
+        except bl.CannotPredict as error:
+            logger.warning("%s", error)
+            fitted[name] = None
+    return fitted
+
+
+def _check_metrics(metrics: Sequence[str] | None) -> list[str]:
+    if metrics is None:
+        return list(_DEFAULT)
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    for name in names:
+        check_choice(name, "metrics", tuple(_METRICS))
+    return list(dict.fromkeys(names))
+
+
+def _predicted_cells(predicted: AnnData, genes: pd.Index) -> np.ndarray:
+    """Predicted cells with the genes in the order of `adata`, checked."""
+    if "condition" not in predicted.obs:
+        raise KeyError('predicted.obs["condition"] was not found: it must name the condition of every cell.')
+    missing = genes.difference(predicted.var_names, sort=False)
+    if len(missing):
+        raise ValueError(
+            f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}."
+        )
+    x = predicted[:, genes].X
+    x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError(f"predicted.X has {int((~np.isfinite(x)).sum())} values that are not finite.")
+    return x
+
+
+def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[str]) -> list[str]:
+    """Labels to compare, each with predicted and observed cells."""
+    available = list(dict.fromkeys(predicted.tolist()))
+    if wanted is None:
+        unobserved = [label for label in available if label not in observed]
+        if unobserved:
+            logger.warning("Not compared, because adata has no such cells: %s.", listing(unobserved))
+        labels = [label for label in available if label in observed]
+        if not labels:
+            raise KeyError(
+                f"None of the predicted conditions ({listing(available)}) has observed cells; "
+                f"adata has {listing(sorted(observed))}."
+            )
+        return labels
+    labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
+    for label in labels:
+        if label not in available:
+            raise KeyError(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
+        if label not in observed:
+            raise KeyError(
+                f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}."
+            )
+    return labels
+
+
+def _subset(cells: np.ndarray, most: int | None, rng: np.random.Generator) -> np.ndarray:
+    if most is None or len(cells) <= most:
+        return cells
+    return cells[rng.choice(len(cells), size=most, replace=False)]
+
+
+def _stream(root: int, *names: str) -> np.random.Generator:
+    """A generator of its own for every purpose, so that adding a baseline changes no other value."""
+    return np.random.default_rng([root, *(zlib.crc32(name.encode()) for name in names)])

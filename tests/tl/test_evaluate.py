@@ -1,0 +1,195 @@
+"""`tl.evaluate`: a tidy table whose numbers are those of `scgim.metrics` on the right cells."""
+
+from __future__ import annotations
+
+import logging
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import scgim
+from scgim import metrics
+from scgim.baselines import Control, MeanShift
+from scgim.tl.evaluate import evaluate
+
+GENES = [f"g{i}" for i in range(5)]
+FAST = ["mean_distance", "pearson_delta"]
+
+
+@pytest.fixture
+def observed() -> ad.AnnData:
+    """Drug A at 1 and 10 (held out), drug B at 1; genes g0-g4 modelled, `other` not."""
+    rng = np.random.default_rng(0)
+    shift = {("control", 0.0): 0.0, ("A", 1.0): 1.0, ("A", 10.0): 2.0, ("B", 1.0): -1.0}
+    x, obs = [], []
+    for (name, dose), amount in shift.items():
+        n = 80 if name == "control" else 40
+        mean = 4 + amount * np.array([1, 0.5, 0, 0, -0.5])
+        x.append(np.column_stack([mean + rng.normal(0, 0.4, (n, 5)), rng.random(n) + 0.5]))
+        obs += [(name, dose)] * n
+    frame = pd.DataFrame(obs, columns=["perturbation", "dose"], index=[f"c{i}" for i in range(len(obs))])
+    adata = ad.AnnData(np.vstack(x).astype(np.float32), obs=frame, var=pd.DataFrame(index=[*GENES, "other"]))
+    scgim.pp.prepare(
+        adata, dose_key="dose", input="log1p", genes=GENES, hold_out={"A": 10}, min_cells=1, min_counts=0
+    )
+    return adata
+
+
+@pytest.fixture
+def predicted() -> ad.AnnData:
+    rng = np.random.default_rng(1)
+    x = np.vstack([4 + rng.normal(0, 0.4, (30, 5)) + m * np.array([1, 0.5, 0, 0, -0.5]) for m in (1.8, -0.9)])
+    obs = pd.DataFrame({"condition": ["A_10"] * 30 + ["B_1"] * 30}, index=[f"p{i}" for i in range(60)])
+    return ad.AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=GENES))
+
+
+def value(table: pd.DataFrame, condition: str, method: str, metric: str) -> float:
+    found = table.query("condition == @condition and method == @method and metric == @metric")
+    assert len(found) == 1
+    return found["value"].iloc[0]
+
+
+def test_the_table_is_tidy_and_complete(observed, predicted):
+    names = ["control", "next_lower_dose", "mean_shift", "ridge", "additive"]
+    table = evaluate(observed, predicted, baselines=names)
+    assert list(table.columns) == ["condition", "method", "metric", "value", "n_true", "n_predicted"]
+    assert not table.duplicated(["condition", "method", "metric"]).any()
+    assert len(table) == 2 * 6 * 5
+    assert set(table["method"]) == {"gim", *names}
+    assert set(table["metric"]) == {"mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance"}
+
+
+def test_values_are_the_metrics_on_observed_and_predicted_cells(observed, predicted):
+    table = evaluate(observed, predicted)
+    true = observed[observed.obs["gim_condition"] == "A_10", GENES].X
+    control = observed[observed.obs["gim_condition"] == "control", GENES].X
+    cells = predicted[predicted.obs["condition"] == "A_10"].X
+    for name in ("mean_distance", "kde_nll", "wasserstein", "e_distance"):
+        assert value(table, "A_10", "gim", name) == pytest.approx(getattr(metrics, name)(true, cells))
+    assert value(table, "A_10", "gim", "pearson_delta") == pytest.approx(
+        metrics.pearson_delta(true, cells, control)
+    )
+    counts = table[["n_true", "n_predicted"]].drop_duplicates().to_numpy().tolist()
+    assert counts == [[40, 30]]
+
+
+def test_a_good_prediction_beats_control_and_next_lower_dose(observed, predicted):
+    table = evaluate(observed, predicted, baselines=["control", "next_lower_dose"], conditions=["A_10"])
+    for name in ("mean_distance", "kde_nll", "wasserstein", "e_distance"):
+        ours = value(table, "A_10", "gim", name)
+        assert ours < value(table, "A_10", "next_lower_dose", name) < value(table, "A_10", "control", name)
+
+
+def test_a_baseline_without_a_prediction_is_nan_and_logged(observed, predicted, caplog):
+    with caplog.at_level(logging.WARNING, logger="scgim"):
+        table = evaluate(observed, predicted, baselines=["next_lower_dose", "additive"], metrics=FAST)
+    empty = table[table["value"].isna()]
+    assert set(zip(empty["condition"], empty["method"], strict=True)) == {
+        ("B_1", "next_lower_dose"),
+        ("A_10", "additive"),
+    }
+    assert (empty["n_predicted"] == 0).all()
+    assert "next_lower_dose cannot predict 'B_1': no dose of 'B' below 1" in caplog.text
+    assert "additive cannot predict 'A_10'" in caplog.text
+
+
+def test_a_baseline_that_cannot_be_fitted_leaves_the_others(observed, predicted, caplog, monkeypatch):
+    def refuse(self, data, rng=0):
+        raise scgim.baselines.CannotPredict("ridge cannot be fitted: too few cells.")
+
+    monkeypatch.setattr(scgim.baselines.Ridge, "fit", refuse)
+    table = evaluate(observed, predicted, baselines=["ridge", "control"], metrics=FAST)
+    assert table.loc[table["method"] == "ridge", "value"].isna().all()
+    assert table.loc[table["method"] == "control", "value"].notna().all()
+    assert "too few cells" in caplog.text
+
+
+def test_a_metric_that_refuses_is_nan_and_logged(observed, predicted, caplog):
+    one = predicted[[0]].copy()
+    table = evaluate(observed, one, metrics=["kde_nll", "mean_distance"])
+    assert np.isnan(value(table, "A_10", "gim", "kde_nll"))
+    assert value(table, "A_10", "gim", "mean_distance") > 0
+    assert "kde_nll of gim for condition 'A_10' has no value" in caplog.text
+
+
+def test_a_seed_decides_and_other_baselines_change_nothing(observed, predicted):
+    def run(names, seed):
+        table = evaluate(observed, predicted, baselines=names, metrics=FAST, rng=seed)
+        return table[table["method"].isin(["gim", "mean_shift"])].reset_index(drop=True)
+
+    alone = run(["mean_shift"], 0)
+    pd.testing.assert_frame_equal(alone, run(["control", "mean_shift", "ridge"], 0))
+    assert not alone["value"].equals(run(["mean_shift"], 1)["value"])
+
+
+def test_neither_object_is_changed(observed, predicted):
+    before = observed.X.copy(), list(observed.uns["gim"]), predicted.X.copy()
+    evaluate(observed, predicted, baselines=["ridge"], metrics=FAST)
+    np.testing.assert_array_equal(observed.X, before[0])
+    assert list(observed.uns["gim"]) == before[1]
+    np.testing.assert_array_equal(predicted.X, before[2])
+
+
+def test_order_of_genes_and_sparse_x_do_not_matter(observed, predicted):
+    expected = evaluate(observed, predicted, baselines=["ridge"])
+    shuffled = predicted[:, GENES[::-1]].copy()
+    shuffled.X = sparse.csr_matrix(shuffled.X)
+    observed.X = sparse.csc_matrix(observed.X)
+    pd.testing.assert_frame_equal(evaluate(observed, shuffled, baselines=["ridge"]), expected, rtol=1e-5)
+
+
+def test_max_cells_limits_the_pairwise_metrics_only(observed, predicted):
+    table = evaluate(observed, predicted, metrics=["e_distance", "mean_distance"], max_cells=10)
+    counts = table.set_index("metric")[["n_true", "n_predicted"]]
+    assert counts.loc["e_distance"].to_numpy().tolist() == [[10, 10]] * 2
+    assert counts.loc["mean_distance"].to_numpy().tolist() == [[40, 30]] * 2
+
+
+def test_baseline_objects_with_options(observed, predicted):
+    table = evaluate(observed, predicted, baselines=[MeanShift(steps=10), Control()], metrics=FAST)
+    assert set(table["method"]) == {"gim", "mean_shift", "control"}
+
+
+def test_every_metric_has_a_value(observed, predicted):
+    names = ["pearson_means", "sinkhorn_divergence", "zero_fraction_error", "coverage"]
+    table = evaluate(observed, predicted, metrics=names)
+    assert np.isfinite(table["value"]).all()
+
+
+def test_conditions_that_were_never_observed_are_left_out_and_logged(observed, predicted, caplog):
+    predicted.obs["condition"] = ["A_10"] * 30 + ["B_10"] * 30
+    table = evaluate(observed, predicted, metrics=FAST)
+    assert set(table["condition"]) == {"A_10"}
+    assert "'B_10'" in caplog.text
+    with pytest.raises(KeyError, match="'B_10' has no observed cells"):
+        evaluate(observed, predicted, conditions=["B_10"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"metrics": ["mean_dist"]}, ValueError, "metrics='mean_dist' is unknown"),
+        ({"baselines": ["contrl"]}, ValueError, "method='contrl' is unknown"),
+        ({"baselines": ["control", Control()]}, ValueError, "'control' would appear twice"),
+        ({"conditions": ["C_1"]}, KeyError, "'C_1' is not in predicted"),
+        ({"key": "other"}, KeyError, "prepare"),
+    ],
+)
+def test_bad_arguments_are_named(observed, predicted, options, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(observed, predicted, **options)
+
+
+def test_bad_predictions_are_named(observed, predicted):
+    with pytest.raises(ValueError, match="lacks 1 of the 5 modelled genes: 'g3'"):
+        evaluate(observed, predicted[:, ["g0", "g1", "g2", "g4"]])
+    broken = predicted.copy()
+    broken.X[0, 0] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        evaluate(observed, broken)
+    del broken.obs["condition"]
+    with pytest.raises(KeyError, match="condition"):
+        evaluate(observed, broken)
