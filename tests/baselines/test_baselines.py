@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -197,26 +195,6 @@ def test_mlp_learns_what_a_line_cannot():
     }
     assert error[MeanShift] < 0.2
     assert error[Ridge] > 0.5
-
-
-def test_mlp_of_the_synthetic_design_trains_in_seconds():
-    """160 conditions x 20 features x 20 genes. The bound is an order of magnitude above what it takes."""
-    rng = np.random.default_rng(0)
-    n = 161
-    table = pd.DataFrame(
-        {
-            "condition": [f"c{i}" for i in range(n)],
-            "perturbation": "x",
-            "dose": np.nan,
-            "is_control": np.arange(n) == 0,
-        }
-    )
-    data = TrainingData(
-        rng.normal(size=(10 * n, 20)), np.repeat(np.arange(n), 10), table, rng.normal(size=(n, 20))
-    )
-    start = time.process_time()
-    MeanShift().fit(data)
-    assert time.process_time() - start < 10
 
 
 def test_features_of_another_length_are_declined(doses):
