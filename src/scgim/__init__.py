@@ -1,0 +1,38 @@
+"""scgim: generative intervention models for single-cell perturbation data."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import baselines, benchmark, datasets, get, inference, metrics, model, pl, pp, simulate, tl
+
+_SUBMODULES = (
+    "baselines",
+    "benchmark",
+    "datasets",
+    "get",
+    "inference",
+    "metrics",
+    "model",
+    "pl",
+    "pp",
+    "simulate",
+    "tl",
+)
+
+__all__ = ["__version__", *_SUBMODULES]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and scanpy take seconds to import: load a submodule when it is first touched.
+    if name in _SUBMODULES:
+        return importlib.import_module(f"scgim.{name}")
+    raise AttributeError(f"module 'scgim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
