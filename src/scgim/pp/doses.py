@@ -27,7 +27,9 @@ _UNITS = {
 }
 _CASED = {"mM": (1e6, "molar"), "M": (1e9, "molar")}
 _BASE = {"molar": "nM", "mass": "ng/ml"}
-_NUMBER = re.compile(r"^([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([^\d\s.,+-].*)?$")
+_NUMBER = re.compile(
+    r"^([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([A-Za-zµμ%°]+(?:/[A-Za-zµμ]+\d?)?)?$"
+)
 _SPELLINGS = {
     "nmol/l": "nM",
     "umol/l": "uM",

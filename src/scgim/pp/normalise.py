@@ -75,6 +75,8 @@ def normalise(matrix: Any, blocks: list[tuple[np.ndarray, float]]) -> Any:
     pieces = []
     for rows, total in blocks:
         values = take_rows(matrix, rows)
+        if sp.issparse(values):  # scanpy multiplies, which means something else for scipy's sparse arrays
+            values = sp.csr_matrix(values)
         work = AnnData(X=values if values.dtype == np.float64 else values.astype(np.float32))
         with quiet():
             sc.pp.normalize_total(work, target_sum=total)
@@ -88,4 +90,6 @@ def normalise(matrix: Any, blocks: list[tuple[np.ndarray, float]]) -> Any:
     stacked = pieces[0] if len(pieces) == 1 else sp.vstack(pieces, format="csr")
     if not in_order:
         stacked = stacked[back]
+    if isinstance(matrix, sp.sparray):
+        stacked = sp.csr_array(stacked)
     return stacked.tocsc() if matrix.format == "csc" else stacked

@@ -11,6 +11,7 @@ import pandas as pd
 
 from .._validation import listing, suggestion
 from .conditions import Design
+from .doses import parse_dose
 from .labels import Part, parse_perturbations
 
 SPLITS = ("train", "valid", "test")
@@ -98,11 +99,10 @@ def _entries(hold_out: Any) -> Iterable[tuple[Any, bool]]:
         for name, doses in hold_out.items():
             if doses is None:
                 yield str(name), True
-            elif isinstance(doses, str) or not isinstance(doses, Iterable):
-                yield (str(name), doses), False
             else:
-                for dose in doses:
-                    yield (str(name), dose), False
+                several = isinstance(doses, Iterable) and not isinstance(doses, str)
+                for dose in doses if several else [doses]:
+                    yield (str(name), _dose(name, dose)), False
     elif (
         isinstance(hold_out, tuple) and len(hold_out) == 2 and not isinstance(hold_out[1], str | tuple | list)
     ):
@@ -116,6 +116,16 @@ def _entries(hold_out: Any) -> Iterable[tuple[Any, bool]]:
             "every dose) "
             "nor a list of condition labels."
         )
+
+
+def _dose(name: Any, dose: Any) -> Any:
+    try:
+        parse_dose(dose)
+    except ValueError as error:
+        raise ValueError(
+            f"hold_out: {error}, and was given for {name!r}. Give a number, or text like '10 nM'."
+        ) from error
+    return dose
 
 
 def assign_splits(
