@@ -1,0 +1,33 @@
+"""Optimisation: from tensors to a fitted GIM."""
+
+from .config import PRESETS, FitConfig, make_config
+from .data import BalancedSampler, TrainingData
+from .fit import FitResult, fit, held_out_loss
+from .lagrangian import AugmentedLagrangian, half_cosine
+from .scores import LocalScores
+from .search import SearchResult, search_structure
+from .start import build, find_structure, resolve_sparsity, start_from_search
+from .state import checksum, pack, unpack
+
+__all__ = [
+    "PRESETS",
+    "AugmentedLagrangian",
+    "BalancedSampler",
+    "FitConfig",
+    "FitResult",
+    "LocalScores",
+    "SearchResult",
+    "TrainingData",
+    "build",
+    "checksum",
+    "find_structure",
+    "fit",
+    "half_cosine",
+    "held_out_loss",
+    "make_config",
+    "pack",
+    "resolve_sparsity",
+    "search_structure",
+    "start_from_search",
+    "unpack",
+]

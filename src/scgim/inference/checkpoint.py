@@ -1,0 +1,98 @@
+"""Saving a fit under way, and resuming it to the same result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scgim.model import GIM
+
+from .config import FitConfig
+from .data import TrainingData
+from .lagrangian import AugmentedLagrangian
+
+
+def _fingerprint(config: FitConfig, seed: int, data: TrainingData) -> str:
+    """Identifies the fit: a checkpoint of other data, settings or seed must not be resumed."""
+    settings = {**asdict(config), "max_steps": None}  # a longer fit may go on from a shorter one
+    digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True, default=str).encode())
+    for tensor in (data.x, data.condition, data.valid, data.features, data.membership):
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class Checkpoint:
+    """What `save_checkpoint` wrote."""
+
+    content: dict[str, Any]
+
+    def restore(
+        self, gim: GIM, optimiser: torch.optim.Optimizer, lagrangian: AugmentedLagrangian, progress: Any
+    ) -> None:
+        """Put everything back, torch's random state included."""
+        gim.load_state_dict(self.content["gim"])
+        optimiser.load_state_dict(self.content["optimiser"])
+        for target, name in ((lagrangian, "lagrangian"), (progress, "progress")):
+            for key, value in self.content[name].items():
+                setattr(target, key, value)
+        torch.set_rng_state(self.content["rng"])
+        if self.content["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(self.content["cuda_rng"])
+
+
+def save_checkpoint(
+    path: str | Path,
+    config: FitConfig,
+    seed: int,
+    data: TrainingData,
+    gim: GIM,
+    optimiser: torch.optim.Optimizer,
+    lagrangian: AugmentedLagrangian,
+    progress: Any,
+) -> None:
+    """Write next to `path` and move into place, so that an interruption never leaves half a file."""
+    path = Path(path)
+    content = {
+        "fingerprint": _fingerprint(config, seed, data),
+        "gim": gim.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "lagrangian": dict(vars(lagrangian)),
+        "progress": dict(vars(progress)),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if data.x.device.type == "cuda" else None,
+    }
+    partial = path.with_name(path.name + ".partial")
+    torch.save(content, partial)
+    os.replace(partial, path)
+
+
+def load_checkpoint(
+    path: str | Path | None, config: FitConfig, seed: int, data: TrainingData
+) -> Checkpoint | None:
+    """The checkpoint of exactly this fit, or None where there is no file.
+
+    Raises
+    ------
+    ValueError
+        If the file belongs to other data, settings or another seed, or cannot be read.
+    """
+    if path is None or not Path(path).exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        stored = content["fingerprint"]
+    except Exception as error:
+        raise ValueError(f"checkpoint={str(path)!r} cannot be read as a scgim checkpoint: {error}") from error
+    if stored != _fingerprint(config, seed, data):
+        raise ValueError(
+            f"checkpoint={str(path)!r} belongs to another fit (other data, settings or seed). "
+            "Name another file, or delete it to start afresh."
+        )
+    return Checkpoint(content)

@@ -1,0 +1,153 @@
+"""Settings of a fit. A value marked `own` is this project's choice, the others are the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from scgim.model import INTERVENTIONS, KINDS, OBJECTIVES
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything that decides a fit, apart from the data and the seed.
+
+    Parameters
+    ----------
+    mechanism
+        ``linear``, ``mlp`` or ``ziln``.
+    intervention
+        ``hard`` or ``shift``.
+    mechanism_hidden
+        Hidden units per gene (`own`: 10).
+    network_hidden
+        Widths of the intervention networks: two layers of 100.
+    linear_skip
+        A linear map beside the intervention networks (`own`).
+    init
+        ``search`` (`own`): greedy structure search, then the networks learn its targets; ``random``: the paper's.
+    n_features
+        Random features of the search's regressions (`own`).
+    max_parents, n_candidates, n_shakes
+        Limits of the search (`own`).
+    search_cells
+        Most cells per condition that the search looks at (`own`).
+    graph_sparsity
+        beta_G in nats per edge; ``"auto"`` (`own`): half of log(cells) per parameter that an edge adds, as in the BIC
+        (1 parameter for a linear edge, 5 for an MLP edge).
+    target_sparsity
+        beta_I in nats per target and condition; ``"auto"`` (`own`): the same rule with the cells of a condition, plus
+        the log odds of one target among all genes.
+    mechanism_scale, intervention_scale, effect_noise
+        Prior scales of theta and phi, and sigma_psi (all `own`).
+    objective
+        ``elbo`` (`own` default) or ``log_mean_exp`` (the paper's).
+    gumbel_scale, inverse_temperature
+        tau and alpha (`own`: 1 and 1).
+    n_graphs
+        Graph samples per step (`own`: 16; with ``log_mean_exp``, the M inside the log).
+    batch_size
+        Cells per step, balanced over conditions (`own`).
+    max_steps, check_every, patience
+        Steps at most; steps between two looks at the held-out objective; looks without improvement before the
+        multipliers grow or the fit ends (`own`).
+    learning_rate
+        Adam (`own`).
+    sparsity_steps
+        Steps over which beta_I rises along a half cosine.
+    penalty, penalty_growth, progress
+        Augmented Lagrangian: first penalty (`own`: 1e-2), eta = 2, delta = 0.9 (as DCDI).
+    acyclicity_tolerance
+        h below this counts as acyclic (`own`).
+    """
+
+    mechanism: Literal["linear", "mlp", "ziln"] = "ziln"
+    intervention: Literal["hard", "shift"] = "hard"
+    mechanism_hidden: int = 10
+    network_hidden: tuple[int, ...] = (100, 100)
+    linear_skip: bool = True
+    init: Literal["search", "random"] = "search"
+    n_features: int = 100
+    max_parents: int = 10
+    n_candidates: int = 20
+    n_shakes: int = 0
+    search_cells: int = 400
+    graph_sparsity: float | Literal["auto"] = "auto"
+    target_sparsity: float | Literal["auto"] = "auto"
+    mechanism_scale: float = 3.0
+    intervention_scale: float = 1.0
+    effect_noise: float = 0.02
+    objective: Literal["elbo", "log_mean_exp"] = "elbo"
+    gumbel_scale: float = 1.0
+    inverse_temperature: float = 1.0
+    n_graphs: int = 16
+    batch_size: int = 1024
+    max_steps: int = 3000
+    check_every: int = 100
+    patience: int = 3
+    learning_rate: float = 5e-3
+    sparsity_steps: int = 500
+    penalty: float = 1e-2
+    penalty_growth: float = 2.0
+    progress: float = 0.9
+    acyclicity_tolerance: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("mechanism", KINDS),
+            ("intervention", INTERVENTIONS),
+            ("objective", OBJECTIVES),
+            ("init", ("search", "random")),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        for name in ("graph_sparsity", "target_sparsity"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                if value != "auto":
+                    raise ValueError(f"{name} must be a number or 'auto'; got {value!r}.")
+            elif value < 0:
+                raise ValueError(f"{name} must not be negative; got {value}.")
+        for name in ("batch_size", "max_steps", "check_every", "n_graphs", "mechanism_hidden", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+
+    def asdict(self) -> dict[str, Any]:
+        """The settings as a plain dict."""
+        return asdict(self)
+
+
+#: `paper`: random start, log-mean-exp, graph samples shared by all cells, as far as the paper's values are known.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "init": "random",
+        "objective": "log_mean_exp",
+        "linear_skip": False,
+        "n_graphs": 8,
+        "mechanism_scale": 1.0,
+        "max_steps": 6000,
+    },
+}
+
+
+def make_config(preset: str = "default", **changes: Any) -> FitConfig:
+    """A configuration from a preset and changes to it.
+
+    Examples
+    --------
+    >>> from scgim.inference import make_config
+    >>> make_config("paper", mechanism="linear").objective
+    'log_mean_exp'
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
+    settings = {**PRESETS[preset], **changes}
+    unknown = sorted(set(settings) - set(FitConfig.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(FitConfig.__dataclass_fields__)
+        raise TypeError(f"fit_gim has no setting {', '.join(map(repr, unknown))}. Settings: {known}.")
+    if "network_hidden" in settings:
+        settings["network_hidden"] = tuple(int(w) for w in settings["network_hidden"])
+    return replace(FitConfig(), **settings)

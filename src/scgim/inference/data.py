@@ -1,0 +1,134 @@
+"""Training data as tensors, and minibatches balanced over conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scgim.model import Batch
+
+
+@dataclass
+class TrainingData:
+    """What a fit sees.
+
+    Parameters
+    ----------
+    x
+        (cells, genes) float32, training and validation cells.
+    condition
+        (cells,) long, row of `membership`.
+    valid
+        (cells,) bool: held out of the gradient, to decide on convergence.
+    features
+        (parts, p) float32.
+    membership
+        (conditions, parts) float32 0/1; a row of zeros is a control.
+    known_targets, known_values
+        (parts, genes) or None, see `scgim.model.Batch`.
+    """
+
+    x: Tensor
+    condition: Tensor
+    valid: Tensor
+    features: Tensor
+    membership: Tensor
+    known_targets: Tensor | None = None
+    known_values: Tensor | None = None
+
+    @property
+    def n_genes(self) -> int:
+        return int(self.x.shape[1])
+
+    @property
+    def n_conditions(self) -> int:
+        return int(self.membership.shape[0])
+
+    def to(self, device: torch.device | str) -> TrainingData:
+        def move(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(device)
+
+        return TrainingData(
+            self.x.to(device),
+            self.condition.to(device),
+            self.valid.to(device),
+            self.features.to(device),
+            self.membership.to(device),
+            move(self.known_targets),
+            move(self.known_values),
+        )
+
+    def known_condition_targets(self) -> Tensor | None:
+        """(conditions, genes) known targets: NaN where any part's targets are to be learned."""
+        if self.known_targets is None and self.known_values is None:
+            return None
+        known = torch.full_like(self.features[:, :1], torch.nan).repeat(1, self.n_genes)
+        if self.known_targets is not None:
+            known = self.known_targets.clone()
+        if self.known_values is not None:
+            held = ~torch.isnan(self.known_values)
+            rows = held.any(1, keepdim=True)
+            known = torch.where(rows & torch.isnan(known), torch.zeros_like(known), known)
+            known = torch.where(held, torch.ones_like(known), known)
+        open_part = torch.isnan(known).any(1).to(known)
+        count = self.membership @ torch.nan_to_num(known)
+        out = (count > 0).to(known)
+        return torch.where(((self.membership @ open_part) > 0).unsqueeze(1), torch.nan, out)
+
+    def batch(self, index: Tensor, weight: Tensor) -> Batch:
+        return Batch(
+            self.x[index],
+            self.condition[index],
+            weight,
+            self.features,
+            self.membership,
+            self.known_targets,
+            self.known_values,
+        )
+
+
+class BalancedSampler:
+    """Minibatches in which every condition appears, with weights that keep sums over cells unbiased.
+
+    Half of a batch is spread evenly over the conditions, half in proportion to their cells (`own`): a condition of
+    30 cells is then not drowned by a control of 17,000.
+    """
+
+    def __init__(self, data: TrainingData, batch_size: int) -> None:
+        train = torch.nonzero(~data.valid).squeeze(1)
+        if len(train) == 0:
+            raise ValueError("There are no training cells: every cell is held out.")
+        self.index = train
+        self.n_cells = len(train)
+        owner = data.condition[train]
+        counts = torch.bincount(owner, minlength=data.n_conditions).double()
+        present = (counts > 0).sum()
+        share = 0.5 * counts / self.n_cells + 0.5 * (counts > 0) / present  # (conditions,)
+        per_cell = (share / counts.clamp_min(1))[owner]
+        self.cumulative = per_cell.cumsum(0)
+        self.cumulative /= self.cumulative[-1].clone()
+        self.weight = (1.0 / (per_cell * batch_size)).to(data.x)  # sums to about the number of cells
+        self.batch_size = batch_size
+        self.data = data
+
+    def draw(self) -> Batch:
+        """A stratified draw: systematic sampling along the cumulative probabilities."""
+        n = self.batch_size
+        offset = torch.rand(1, dtype=torch.float64, device=self.index.device)
+        points = (torch.arange(n, dtype=torch.float64, device=self.index.device) + offset) / n
+        picked = torch.searchsorted(self.cumulative, points).clamp_max(self.n_cells - 1)
+        picked = picked[torch.randperm(n, device=picked.device)]  # graphs are dealt out by position
+        return self.data.batch(self.index[picked], self.weight[picked])
+
+
+def cap_cells(condition: Tensor, most: int, rng: np.random.Generator) -> Tensor:
+    """Indices of at most `most` random cells of each condition, sorted."""
+    owner = condition.cpu().numpy()
+    picked = []
+    for k in np.unique(owner):
+        cells = np.flatnonzero(owner == k)
+        picked.append(cells if len(cells) <= most else rng.choice(cells, most, replace=False))
+    return torch.as_tensor(np.sort(np.concatenate(picked)), device=condition.device)

@@ -1,0 +1,287 @@
+"""Maximum a posteriori estimation of (Z, theta, phi): the training loop."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import RenyiELBO, Trace_ELBO
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from scgim._rng import RngLike, as_generator, draw_seed
+from scgim.model import GIM, break_cycles, spectral_radius
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import FitConfig
+from .data import BalancedSampler, TrainingData
+from .lagrangian import AugmentedLagrangian, half_cosine
+from .start import build, find_structure, resolve_sparsity, start_from_search
+
+logger = logging.getLogger("scgim")
+
+#: Entries of the history, one value per check.
+HISTORY = (
+    "step",
+    "loss",
+    "valid_loss",
+    "acyclicity",
+    "penalty",
+    "multiplier",
+    "edges",
+    "targets_per_condition",
+)
+
+
+@dataclass
+class FitResult:
+    """A fitted model.
+
+    gim: the model; graph (genes, genes): bool DAG; n_dropped: edges above the threshold dropped to break cycles;
+    history: name -> list; config: with ``"auto"`` resolved; seconds; n_steps; stopped: why the fit ended.
+    """
+
+    gim: GIM
+    graph: np.ndarray
+    n_dropped: int
+    history: dict[str, list[float]]
+    config: FitConfig
+    seconds: float
+    n_steps: int
+    stopped: str
+
+
+@dataclass
+class _Progress:
+    """What changes during a fit besides the weights."""
+
+    step: int = 0
+    best: float = math.inf
+    best_state: dict[str, Tensor] | None = None
+    reference: float = math.inf
+    stale: int = 0
+    decayed: bool = False
+    history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
+
+
+def fit(
+    data: TrainingData,
+    config: FitConfig,
+    *,
+    rng: RngLike = 0,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+) -> FitResult:
+    """Fit a GIM to training cells.
+
+    Parameters
+    ----------
+    data
+        Cells, conditions and features, on the device on which to fit.
+    config
+        Settings.
+    rng
+        Seed or generator. torch's and Pyro's global states are restored afterwards.
+    progress
+        Show a tqdm bar.
+    checkpoint
+        File to save to at every check and to resume from if it exists; the resumed fit gives what the
+        uninterrupted one would have given.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss or a gradient stops being finite; names the step and the parameter.
+    """
+    seed = draw_seed(as_generator(rng))
+    devices = [data.x.device] if data.x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        return _fit(data, config, np.random.default_rng(seed), seed, progress, checkpoint)
+
+
+def _fit(
+    data: TrainingData,
+    config: FitConfig,
+    rng: np.random.Generator,
+    seed: int,
+    progress: bool,
+    checkpoint: str | Path | None,
+) -> FitResult:
+    start_time = time.perf_counter()
+    config = resolve_sparsity(config, data)
+    gim = build(config, data, rng)
+    resumed = load_checkpoint(checkpoint, config, seed, data)
+    bar = tqdm(total=config.max_steps, disable=not progress, desc="fit_gim", unit="step")
+    if config.init == "search" and resumed is None:
+        bar.set_description("fit_gim: structure search")
+        found = find_structure(config, data, rng, lambda text: bar.set_postfix_str(text))
+        start_from_search(gim, data, found)
+        bar.set_description("fit_gim")
+    elbo = Trace_ELBO() if config.objective == "elbo" else RenyiELBO(alpha=0, num_particles=config.n_graphs)
+    n_graphs = graphs_per_step(config, data.n_genes)
+    optimiser = make_optimiser(gim, config)
+    lagrangian = AugmentedLagrangian(
+        config.penalty, config.penalty_growth, config.progress, config.acyclicity_tolerance
+    )
+    sampler = BalancedSampler(data, math.ceil(config.batch_size / n_graphs) * n_graphs)
+    state = _Progress()
+    if resumed is not None:
+        resumed.restore(gim, optimiser, lagrangian, state)
+        logger.info("resumed from %s at step %d", checkpoint, state.step)
+    stopped = "max_steps"
+    scale = 1.0 / sampler.n_cells
+    bar.update(state.step)
+    try:
+        while state.step < config.max_steps:
+            batch = sampler.draw()
+            sparsity = float(config.target_sparsity) * _ramp(config, state.step)
+            optimiser.zero_grad(set_to_none=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # Pyro: model and guide share no plate
+                loss = elbo.differentiable_loss(gim.model, gim.guide, batch, n_graphs, config.objective, sparsity)
+            loss = loss * scale
+            h = spectral_radius(gim.graph.probabilities())
+            objective = loss + lagrangian.term(h)
+            objective.backward()
+            require_finite(gim, objective, state.step)
+            optimiser.step()
+            state.step += 1
+            bar.update(1)
+            if state.step % config.check_every and state.step < config.max_steps:
+                continue
+            done = _check(gim, data, config, lagrangian, optimiser, state, float(loss.detach()), float(h.detach()))
+            last = {name: values[-1] for name, values in state.history.items()}
+            bar.set_postfix_str(
+                f"loss {last['loss']:.3f}, acyclicity {last['acyclicity']:.2g}, edges {last['edges']:.0f}"
+            )
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, config, seed, data, gim, optimiser, lagrangian, state)
+            if done:
+                stopped = "converged"
+                break
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+        logger.warning("interrupted at step %d: the best state so far is kept", state.step)
+    finally:
+        bar.close()
+    if state.best_state is not None:
+        gim.load_state_dict(state.best_state)
+    probability = gim.graph.probabilities().detach().cpu().numpy()
+    graph, n_dropped = break_cycles(probability)
+    if n_dropped:
+        logger.warning("the graph had cycles: its %d weakest edges on cycles were dropped", n_dropped)
+    return FitResult(
+        gim, graph, n_dropped, state.history, config, time.perf_counter() - start_time, state.step, stopped
+    )
+
+
+def _ramp(config: FitConfig, step: int) -> float:
+    # After a search the sparsity is already in the start; ramping it from zero would undo the targets.
+    return 1.0 if config.init == "search" else half_cosine(step, config.sparsity_steps)
+
+
+def graphs_per_step(config: FitConfig, n_genes: int) -> int:
+    """Graph samples in one evaluation; fewer for many genes, so that masked weights stay below 64 MiB."""
+    if config.objective == "log_mean_exp":
+        return 1
+    size = n_genes * n_genes * config.mechanism_hidden * 4
+    return max(1, min(config.n_graphs, 2**26 // size))
+
+
+def make_optimiser(gim: GIM, config: FitConfig) -> torch.optim.Adam:
+    """Adam; the graph's rate is set so that one step moves a logit by about 0.05 whatever alpha and rank (`own`)."""
+    z = gim.graph.z
+    size = gim.graph.inverse_temperature * z.shape[2] * float(z.detach().abs().mean().clamp_min(1e-3))
+    rest = [p for n, p in gim.named_parameters() if n != "graph.z"]
+    return torch.optim.Adam(
+        [{"params": rest, "lr": config.learning_rate}, {"params": [z], "lr": 0.05 / size}], betas=(0.9, 0.99)
+    )
+
+
+def require_finite(gim: GIM, objective: Tensor, step: int) -> None:
+    """Stop with the name of the first parameter that is not finite."""
+    if bool(torch.isfinite(objective)):
+        return
+    for name, parameter in gim.named_parameters():
+        for what, value in (("value", parameter), ("gradient", parameter.grad)):
+            if value is not None and not bool(torch.isfinite(value).all()):
+                raise FloatingPointError(
+                    f"The fit stopped being finite at step {step}: {what} of {name!r}. "
+                    "Try a smaller learning_rate; look for extreme values in the data."
+                )
+    raise FloatingPointError(f"The loss stopped being finite at step {step}; the parameters still are.")
+
+
+@torch.no_grad()
+def held_out_loss(gim: GIM, data: TrainingData) -> float:
+    """Negative log likelihood per held-out cell under the thresholded graph (per training cell if none is held out)."""
+    index = torch.nonzero(data.valid).squeeze(1)
+    if len(index) == 0:
+        index = torch.arange(len(data.x), device=data.x.device)
+    total = 0.0
+    graph = gim.hard_graph().to(data.x).unsqueeze(0)
+    for part in index.split(8192):
+        batch = data.batch(part, torch.ones(len(part), device=data.x.device))
+        total -= float(gim.cell_log_likelihood(batch, graph))
+    return total / len(index)
+
+
+def _check(
+    gim: GIM,
+    data: TrainingData,
+    config: FitConfig,
+    lagrangian: AugmentedLagrangian,
+    optimiser: torch.optim.Adam,
+    state: _Progress,
+    loss: float,
+    h: float,
+) -> bool:
+    """Look at the held-out objective; raise the multipliers where it has converged; True when the fit is done."""
+    held_out = held_out_loss(gim, data)
+    with torch.no_grad():
+        n_edges = int(gim.hard_graph().sum())
+        prob, _, _ = gim.condition_interventions(data.batch(data.condition[:0], data.x[:0, 0]))
+        treated = data.membership.sum(1) > 0
+        n_targets = float((prob[treated] > 0.5).sum(1).float().mean()) if bool(treated.any()) else 0.0
+    row: dict[str, Any] = {
+        "step": state.step,
+        "loss": loss,
+        "valid_loss": held_out,
+        "acyclicity": h,
+        "penalty": lagrangian.penalty,
+        "multiplier": lagrangian.multiplier,
+        "edges": n_edges,
+        "targets_per_condition": n_targets,
+    }
+    for name, value in row.items():
+        state.history[name].append(float(value))
+    acyclic = h <= config.acyclicity_tolerance
+    if acyclic and held_out < state.best:
+        state.best, state.best_state = held_out, copy.deepcopy(gim.state_dict())
+    if held_out < state.reference - 1e-3:
+        state.reference, state.stale = held_out, 0
+        return False
+    state.stale += 1
+    if state.stale < config.patience or _ramp(config, state.step) < 1:
+        return False
+    state.stale = 0
+    if not lagrangian.update(h):
+        state.reference = math.inf  # the objective has changed
+        return False
+    if state.decayed:
+        return True
+    # Converged and acyclic: one last round at a tenth of the rate, which settles the parameters (`own`).
+    state.decayed = True
+    for group in optimiser.param_groups:
+        group["lr"] *= 0.1
+    return False

@@ -1,0 +1,147 @@
+"""Where a fit starts: modules, sparsity from the size of the data, and the default start by structure search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scgim._rng import torch_generator
+from scgim.model import GIM, AmortizedInterventions, LatentGraph, Mechanisms, Priors, n_effects, topological_order
+
+from .config import FitConfig
+from .data import TrainingData, cap_cells
+from .scores import LocalScores
+from .search import SearchResult, search_structure
+
+#: Parameters that one more parent adds, for the BIC-like edge prior (`own`).
+_PARAMETERS_PER_EDGE = {"linear": 1, "mlp": 5, "ziln": 5}
+#: Edge logits of the start: found by the search, or possible in its order (`own`).
+_FOUND, _POSSIBLE = 3.0, -3.0
+
+
+def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
+    """Replace ``"auto"`` sparsities by numbers (`own`: BIC per parameter, and one expected target in all genes)."""
+    n_cells = int((~data.valid).sum())
+    graph, target = config.graph_sparsity, config.target_sparsity
+    if isinstance(graph, str):
+        graph = 0.5 * _PARAMETERS_PER_EDGE[config.mechanism] * math.log(n_cells)
+    if isinstance(target, str):
+        per_condition = max(2.0, n_cells / max(1, data.n_conditions))
+        k = n_effects(config.intervention, config.mechanism == "ziln")
+        target = 0.5 * k * math.log(per_condition) + math.log(max(2, data.n_genes))
+    return replace(config, graph_sparsity=graph, target_sparsity=target)
+
+
+def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GIM:
+    """A GIM with initialised modules (z ~ N(0, 1), log scales 0, Glorot elsewhere) in the units of the data."""
+    generator = torch_generator(rng)
+    n_genes, k = data.n_genes, n_effects(config.intervention, config.mechanism == "ziln")
+    mechanisms = Mechanisms(n_genes, config.mechanism, config.mechanism_hidden, generator)
+    gim = GIM(
+        LatentGraph(n_genes, inverse_temperature=config.inverse_temperature, generator=generator),
+        mechanisms,
+        AmortizedInterventions(
+            data.features.shape[1], n_genes, k, config.network_hidden, config.linear_skip, generator
+        ),
+        config.intervention,
+        Priors(
+            graph_sparsity=float(config.graph_sparsity),
+            target_sparsity=float(config.target_sparsity),
+            mechanism_scale=config.mechanism_scale,
+            intervention_scale=config.intervention_scale,
+            effect_noise=config.effect_noise,
+        ),
+        config.gumbel_scale,
+    )
+    mechanisms.standardise(data.x[~data.valid].cpu())
+    return gim.to(data.x.device)
+
+
+def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generator, report) -> SearchResult:
+    """Greedy search over graphs and targets on at most `search_cells` cells per condition."""
+    train = torch.nonzero(~data.valid).squeeze(1)
+    index = train[cap_cells(data.condition[train], config.search_cells, rng)]
+    ratio = len(index) / len(train)
+    scores = LocalScores(
+        data.x[index],
+        data.condition[index],
+        data.membership.sum(1) > 0,
+        ziln=config.mechanism == "ziln",
+        linear=config.mechanism == "linear",
+        shift=config.intervention == "shift",
+        # The priors belong to all cells; evidence from a subsample is weaker, so are they.
+        graph_sparsity=float(config.graph_sparsity) * (1.0 if ratio > 0.99 else max(ratio, 0.2)),
+        target_sparsity=float(config.target_sparsity),
+        generator=torch_generator(rng),
+        known_targets=data.known_condition_targets(),
+        n_features=config.n_features,
+    )
+    return search_structure(
+        scores,
+        generator=rng,
+        max_parents=config.max_parents,
+        n_candidates=config.n_candidates,
+        max_shakes=config.n_shakes,
+        report=report,
+    )
+
+
+def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps: int = 400) -> None:
+    """Set the graph to the found one and teach the intervention networks the found targets and their marginals."""
+    device = data.x.device
+    graph = torch.as_tensor(found.graph, device=device)
+    order = topological_order(found.graph)
+    rank = torch.empty(len(order), dtype=torch.long, device=device)
+    rank[torch.as_tensor(order, device=device)] = torch.arange(len(order), device=device)
+    gim.graph.allowed &= rank.unsqueeze(1) < rank.unsqueeze(0)
+    gim.graph.set_logits(torch.where(graph, _FOUND, _POSSIBLE).to(data.x))
+    single = data.membership.sum(1) == 1
+    if not bool(single.any()):
+        return
+    targets = found.targets.to(device)[single].to(data.x)  # (conditions, genes)
+    features = data.membership[single] @ data.features
+    moments = condition_moments(gim, data)[single]  # (conditions, genes, k)
+    # A little weight on everything: untargeted genes get the effects that would make sense were they targets.
+    weight = (targets + 0.02).unsqueeze(-1)
+    nets = gim.interventions
+    optimiser = torch.optim.Adam(nets.parameters(), lr=5e-3)
+    for _ in range(n_steps):
+        optimiser.zero_grad()
+        logits, effects = nets(features)
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        loss = loss + (weight * (effects - moments).square()).sum()
+        loss = 20 * loss - nets.log_prior(gim.priors.intervention_scale)
+        loss.backward()
+        optimiser.step()
+
+
+@torch.no_grad()
+def condition_moments(gim: GIM, data: TrainingData) -> Tensor:
+    """(conditions, genes, k) effect parameters that reproduce each condition's own marginals."""
+    mechanisms, train = gim.mechanisms, ~data.valid
+    x, owner = data.x[train], data.condition[train]
+    zeros = x.new_zeros(data.n_conditions, data.n_genes)
+    if mechanisms.is_ziln:
+        weight = (x > 0).to(x)
+        value = torch.where(x > 0, x, torch.ones_like(x)).log()
+    else:
+        weight, value = torch.ones_like(x), x
+    count = zeros.index_add(0, owner, weight)
+    value = (value - mechanisms.response_center) / mechanisms.response_scale
+    mean = zeros.index_add(0, owner, weight * value) / (count + 1.0)  # one pseudo-cell at the gene's centre
+    spread = zeros.index_add(0, owner, weight * (value - mean[owner]).square())
+    log_scale = 0.5 * ((spread + 1.0) / (count + 1.0)).clamp_min(1e-4).log()
+    if gim.intervention == "shift":
+        control = data.membership.sum(1) == 0
+        return (mean - mean[control].mean(0)).unsqueeze(-1)
+    parameters = [mean, log_scale]
+    if mechanisms.is_ziln:
+        total = zeros.index_add(0, owner, torch.ones_like(x))
+        rate = (total - count + 0.5) / (total + 1.0)
+        parameters.append(torch.logit(rate) - mechanisms.zero_logit)
+    return torch.stack(parameters, dim=-1)

@@ -1,0 +1,49 @@
+"""The mathematics: latent graph, mechanisms, interventions, and the Pyro model made of them."""
+
+from .acyclicity import break_cycles, exponential_trace, is_acyclic, spectral_radius, topological_order
+from .distributions import GumbelBernoulli, ZeroInflatedLogNormal, normal_log_prob, ziln_log_prob
+from .gim import GIM, OBJECTIVES, Batch, Priors
+from .graph import LatentGraph
+from .interventions import (
+    INTERVENTIONS,
+    AmortizedInterventions,
+    AtomicInterventions,
+    FeatureNetwork,
+    FreeInterventions,
+    combine,
+    n_effects,
+)
+from .mechanisms import KINDS, Mechanisms
+from .sampling import Action, Noise, abduct, counterfactual, draw_noise, propagate
+
+__all__ = [
+    "GIM",
+    "INTERVENTIONS",
+    "KINDS",
+    "OBJECTIVES",
+    "Action",
+    "AmortizedInterventions",
+    "AtomicInterventions",
+    "Batch",
+    "FeatureNetwork",
+    "FreeInterventions",
+    "GumbelBernoulli",
+    "LatentGraph",
+    "Mechanisms",
+    "Noise",
+    "Priors",
+    "ZeroInflatedLogNormal",
+    "abduct",
+    "break_cycles",
+    "combine",
+    "counterfactual",
+    "draw_noise",
+    "exponential_trace",
+    "is_acyclic",
+    "n_effects",
+    "normal_log_prob",
+    "propagate",
+    "spectral_radius",
+    "topological_order",
+    "ziln_log_prob",
+]

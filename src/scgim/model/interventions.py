@@ -1,0 +1,155 @@
+"""The generative intervention model: perturbation features -> distribution over atomic interventions.
+
+`t ~ Bernoulli(sigmoid(g(features)))` says which mechanisms are replaced, `psi ~ N(h(features), sigma_psi^2)`
+by what (model.md, steps 3 and 4). `FreeInterventions` is the same without amortisation (BaCaDI*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+InterventionKind = Literal["hard", "shift"]
+INTERVENTIONS = ("hard", "shift")
+
+
+def n_effects(intervention: str, ziln: bool) -> int:
+    """How many numbers describe a replaced mechanism.
+
+    hard: (mean, log scale), for the zero-inflated log-normal (mean, log scale, zero logit); shift: (shift of the
+    mean). All relative to the gene's units, see `Mechanisms`.
+    """
+    if intervention not in INTERVENTIONS:
+        raise ValueError(f"intervention must be one of {', '.join(INTERVENTIONS)}; got {intervention!r}.")
+    if intervention == "shift":
+        return 1
+    return 3 if ziln else 2
+
+
+class AtomicInterventions(NamedTuple):
+    """Distribution over atomic interventions, one row per part or condition.
+
+    target_logits: (rows, genes); effects: (rows, genes, k), the mean of psi.
+    """
+
+    target_logits: Tensor
+    effects: Tensor
+
+    @property
+    def target_prob(self) -> Tensor:
+        return torch.sigmoid(self.target_logits)
+
+
+class FeatureNetwork(nn.Module):
+    """MLP with tanh units plus, beside it, a linear map (`own`; it carries over to new targets).
+
+    Glorot weights; the last layer and the linear map start at zero, so that every part starts alike.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_out: int,
+        hidden: Sequence[int] = (100, 100),
+        linear_skip: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        widths = [n_features, *hidden, n_out]
+        layers: list[nn.Module] = []
+        for before, after in zip(widths[:-1], widths[1:], strict=True):
+            layer = nn.Linear(before, after)
+            nn.init.xavier_normal_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+            layers += [layer, nn.Tanh()]
+        self.net = nn.Sequential(*layers[:-1])
+        nn.init.zeros_(self.net[-1].weight)  # type: ignore[arg-type]
+        self.skip = nn.Linear(n_features, n_out, bias=False) if linear_skip else None
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out = self.net(features)
+        return out if self.skip is None else out + self.skip(features)
+
+
+class AmortizedInterventions(nn.Module):
+    """g and h of the paper: one network for the targets, one per effect parameter."""
+
+    def __init__(
+        self,
+        n_features: int,
+        n_genes: int,
+        n_effect: int,
+        hidden: Sequence[int] = (100, 100),
+        linear_skip: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.target_net = FeatureNetwork(n_features, n_genes, hidden, linear_skip, generator)
+        self.effect_net = nn.ModuleList(
+            FeatureNetwork(n_features, n_genes, hidden, linear_skip, generator) for _ in range(n_effect)
+        )
+
+    def forward(self, features: Tensor) -> AtomicInterventions:
+        effects = torch.stack([net(features) for net in self.effect_net], dim=-1)
+        return AtomicInterventions(self.target_net(features), effects)
+
+    def log_prior(self, scale: float) -> Tensor:
+        """`log N(phi; 0, scale^2)` up to a constant."""
+        return -0.5 / scale**2 * sum((p.square().sum() for p in self.parameters()), start=torch.zeros(()))
+
+
+class FreeInterventions(nn.Module):
+    """One free target logit and effect per part and gene: no features, so nothing to say of unseen parts."""
+
+    def __init__(self, n_parts: int, n_genes: int, n_effect: int) -> None:
+        super().__init__()
+        self.target_logits = nn.Parameter(torch.zeros(n_parts, n_genes))
+        self.effects = nn.Parameter(torch.zeros(n_parts, n_genes, n_effect))
+
+    def forward(self, features: Tensor) -> AtomicInterventions:
+        if features.shape[0] != self.target_logits.shape[0]:
+            raise ValueError("FreeInterventions only knows the perturbations that it was fitted to.")
+        return AtomicInterventions(self.target_logits, self.effects)
+
+    def log_prior(self, scale: float) -> Tensor:
+        return -0.5 / scale**2 * self.effects.square().sum()
+
+
+def combine(parts: AtomicInterventions, membership: Tensor, additive: bool) -> tuple[Tensor, Tensor]:
+    """Atomic interventions of conditions from those of their parts, all applied together.
+
+    A gene is targeted if any part targets it. Shifts add up; of two hard replacements the effects are
+    averaged with the target probabilities as weights (`own`).
+
+    Parameters
+    ----------
+    parts
+        Distribution per part.
+    membership
+        (conditions, parts) 0/1; the control has no part and so no intervention.
+    additive
+        True for shift interventions.
+
+    Returns
+    -------
+    target_prob (conditions, genes), effects (conditions, genes, k)
+    """
+    log_untouched = torch.nn.functional.logsigmoid(-parts.target_logits)  # (parts, genes)
+    prob = -torch.expm1(membership @ log_untouched)
+    n_parts, n_genes, k = parts.effects.shape
+    if additive:
+        single = membership.sum(1, keepdim=True) <= 1
+        weight = torch.where(single, torch.ones_like(prob), prob.clamp_min(1e-6))
+        weighted = membership @ (parts.target_prob.unsqueeze(-1) * parts.effects).reshape(n_parts, -1)
+        plain = membership @ parts.effects.reshape(n_parts, -1)
+        mixed = weighted.view(-1, n_genes, k) / weight.unsqueeze(-1)
+        return prob, torch.where(single.unsqueeze(-1), plain.view(-1, n_genes, k), mixed)
+    weight = parts.target_prob.detach() + 1e-6
+    total = membership @ weight
+    effects = membership @ (weight.unsqueeze(-1) * parts.effects).reshape(n_parts, -1)
+    return prob, effects.view(-1, n_genes, k) / total.clamp_min(1e-9).unsqueeze(-1)

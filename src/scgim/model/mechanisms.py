@@ -1,0 +1,144 @@
+"""One mechanism per gene: how a gene's expression follows from its parents' (model.md, step 2)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .distributions import normal_log_prob, ziln_log_prob
+
+MechanismKind = Literal["linear", "mlp", "ziln"]
+KINDS = ("linear", "mlp", "ziln")
+
+
+class Mechanisms(nn.Module):
+    """All genes' mechanisms, evaluated together.
+
+    - ``linear``: `N(theta_j . (G[:, j] * x), sigma_j^2)`
+    - ``mlp``: `N(MLP_j(G[:, j] * x), sigma_j^2)`, one hidden layer of tanh units per gene
+    - ``ziln``: zero with probability `pi_j`, else log-normal with location `MLP_j(G[:, j] * x)`
+
+    Parents enter standardised and the location is measured in units of the gene's spread (`own`: it makes
+    the priors N(0, 1) mean the same for every gene; a masked parent sits at its mean).
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+    kind
+        ``linear``, ``mlp`` or ``ziln``.
+    hidden
+        Hidden units per gene (`own`: 10).
+    generator
+        Randomness of the Glorot initialisation.
+    """
+
+    center: Tensor
+    scale: Tensor
+    response_center: Tensor
+    response_scale: Tensor
+
+    def __init__(
+        self,
+        n_genes: int,
+        kind: MechanismKind = "ziln",
+        hidden: int = 10,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"mechanism must be one of {', '.join(KINDS)}; got {kind!r}.")
+        self.kind, self.n_genes, self.hidden = kind, n_genes, hidden
+
+        def glorot(*shape: int, fan: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape, generator=generator) * math.sqrt(2.0 / fan))
+
+        if kind == "linear":
+            self.weight = glorot(n_genes, n_genes, fan=n_genes + 1)  # (parent, child)
+        else:
+            self.weight_in = glorot(n_genes, n_genes, hidden, fan=n_genes + hidden)  # (parent, child, hidden)
+            self.bias_in = nn.Parameter(0.1 * torch.randn(n_genes, hidden, generator=generator))
+            self.weight_out = glorot(n_genes, hidden, fan=hidden + 1)  # (child, hidden)
+        self.bias = nn.Parameter(torch.zeros(n_genes))
+        self.log_scale = nn.Parameter(torch.zeros(n_genes))  # relative to response_scale
+        if kind == "ziln":
+            self.zero_logit = nn.Parameter(torch.zeros(n_genes))
+        for name in ("center", "response_center"):
+            self.register_buffer(name, torch.zeros(n_genes))
+        for name in ("scale", "response_scale"):
+            self.register_buffer(name, torch.ones(n_genes))
+
+    @property
+    def is_ziln(self) -> bool:
+        return self.kind == "ziln"
+
+    @torch.no_grad()
+    def standardise(self, x: Tensor) -> None:
+        """Set the units from training cells `x` (cells, genes)."""
+        self.center.copy_(x.mean(0))
+        self.scale.copy_(x.std(0).clamp_min(1e-3))
+        if not self.is_ziln:
+            self.response_center.copy_(self.center)
+            self.response_scale.copy_(self.scale)
+            return
+        positive = x > 0
+        count = positive.sum(0).clamp_min(1)
+        log_x = torch.where(positive, x, torch.ones_like(x)).log()
+        mean = log_x.sum(0) / count
+        spread = torch.where(positive, (log_x - mean).square(), torch.zeros_like(x)).sum(0) / count
+        self.response_center.copy_(mean)
+        self.response_scale.copy_(spread.sqrt().clamp(0.05, 10.0))
+        zero = (1 - positive.float().mean(0)).clamp(1e-3, 1 - 1e-3)
+        self.zero_logit.copy_(torch.logit(zero))
+
+    def location(self, x: Tensor, graph: Tensor) -> Tensor:
+        """Location of every gene given its parents.
+
+        Parameters
+        ----------
+        x
+            (graphs, cells, genes)
+        graph
+            (graphs, genes, genes), row = cause.
+
+        Returns
+        -------
+        (graphs, cells, genes): mean of x, or of log x for ``ziln``.
+        """
+        standard = (x - self.center) / self.scale
+        if self.kind == "linear":
+            out = torch.bmm(standard, graph * self.weight)  # (graphs, cells, genes)
+        else:
+            n_graphs, n_cells, n_genes = x.shape
+            masked = graph.unsqueeze(-1) * self.weight_in  # (graphs, parent, child, hidden)
+            hidden = torch.bmm(standard, masked.reshape(n_graphs, n_genes, -1))
+            hidden = torch.tanh(hidden.view(n_graphs, n_cells, n_genes, self.hidden) + self.bias_in)
+            out = (hidden * self.weight_out).sum(-1)
+        return self.response_center + self.response_scale * (out + self.bias)
+
+    def location_of(self, gene: int, x: Tensor, parents: Tensor) -> Tensor:
+        """(cells,) location of one gene from its parents' columns; used in ancestral sampling."""
+        standard = (x[:, parents] - self.center[parents]) / self.scale[parents]
+        if self.kind == "linear":
+            out = standard @ self.weight[parents, gene]
+        else:
+            hidden = torch.tanh(standard @ self.weight_in[parents, gene] + self.bias_in[gene])
+            out = hidden @ self.weight_out[gene]
+        return self.response_center[gene] + self.response_scale[gene] * (out + self.bias[gene])
+
+    def total_log_scale(self) -> Tensor:
+        """(genes,) log standard deviation of the noise, in data units (log units for ``ziln``)."""
+        return self.log_scale + self.response_scale.log()
+
+    def log_prob(self, x: Tensor, location: Tensor) -> Tensor:
+        """Log density of every entry of `x` under its undisturbed mechanism; shapes broadcast."""
+        if self.is_ziln:
+            return ziln_log_prob(x, self.zero_logit, location, self.total_log_scale())
+        return normal_log_prob(x, location, self.total_log_scale())
+
+    def log_prior(self) -> Tensor:
+        """`log N(theta; 0, 1)` up to a constant."""
+        return -0.5 * sum((p.square().sum() for p in self.parameters()), start=torch.zeros(()))
