@@ -13,7 +13,12 @@ from scipy import sparse
 
 from scgim._keys import FORMAT_VERSION, Keys
 
-GENES = ["ANGPTL4", "CDKN1A", "TXNIP", "MALAT1", "NEAT1", "SCD", "H1-0", "H2BC12", "TUBB3", "STMN1", "KRT18", "KRT8", "TMSB10", "LGALS1", "AKR1B10", "AKR1C1", "AKR1C2", "ALDH1A1", "ALDH3A1", "GPX2", "UCHL1", "SERPINE1", "THBS1", "CYR61", "CTGF", "FN1", "IGFBP3", "IGFBP6", "MT2A", "MT1X", "MT1E", "HSPA1A", "HMGCS1", "INSIG1", "LDLR", "FADS2", "SQLE", "IDI1", "TFPI2", "PAPPA", "LAMB1", "COL4A1", "ITGB4", "CCND1", "CDC20", "TOP2A", "MKI67", "CENPF", "ASPM", "HIST1H4C"]
+GENES = (
+    "ANGPTL4 CDKN1A TXNIP MALAT1 NEAT1 SCD H1-0 H2BC12 TUBB3 STMN1 KRT18 KRT8 TMSB10 LGALS1 AKR1B10 "
+    "AKR1C1 AKR1C2 ALDH1A1 ALDH3A1 GPX2 UCHL1 SERPINE1 THBS1 CYR61 CTGF FN1 IGFBP3 IGFBP6 MT2A MT1X "
+    "MT1E HSPA1A HMGCS1 INSIG1 LDLR FADS2 SQLE IDI1 TFPI2 PAPPA LAMB1 COL4A1 ITGB4 CCND1 CDC20 TOP2A "
+    "MKI67 CENPF ASPM HIST1H4C"
+).split()  # noqa: SIM905 (easier to read than fifty quoted names)
 LONG_GENES = ("ENSG00000228630.5", "RP11-34P13.7-AS1", "LINC-PINT-201", "HIST1H2BK-pseudo", "AC012345.1")
 DRUGS = ("Belinostat", "Dacinostat", "Givinostat", "Quisinostat")
 DOSES = (10.0, 100.0, 1000.0, 10000.0)
@@ -71,6 +76,7 @@ def make_fit(
     cells: int = 70,
     control_cells: int = 400,
     continuous: bool = False,
+    dose_unit: str = "nM",
     key: str = "gim",
     group: str | None = None,
     seed: int = 0,
@@ -129,6 +135,13 @@ def make_fit(
     adata = _assemble(
         np.vstack(x), labels, genes, table, dag, probability, effect, perturbations, continuous, k, rng
     )
+    adata.uns[k.uns]["feature_spec"] = {"dose_unit": dose_unit if doses else ""}
+    if group is not None:
+        adata.uns[key] = {
+            "format": FORMAT_VERSION,
+            "groups": np.array([group], dtype=object),
+            "groupby": "line",
+        }
     rows = table.iloc[predicted_labels].reset_index(drop=True)
     rows.index = rows.index.astype(str)
     new = ad.AnnData(
@@ -153,8 +166,6 @@ def _assemble(
     split = np.where(rng.random(len(labels)) < 0.1, "valid", "train").astype(object)
     split[adata.obs[k.condition].isin(table.loc[table["split"] == "test", "condition"]).to_numpy()] = "test"
     adata.obs[k.split] = pd.Categorical(split, categories=["train", "valid", "test"])
-    perturbation = table.set_index("condition")["perturbation"].reindex(labels).to_numpy()
-    adata.obs["dose_unit"] = pd.Categorical(np.where(perturbation == "control", "", "nM"))
     adata.var[k.genes] = [True] * n + [False] * extra
     adata.var[k.score] = np.r_[rng.random(n), np.zeros(extra)]
 
@@ -190,7 +201,7 @@ def _assemble(
         "state": {"weight": np.zeros(3, dtype=np.float32)},
         "state_sha256": "0" * 64,
         "params": {
-            "prepare": {"input": "continuous" if continuous else "counts", "dose_unit_key": "dose_unit"},
+            "prepare": {"input": "continuous" if continuous else "counts"},
             "fit": {"seed": 0},
         },
     }

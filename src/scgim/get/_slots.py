@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import anndata as ad
 import pandas as pd
 
-from scgim._keys import FORMAT_VERSION, Keys
+from scgim._keys import Keys
+from scgim._storage import from_storable
+from scgim._validation import listing, require_prepared, suggestion
 
 #: What `tl.fit_gim` adds to the entry that `pp.prepare` wrote.
 _FIT_ENTRIES = ("graph", "targets", "history", "state")
@@ -23,30 +24,19 @@ class Slots(NamedTuple):
 
     @property
     def conditions(self) -> pd.DataFrame:
-        """The table of conditions (control first)."""
-        return self.uns["conditions"]
-
-    @property
-    def condition_labels(self) -> list[str]:
-        return self.uns["conditions"]["condition"].astype(str).tolist()
-
-    @property
-    def control_labels(self) -> list[str]:
-        """Labels of the conditions without an intervention."""
-        table = self.uns["conditions"]
-        return table.loc[table["is_control"].astype(bool), "condition"].astype(str).tolist()
+        """The table of conditions (control first), its labels as plain strings."""
+        text = {"condition": str, "perturbation": str, "split": str, "is_control": bool, "dose": float}
+        return self.uns["conditions"].astype(text)
 
     @property
     def prepare_params(self) -> Mapping[str, Any]:
         """The arguments that `pp.prepare` was called with."""
-        return self.uns.get("params", {}).get("prepare", {})
+        return from_storable(self.uns["params"].get("prepare", {}))
 
-
-def listing(names: Iterable[object], limit: int = 12) -> str:
-    """`'a', 'b', ... (40 more)`: names for an error message."""
-    quoted = [f"'{name}'" for name in names]
-    shown = ", ".join(quoted[:limit])
-    return shown if len(quoted) <= limit else f"{shown}, ... ({len(quoted) - limit} more)"
+    @property
+    def dose_unit(self) -> str:
+        """Unit of the doses; empty where none is known."""
+        return str(from_storable(self.uns.get("feature_spec", {})).get("dose_unit") or "")
 
 
 def check_known(names: str | Iterable[str], available: Sequence[str], what: str) -> list[str]:
@@ -69,7 +59,7 @@ def check_known(names: str | Iterable[str], available: Sequence[str], what: str)
     Raises
     ------
     ValueError
-        If a name is unknown (with the closest known ones), or none is given.
+        If a name is unknown (with the closest known one), or none is given.
 
     Examples
     --------
@@ -83,50 +73,13 @@ def check_known(names: str | Iterable[str], available: Sequence[str], what: str)
     known = set(available)
     unknown = [name for name in asked if name not in known]
     if unknown:
-        close = [match for name in unknown for match in difflib.get_close_matches(name, available, 3, 0.6)]
-        hint = f" Did you mean {listing(dict.fromkeys(close))}?" if close else ""
+        hint = suggestion(unknown[0], available)
         raise ValueError(f"Unknown {what} {listing(unknown)}.{hint} Known are {listing(available)}.")
     return asked
 
 
-def require_prepared(adata: ad.AnnData, key: str = "gim", group: str | None = None) -> Slots:
-    """The slots that `pp.prepare` wrote.
-
-    Parameters
-    ----------
-    adata
-        Annotated data. Nothing is written.
-    key
-        The `key_added` that was given to `pp.prepare`.
-    group
-        Value of the `groupby` column, where one model was prepared per group.
-
-    Returns
-    -------
-    Slots
-        The slot names and the entry in `adata.uns`.
-
-    Raises
-    ------
-    KeyError
-        If `adata` was not prepared under this key, or parts of what was stored are missing.
-    ValueError
-        If a group is needed, unknown, or given where there is none; or if the slots were written by a
-        newer scgim.
-
-    Examples
-    --------
-    >>> import anndata as ad, numpy as np
-    >>> from scgim.get._slots import require_prepared
-    >>> require_prepared(ad.AnnData(np.ones((2, 2))))
-    Traceback (most recent call last):
-    KeyError: "adata.uns['gim'] is missing: run scgim.pp.prepare first."
-    """
-    return _require(adata, key, group, step="scgim.pp.prepare")
-
-
 def require_fit(adata: ad.AnnData, key: str = "gim", group: str | None = None) -> Slots:
-    """The slots that `tl.fit_gim` wrote: `require_prepared`, and the fit itself.
+    """The slots that `tl.fit_gim` wrote.
 
     Parameters
     ----------
@@ -145,26 +98,37 @@ def require_fit(adata: ad.AnnData, key: str = "gim", group: str | None = None) -
     Raises
     ------
     KeyError
-        If `adata` was not fitted under this key, or parts of what was stored are missing.
+        If `adata` was not prepared or not fitted under this key, the group does not exist, or parts of what
+        was stored are missing.
     ValueError
-        If a group is needed, unknown, or given where there is none; or if the slots were written by a
-        newer scgim.
+        If a group is needed and missing, or the slots were written by a newer scgim.
 
     Examples
     --------
     >>> import anndata as ad, numpy as np
     >>> from scgim.get._slots import require_fit
-    >>> require_fit(ad.AnnData(np.ones((2, 2))))
+    >>> require_fit(ad.AnnData(np.ones((2, 2))))  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
-    KeyError: "adata.uns['gim'] is missing: run scgim.tl.fit_gim first."
+    KeyError: "adata.uns['gim'] was not found: run scgim.pp.prepare first, then scgim.tl.fit_gim."
     """
-    slots = _require(adata, key, group, step="scgim.tl.fit_gim")
-    missing = [entry for entry in _FIT_ENTRIES if entry not in slots.uns]
+    try:
+        keys, uns = require_prepared(adata, key, group, needs=("conditions", "params"))
+    except KeyError as error:
+        if key in adata.uns:
+            raise
+        raise KeyError(f"{error.args[0]} Then fit it: run scgim.tl.fit_gim.") from None
+    missing = [entry for entry in _FIT_ENTRIES if entry not in uns]
     if len(missing) == len(_FIT_ENTRIES):
-        raise KeyError(f"adata.uns['{slots.keys.uns}'] is not fitted: run scgim.tl.fit_gim first.")
-    if missing:
-        raise KeyError(_incomplete(f"adata.uns['{slots.keys.uns}']", missing))
-    return slots
+        raise KeyError(f"adata.uns[{keys.uns!r}] is prepared but not fitted: run scgim.tl.fit_gim first.")
+    lost = [f"adata.uns[{keys.uns!r}][{entry!r}]" for entry in missing]
+    lost += [f"adata.obs[{keys.condition!r}]"] * (keys.condition not in adata.obs)
+    lost += [f"adata.var[{keys.genes!r}]"] * (keys.genes not in adata.var)
+    if lost:
+        raise KeyError(
+            f"{', '.join(lost)} of the fit {keys.prefix!r} is missing: the object was cut down or joined "
+            "since. Read the original file, or run scgim.pp.prepare and scgim.tl.fit_gim again."
+        )
+    return Slots(keys, uns)
 
 
 def modelled_genes(adata: ad.AnnData, slots: Slots) -> list[str]:
@@ -175,7 +139,7 @@ def modelled_genes(adata: ad.AnnData, slots: Slots) -> list[str]:
     adata
         Annotated data. Nothing is written.
     slots
-        From `require_prepared` or `require_fit`.
+        From `require_fit`.
 
     Returns
     -------
@@ -189,70 +153,15 @@ def modelled_genes(adata: ad.AnnData, slots: Slots) -> list[str]:
 
     Examples
     --------
-    >>> import scgim
-    >>> scgim.get._slots.modelled_genes(adata, scgim.get._slots.require_fit(adata))  # doctest: +SKIP
+    >>> from scgim.get._slots import modelled_genes, require_fit
+    >>> modelled_genes(adata, require_fit(adata))  # doctest: +SKIP
     ['ANGPTL4', 'CDKN1A', ...]
     """
     genes = adata.var_names[adata.var[slots.keys.genes].to_numpy(dtype=bool)].astype(str).tolist()
-    if "targets" in slots.uns:
-        lost = sorted(set(slots.uns["targets"]["gene"].astype(str)) - set(genes))
-        if lost:
-            raise ValueError(
-                f"adata no longer holds all genes of the fit '{slots.keys.prefix}': {listing(lost)} missing. "
-                "Subset the genes before scgim.pp.prepare, or keep every gene with "
-                f"adata.var['{slots.keys.genes}'] true."
-            )
+    lost = sorted(set(slots.uns["targets"]["gene"].astype(str)) - set(genes))
+    if lost:
+        raise ValueError(
+            f"adata.var[{slots.keys.genes!r}] lacks genes of the fit {slots.keys.prefix!r}: {listing(lost)}. "
+            "Choose genes before scgim.pp.prepare, not after the fit."
+        )
     return genes
-
-
-def _require(adata: ad.AnnData, key: str, group: str | None, step: str) -> Slots:
-    """Prepared slots under `key` and `group`; `step` is what the user is told to run."""
-    if key not in adata.uns and (group is None or Keys(key, group).uns not in adata.uns):
-        others = [n for n, entry in adata.uns.items() if isinstance(entry, Mapping) and "format" in entry]
-        hint = f", or pass key= one of {listing(others)}" if others else ""
-        raise KeyError(f"adata.uns['{key}'] is missing: run {step} first{hint}.")
-    root = adata.uns.get(key, {})
-    if not isinstance(root, Mapping):
-        raise KeyError(f"adata.uns['{key}'] was not written by scgim: run {step} with another key_added.")
-    if root:
-        _check_format(key, root)
-    groups = [str(name) for name in root.get("groups", [])]
-    if group is None and groups:
-        raise ValueError(
-            f"adata.uns['{key}'] holds one model per '{root.get('groupby')}': "
-            f"pass group= one of {listing(groups)}."
-        )
-    keys = Keys(key, group)
-    if keys.uns not in adata.uns:
-        if not groups:
-            raise ValueError(f"adata.uns['{key}'] holds one model for all cells, no group '{group}'.")
-        check_known(str(group), groups, "group")
-        raise KeyError(f"adata.uns['{keys.uns}'] is missing: run {step} first.")
-    uns = adata.uns[keys.uns]
-    _check_format(keys.uns, uns)
-    missing = [entry for entry in ("conditions", "params") if entry not in uns]
-    if missing:
-        raise KeyError(_incomplete(f"adata.uns['{keys.uns}']", missing))
-    if keys.condition not in adata.obs:
-        raise KeyError(_incomplete("adata.obs", [keys.condition]))
-    if keys.genes not in adata.var:
-        raise KeyError(_incomplete("adata.var", [keys.genes]))
-    return Slots(keys, uns)
-
-
-def _check_format(name: str, uns: Mapping[str, Any]) -> None:
-    if "format" not in uns:
-        raise KeyError(f"adata.uns['{name}'] was not written by scgim (it has no 'format').")
-    found = int(uns["format"])
-    if found > FORMAT_VERSION:
-        raise ValueError(
-            f"adata.uns['{name}'] was written by a newer scgim (format {found}), "
-            f"this version reads up to {FORMAT_VERSION}: upgrade scgim."
-        )
-
-
-def _incomplete(where: str, missing: Sequence[str]) -> str:
-    return (
-        f"{where} lacks {listing(missing)}, which scgim had written: the object was cut down or concatenated "
-        "since. Read the original file, or run scgim.pp.prepare and scgim.tl.fit_gim again."
-    )

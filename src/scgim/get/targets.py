@@ -62,13 +62,11 @@ def targets(
     >>> scgim.get.targets(adata, perturbations="Dacinostat", called_only=True)  # doctest: +SKIP
     """
     slots = require_fit(adata, key, group)
-    about = slots.conditions[["condition", "perturbation", "dose", "split"]].astype(
-        {"condition": str, "perturbation": str, "split": str}
-    )
+    about = slots.conditions[["condition", "perturbation", "dose", "split"]]
     stored = slots.uns["targets"].astype({"condition": str, "gene": str, "is_target": bool})
     keep = pd.Series(True, index=stored.index)
     if conditions is not None:
-        keep &= stored["condition"].isin(check_known(conditions, slots.condition_labels, "condition"))
+        keep &= stored["condition"].isin(check_known(conditions, about["condition"].tolist(), "condition"))
     if perturbations is not None:
         known = about["perturbation"].drop_duplicates().tolist()
         names = check_known(perturbations, known, "perturbation")
