@@ -18,7 +18,7 @@ from scipy.optimize import linprog
 
 _HEIGHT = 1.6  # of a gene's box, in multiples of the font size
 _PORT = 0.46  # between the arrows that enter a box
-_SWEEPS = 16
+_STARTS, _SWEEPS = 8, 6
 
 
 class Layout(NamedTuple):
@@ -134,34 +134,36 @@ def _with_trunks(dag: nx.DiGraph, layer: Mapping[Hashable, int]) -> nx.DiGraph:
 
 
 def _order(proper: nx.DiGraph) -> list[list[Hashable]]:
-    """Columns of nodes, from bottom to top, with few crossings: the best of several median sweeps."""
-    depth = max(nx.get_node_attributes(proper, "layer").values()) + 1
-    columns: list[list[Hashable]] = [[] for _ in range(depth)]
-    first = min(proper, key=lambda v: (proper.nodes[v]["layer"], -proper.degree(v), str(v)))
-    for v in nx.dfs_preorder_nodes(
-        proper.to_undirected(as_view=True), first
-    ):  # neighbours start close together
-        columns[proper.nodes[v]["layer"]].append(v)
-    best, fewest = [list(column) for column in columns], crossings(proper, columns)
-    for sweep in range(_SWEEPS):
-        forward = sweep % 2 == 0
-        order = range(1, depth) if forward else range(depth - 2, -1, -1)
-        for k in order:
-            neighbours = proper.predecessors if forward else proper.successors
-            fixed = {v: i for i, v in enumerate(columns[k - 1 if forward else k + 1])}
-            own = {v: i for i, v in enumerate(columns[k])}
-            key = {
-                v: float(
-                    np.mean([float(fixed[u]) for u in neighbours(v)] or [own[v] * len(fixed) / len(own)])
-                )
-                for v in own
-            }
-            columns[k].sort(key=lambda v, key=key: key[v])  # type: ignore[misc]
-        _swap_neighbours(proper, columns)
-        count = crossings(proper, columns)
-        if count < fewest:
-            best, fewest = [list(column) for column in columns], count
+    """Columns of nodes, from bottom to top, with few crossings: the best of several starts and sweeps."""
+    links = proper.to_undirected()
+    starts = sorted(proper, key=lambda v: -proper.degree(v))[:_STARTS]
+    best: list[list[Hashable]] = []
+    fewest = np.inf
+    for start in starts:
+        columns: list[list[Hashable]] = [[] for _ in range(1 + max(k for _, k in proper.nodes(data="layer")))]
+        for v in nx.dfs_preorder_nodes(links, start):  # neighbours start close together
+            columns[proper.nodes[v]["layer"]].append(v)
+        for sweep in range(_SWEEPS):
+            _sort_columns(proper, columns, forward=sweep % 2 == 0)
+            _swap_neighbours(proper, columns)
+            count = crossings(proper, columns)
+            if count < fewest:
+                best, fewest = [list(column) for column in columns], count
     return best
+
+
+def _sort_columns(proper: nx.DiGraph, columns: list[list[Hashable]], *, forward: bool) -> None:
+    """Sort each column by the mean place of its nodes' neighbours in the column before (or after)."""
+    neighbours = proper.predecessors if forward else proper.successors
+    order = range(1, len(columns)) if forward else range(len(columns) - 2, -1, -1)
+    for k in order:
+        fixed = {v: i for i, v in enumerate(columns[k - 1 if forward else k + 1])}
+        free = len(fixed) / len(columns[k])  # a node without neighbours keeps its place
+        place = {}
+        for i, v in enumerate(columns[k]):
+            ends = [fixed[u] for u in neighbours(v)]
+            place[v] = float(np.mean(ends)) if ends else i * free
+        columns[k].sort(key=place.__getitem__)
 
 
 def _swap_neighbours(proper: nx.DiGraph, columns: list[list[Hashable]]) -> None:
@@ -172,11 +174,14 @@ def _swap_neighbours(proper: nx.DiGraph, columns: list[list[Hashable]]) -> None:
             if 0 <= other < len(columns):
                 place = {v: i for i, v in enumerate(columns[other])}
                 sides.append({v: np.array([place[u] for u in neighbours(v)]) for v in column})
-        for i in range(len(column) - 1):
-            a, b = column[i], column[i + 1]
-            gain = sum(int(np.sign(ends[a][:, None] - ends[b]).sum()) for ends in sides)
-            if gain > 0:
-                column[i], column[i + 1] = b, a
+        swapped = True
+        while swapped:
+            swapped = False
+            for i in range(len(column) - 1):
+                a, b = column[i], column[i + 1]
+                if sum(int(np.sign(ends[a][:, None] - ends[b]).sum()) for ends in sides) > 0:
+                    column[i], column[i + 1] = b, a
+                    swapped = True
 
 
 def _elevations(

@@ -284,7 +284,7 @@ def _handles(
     if predicted:
         handles.append(Line2D([], [], color=colors.predicted, linewidth=1.5, label="predicted mean"))
         if band is not None:
-            middle = f"{band[0]:g}–{band[1]:g} % of predicted cells"
+            middle = f"{band[0]:g}–{band[1]:g} % of cells"
             handles.append(Patch(facecolor=colors.predicted, alpha=0.2, linewidth=0, label=middle))
     dot: dict[str, Any] = {
         "color": colors.observed,

@@ -112,7 +112,7 @@ def targets(
     ink = [text_on(shades(values[i, j])) for i, j in where]
     ax.scatter(where[:, 1] + 0.5, where[:, 0] + 0.5, s=(0.42 * em) ** 2, c=ink, linewidths=0, gid="called")
 
-    size = min(em, axes_size(ax)[0] / len(chosen) / 1.15)
+    size = min(em, axes_size(ax)[0] / len(chosen) / 1.25)
     ax.set_xticks(np.arange(len(chosen)) + 0.5, [shorten(name) for name in chosen])
     ax.tick_params(axis="x", labelrotation=90, labelsize=size, length=0, pad=2)
     for label in ax.get_xticklabels():
@@ -181,7 +181,7 @@ def _row_labels(ax: Axes, rows: pd.DataFrame, unit: str, em: float, ink: str) ->
     """Doses next to the rows, perturbations outside them, beside a line that spans their rows."""
     labels, blocks = _row_text(rows, unit)
     ax.set_yticks(np.arange(len(rows)) + 0.5, labels)
-    size = min(em, axes_size(ax)[1] / len(rows) / 1.15)
+    size = min(em, axes_size(ax)[1] / len(rows) / 1.25)
     ax.tick_params(axis="y", labelsize=size, length=0, pad=3)
     offset = max(text_width(label, size) for label in labels) + 3 + 0.8 * em
     for name, start, stop in blocks:

@@ -1,0 +1,197 @@
+"""Stored slots as objects."""
+
+from __future__ import annotations
+
+import re
+
+import anndata as ad
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pytest
+from example_fit import DRUGS, HELD_OUT, gene_names, make_fit
+from figure_checks import assert_same_adata
+
+import scgim
+from scgim._keys import FORMAT_VERSION
+from scgim.get._slots import require_fit
+
+
+@pytest.fixture(scope="module")
+def fitted() -> ad.AnnData:
+    return make_fit(cells=5, control_cells=20)[0]
+
+
+@pytest.fixture
+def small() -> ad.AnnData:
+    """Small enough to be changed by a test."""
+    return make_fit(genes=gene_names(6), perturbations=DRUGS[:2], doses=(1.0, 2.0), cells=5, control_cells=5)[
+        0
+    ]
+
+
+def test_graph_has_every_gene_and_the_stored_edges(fitted):
+    dag = scgim.get.graph(fitted)
+    stored = fitted.uns["gim"]["graph"]
+    assert list(dag) == gene_names(50)
+    assert set(dag.edges) == set(zip(stored["source"], stored["target"], strict=True))
+    for row in stored.itertuples():
+        assert dag.edges[row.source, row.target]["probability"] == row.probability
+    assert any(dag.degree(v) == 0 for v in dag)
+    assert nx.is_directed_acyclic_graph(dag)
+
+
+def test_graph_threshold_keeps_the_probable_edges(fitted):
+    stored = fitted.uns["gim"]["graph"]
+    cut = stored["probability"].median()
+    dag = scgim.get.graph(fitted, threshold=cut)
+    assert dag.number_of_edges() == (stored["probability"] >= cut).sum() < len(stored)
+    assert len(dag) == 50
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        scgim.get.graph(fitted, threshold=1.5)
+
+
+def test_targets_are_tidy_and_filtered(fitted):
+    table = scgim.get.targets(fitted)
+    assert list(table.columns[:7]) == [
+        "condition",
+        "perturbation",
+        "dose",
+        "split",
+        "gene",
+        "probability",
+        "is_target",
+    ]
+    assert len(table) == 16 * 50
+    assert not table.duplicated(["condition", "gene"]).any()
+    some = scgim.get.targets(fitted, perturbations="Dacinostat", genes=["KRT8", "SCD"])
+    assert len(some) == 4 * 2
+    assert set(some["perturbation"]) == {"Dacinostat"}
+    assert some["dose"].unique().tolist() == [10, 100, 1000, 10000]
+    one = scgim.get.targets(fitted, conditions=HELD_OUT)
+    assert set(one["split"]) == {"test"}
+    assert len(one) == 50
+    called = scgim.get.targets(fitted, called_only=True)
+    assert called["is_target"].all()
+    assert len(called) == table["is_target"].sum() > 0
+    probable = scgim.get.targets(fitted, min_probability=0.9)
+    assert len(probable) == (table["probability"] >= 0.9).sum() > 0
+
+
+def test_targets_is_a_new_table(fitted):
+    before = fitted.copy()
+    scgim.get.targets(fitted)["probability"] = 0.0
+    scgim.get.graph(fitted).clear()
+    scgim.get.history(fitted)["loss"] = 0.0
+    assert_same_adata(fitted, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"genes": "CDKN1B"}, "Did you mean 'CDKN1A'"),
+        ({"conditions": ["Dacinostat_1"]}, "Unknown condition 'Dacinostat_1'"),
+        ({"perturbations": "dacinostat"}, "Did you mean 'Dacinostat'"),
+        ({"genes": []}, "No gene was given"),
+    ],
+)
+def test_unknown_names_come_with_alternatives(fitted, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scgim.get.targets(fitted, **arguments)
+
+
+def test_history_is_the_recorded_arrays(fitted, small):
+    table = scgim.get.history(fitted)
+    assert table.columns[0] == "step"
+    for name, values in fitted.uns["gim"]["history"].items():
+        np.testing.assert_array_equal(table[name], values)
+    small.uns["gim"]["history"]["loss"] = np.zeros(3)
+    with pytest.raises(ValueError, match="different lengths"):
+        scgim.get.history(small)
+
+
+def test_everything_survives_a_file(fitted, tmp_path):
+    fitted.write_h5ad(tmp_path / "fit.h5ad")
+    read = ad.read_h5ad(tmp_path / "fit.h5ad")
+    for name in ("targets", "history"):
+        function = getattr(scgim.get, name)
+        pd.testing.assert_frame_equal(function(read), function(fitted), check_dtype=False)
+    assert nx.utils.graphs_equal(scgim.get.graph(read), scgim.get.graph(fitted))
+
+
+def test_key_and_group_choose_the_fit():
+    adata, _ = make_fit(genes=gene_names(5), key="mine", group="A549", cells=5, control_cells=5)
+    assert len(scgim.get.graph(adata, key="mine", group="A549")) == 5
+    with pytest.raises(ValueError, match="A549"):
+        scgim.get.graph(adata, key="mine")
+    with pytest.raises(KeyError, match="A549"):
+        scgim.get.graph(adata, key="mine", group="K562")
+    with pytest.raises(KeyError, match="mine"):
+        scgim.get.graph(adata)
+
+
+def _not_prepared(adata):
+    del adata.uns["gim"]
+
+
+def _not_fitted(adata):
+    for name in ("graph", "targets", "history", "state"):
+        del adata.uns["gim"][name]
+
+
+def _from_the_future(adata):
+    adata.uns["gim"]["format"] = FORMAT_VERSION + 1
+
+
+def _half_a_fit(adata):
+    del adata.uns["gim"]["state"]
+
+
+def _no_conditions(adata):
+    del adata.uns["gim"]["conditions"]
+
+
+def _no_obs(adata):
+    del adata.obs["gim_condition"]
+
+
+def _no_var(adata):
+    del adata.var["gim"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (_not_prepared, KeyError, r"uns\['gim'\].*scgim.pp.prepare.*run scgim.tl.fit_gim"),
+        (_not_fitted, KeyError, "not fitted: run scgim.tl.fit_gim first"),
+        (
+            _from_the_future,
+            ValueError,
+            f"(?s)format {FORMAT_VERSION + 1}.*up to format {FORMAT_VERSION}.*upgrade",
+        ),
+        (_half_a_fit, KeyError, r"uns\['gim'\]\['state'\]"),
+        (_no_conditions, KeyError, "conditions"),
+        (_no_obs, KeyError, r"obs\['gim_condition'\]"),
+        (_no_var, KeyError, r"var\['gim'\]"),
+    ],
+)
+@pytest.mark.parametrize("function", [scgim.get.graph, scgim.get.targets, scgim.get.history])
+def test_what_is_missing_is_named_with_its_remedy(small, function, damage, error, message):
+    damage(small)
+    with pytest.raises(error) as caught:
+        function(small)
+    assert re.search(message, str(caught.value.args[0])), caught.value
+
+
+def test_genes_removed_after_the_fit_are_named(small):
+    cut = small[:, small.var_names != "TXNIP"].copy()
+    with pytest.raises(ValueError, match="TXNIP"):
+        scgim.get.graph(cut)
+
+
+def test_require_fit_returns_the_entry(small):
+    slots = require_fit(small)
+    assert slots.uns is small.uns["gim"]
+    assert slots.keys.prefix == "gim"
+    assert slots.dose_unit == "nM"
+    assert slots.conditions["is_control"].tolist() == [True, False, False, False, False]
