@@ -81,7 +81,14 @@ def assert_same(found: Any, expected: Any, path: str = "adata", *, exact_types: 
         for key in expected:
             assert_same(found[key], expected[key], f"{path}[{key!r}]", exact_types=exact_types)
     elif isinstance(expected, pd.DataFrame):
-        pd.testing.assert_frame_equal(found, expected, obj=path, check_dtype=exact_types, check_index_type=False)
+        pd.testing.assert_frame_equal(
+            found,
+            expected,
+            obj=path,
+            check_dtype=exact_types,
+            check_categorical=exact_types,
+            check_index_type=False,
+        )
     elif sp.issparse(expected):
         assert_same(found.toarray(), expected.toarray(), path)
     elif isinstance(expected, np.ndarray):

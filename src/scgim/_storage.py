@@ -105,7 +105,12 @@ def _is_plain_key(key: Any) -> bool:
 
 
 def _is_plain_text(text: str) -> bool:
-    if text.startswith(_PREFIX) or "\x00" in text:
+    return not text.startswith(_PREFIX) and _is_writable(text)
+
+
+def _is_writable(text: Any) -> bool:
+    """Whether HDF5 can hold it (in arrays and tables, where nothing is decoded, `json:` is no trouble)."""
+    if not isinstance(text, str) or "\x00" in text:
         return False
     try:
         text.encode("utf-8")
@@ -127,7 +132,7 @@ def _as_scalar(value: Any) -> Any:
 def _clean_array(value: np.ndarray, path: str) -> Any:
     if value.dtype.kind in "biu" or (value.dtype.kind == "f" and value.dtype.itemsize <= 8):
         return value
-    if value.dtype.kind in "UO" and all(isinstance(v, str) and _is_plain_text(v) for v in value.ravel()):
+    if value.dtype.kind in "UO" and all(_is_writable(v) for v in value.ravel()):
         return value.astype(object)  # what a file gives back
     return _as_json(value, path)
 
@@ -147,7 +152,7 @@ def _clean_frame(frame: pd.DataFrame, path: str) -> pd.DataFrame:
         if column.dtype == object or isinstance(column.dtype, pd.StringDtype):
             missing = column.isna().to_numpy()
             text = column.astype(object)
-            if not all(isinstance(v, str) and _is_plain_text(v) for v in text[~missing]):
+            if not all(_is_writable(v) for v in text[~missing]):
                 raise TypeError(f"{path}[{name!r}]: only plain strings can be stored in a column of objects.")
             # A category is the one kind of text column that can have missing values in a file.
             frame[name] = text.astype("category") if missing.any() else text

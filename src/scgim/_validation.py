@@ -30,6 +30,11 @@ def listing(items: Iterable[Any], *, most: int = 10) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def plural(n: int, noun: str) -> str:
+    """`1 cell`, `3 cells`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def suggestion(name: Any, options: Iterable[Any]) -> str:
     """` Did you mean 'x'?`, or nothing where no option is close."""
     by_lower: dict[str, str] = {}
@@ -79,7 +84,7 @@ def check_anndata(adata: Any) -> None:
         if not names.is_unique:
             repeated = names[names.duplicated()].unique()
             raise ValueError(
-                f"adata.{axis}_names: {len(repeated)} {what} names occur more than once "
+                f"adata.{axis}_names: {plural(len(repeated), what + ' name')} repeated "
                 f"({listing(repeated)}). "
                 f"Call adata.{axis}_names_make_unique() first."
             )
@@ -205,10 +210,10 @@ def check_values(
         )
     counts = matrix.dtype.kind in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
     if kind == "counts" and not counts:
-        named = (
-            f"layer={sorted(layers)[0]!r} holds whole numbers: pass it as layer="
+        raw = (
+            f"Pass layer={sorted(layers)[0]!r}, which does"
             if layers
-            else "Pass the layer with raw counts as layer="
+            else "Pass the layer that does as layer="
         )
         _refuse(
             matrix,
@@ -216,12 +221,10 @@ def check_values(
             where,
             cells,
             genes,
-            "no whole numbers",
-            (
-                f'so these are not raw counts, which input="counts" needs. {named}, or input="log1p" if '
-                "the values are "
-                "log-normalised already."
-            ),
+            "not whole numbers",
+            f'input="counts" needs a matrix that holds raw counts. {raw}; or input="log1p" if these values '
+            "are "
+            "log-normalised.",
         )
     if kind == "log1p":
         largest = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0)
@@ -280,6 +283,6 @@ def _refuse(
         row, column = divmod(first, matrix.shape[1])
         value = matrix[row, column]
     raise ValueError(
-        f"{where}: {count} values are {what} (the first is {value:g}, cell {cells[row]!r}, gene "
+        f"{where}: {plural(count, 'value')} {what} (the first is {value:g}, cell {cells[row]!r}, gene "
         f"{genes[column]!r}). {remedy}"
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._logging import logger
-from .._validation import listing, require_column, suggestion
+from .._validation import listing, plural, require_column, suggestion
 from .doses import clean_unit, common_unit, convert_dose, parse_dose
 from .labels import Part, condition_label, part_label, part_order, sort_parts, split_label
 
@@ -98,6 +98,14 @@ def label_cells(
             reasons[reason] = flags
     if not (cell_codes == 0).any():
         _refuse_missing_control(names, control, perturbation_key, dose_key)
+    elif dose_key is not None and control is not None and not (names == control_label).any():
+        logger.info(
+            "no cell is labelled %r in obs[%r]: the %d cells with dose 0 in obs[%r] are the controls.",
+            control_label,
+            perturbation_key,
+            (cell_codes == 0).sum(),
+            dose_key,
+        )
     ignored = (
         np.array([i in read.dosed_controls for i in range(len(kinds))])[codes].sum()
         if read.dosed_controls
@@ -261,11 +269,11 @@ def build_design(
     if small.size:
         named = [f"{condition_label(labels.conditions[i], labels.control)} ({counts[i]})" for i in small]
         if small_conditions == "error" or 0 in small:
+            drop = "" if 0 in small else ', or leave them out with small_conditions="drop"'
             raise ValueError(
-                f"{small.size} conditions have fewer than min_cells_per_condition={min_cells} cells{where}: "
-                f"{', '.join(named[:10])}{', ...' if len(named) > 10 else ''}. Lower "
-                "min_cells_per_condition, lower "
-                'min_counts if cells were lost to it, or leave them out with small_conditions="drop".'
+                f"{plural(small.size, 'condition')} with fewer than min_cells_per_condition={min_cells} "
+                f"cells{where}: {', '.join(named[:10])}{', ...' if len(named) > 10 else ''}. Lower "
+                f"min_cells_per_condition, lower min_counts if cells were lost to it{drop}."
             )
         logger.info("left out%s, with fewer than %d cells: %s", where, min_cells, ", ".join(named))
     small_cells = np.isin(codes, small) & (codes >= 0)

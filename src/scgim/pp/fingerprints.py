@@ -81,6 +81,7 @@ def morgan_bits(smiles: Mapping[str, Any], *, radius: int = RADIUS, n_bits: int 
                 rows.append(generator.GetFingerprintAsNumPy(molecule))
     if unreadable:
         raise ValueError(
-            f"The SMILES of these perturbations cannot be read: {', '.join(unreadable[:10])}. Correct them."
+            f"The SMILES of these perturbations cannot be read: {', '.join(unreadable[:10])}. Correct them "
+            "in smiles_key= or user_features=."
         )
     return np.asarray(rows, dtype=np.float32)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from .._keys import Keys
 from .._logging import logger
-from .._validation import listing, require_column
+from .._validation import listing, plural, require_column
 from .conditions import CellLabels, Design, build_design, text_labels
 from .features import complete_spec, feature_source, featurize
 from .fingerprints import smiles_of_perturbations
@@ -193,7 +193,8 @@ def _check_depth(
     if arguments["input"] == "counts" and least == 0 and (keep & (total == 0)).any():
         empty = cells[keep & (total == 0)]
         raise ValueError(
-            f"{len(empty)} cells{where} have no counts at all: {listing(empty, most=5)}. Raise min_counts "
+            f"{plural(len(empty), 'cell')}{where} without any counts: {listing(empty, most=5)}. Raise "
+            "min_counts "
             "to at "
             "least 1 to leave them out."
         )

@@ -35,6 +35,10 @@ _SMALL = ("error", "drop")
 def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     """Check everything that can be checked without reading a column or the matrix."""
     check_anndata(adata)
+    if adata.n_vars < 2:
+        raise ValueError(
+            "adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes."
+        )
     check_choice(arguments["input"], "input", _INPUTS)
     check_choice(arguments["small_conditions"], "small_conditions", _SMALL)
     check_choice(arguments["silent_genes"], "silent_genes", _SMALL)
@@ -92,8 +96,8 @@ def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
     else:
         if layer not in adata.layers:
             raise KeyError(
-                f"layer={layer!r} is not in adata.layers.{suggestion(layer, adata.layers)} The layers are "
-                f"{listing(adata.layers)}; pass one of them, or leave layer out to use adata.X."
+                f"layer={layer!r} is not in adata.layers.{suggestion(layer, adata.layers)} The layers are: "
+                f"{listing(adata.layers)}. Pass one of them, or leave layer out to use adata.X."
             )
         where, values = f"adata.layers[{layer!r}]", adata.layers[layer]
     matrix = as_matrix(values)

@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._logging import logger
-from .._validation import listing, suggestion
+from .._validation import listing, plural, suggestion
 
 _MANY_GENES = 500
 
@@ -107,18 +107,18 @@ def choose_markers(
     counted = kind != "continuous"
     if named is not None:
         candidates = np.isin(np.arange(len(var_names)), named)
-        _refuse_empty(matrix, candidates, var_names, where)
+        _refuse_empty(matrix, candidates, var_names, "Leave them out of genes=.", where)
     elif counted and min_cells > 0:
         with quiet():
             candidates, _ = sc.pp.filter_genes(work, min_cells=min_cells, inplace=False)
     else:
         candidates = np.ones(len(var_names), dtype=bool)
         if genes is not None:
-            _refuse_empty(matrix, candidates, var_names, where)
+            _refuse_empty(matrix, candidates, var_names, "Raise min_cells to at least 1.", where)
     n_expressed = int(candidates.sum())
     if n_expressed < 2:
         raise ValueError(
-            f"Only {n_expressed} genes are in at least min_cells={min_cells} training cells{where}; a "
+            f"Only {plural(n_expressed, 'gene')} in at least min_cells={min_cells} training cells{where}; a "
             "graph needs at "
             "least 2. Lower min_cells."
         )
@@ -169,13 +169,11 @@ def _expressed(matrix: Any) -> np.ndarray:
     return (matrix != 0).any(axis=0)
 
 
-def _refuse_empty(matrix: Any, candidates: np.ndarray, var_names: pd.Index, where: str) -> None:
+def _refuse_empty(matrix: Any, candidates: np.ndarray, var_names: pd.Index, remedy: str, where: str) -> None:
     empty = candidates & ~_expressed(matrix)
     if empty.any():
         raise ValueError(
-            f"These genes are zero in every training cell{where}: {listing(var_names[empty])}. Leave them "
-            "out of "
-            "genes=, or raise min_cells to at least 1."
+            f"These genes are zero in every training cell{where}: {listing(var_names[empty])}. {remedy}"
         )
 
 
