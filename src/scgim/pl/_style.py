@@ -6,6 +6,7 @@ Colours are Okabe and Ito's (2008), legible with colour blindness; ramps vary li
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Literal, NamedTuple
 
 import matplotlib as mpl
@@ -86,10 +87,9 @@ def shorten(text: str, limit: int = 28) -> str:
 
 def fit_text(text: str, size: float, width: float) -> str:
     """`text`, shortened until it is at most `width` points wide."""
-    limit = len(text)
-    while limit > 6 and text_width(shorten(text, limit), size) > width:
-        limit -= 1
-    return shorten(text, limit)
+    limits = range(6, len(text) + 1)
+    fitting = bisect_right(limits, width, key=lambda limit: text_width(shorten(text, limit), size))
+    return shorten(text, 5 + max(fitting, 1))
 
 
 def format_dose(dose: float, unit: str = "") -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullFormatter
+from matplotlib.ticker import NullLocator
 
 from scgim._validation import listing
 from scgim.get._slots import Slots, check_known, modelled_genes, require_fit
@@ -151,8 +151,10 @@ def dose_response(
     held_out = bool(np.any(observed["held_out"]))
     handles = _handles(palette(axes[0]), simulated is not None, band, len(observed["dose"]) > 0, held_out)
     add_header(axes, handles, own=own, title=name if title else None, legend=legend)
+    width = axes_size(axes[0])[0]
     for panel in axes:
-        _dose_axis(panel, doses, list(observed["dose"]) or doses)
+        panel_width = width if own else axes_size(panel)[0]
+        _dose_axis(panel, panel_width, doses, list(observed["dose"]) or doses)
     return axes
 
 
@@ -253,28 +255,21 @@ def _draw_observed(ax: Axes, observed: dict[str, np.ndarray], j: int, colors: Pa
         )
 
 
-def _dose_axis(ax: Axes, doses: list[float], preferred: list[float]) -> None:
-    """Logarithmic, with a tick at every observed dose and a label where there is room for it."""
+def _dose_axis(ax: Axes, width: float, doses: list[float], ticks: list[float]) -> None:
+    """Logarithmic; a tick at every observed dose, with its label where the `width` (points) has room."""
     ax.set_xscale("log")
     low, high = min(doses), max(doses)
     pad = (high / low) ** 0.07 if high > low else 2.0
     ax.set_xlim(low / pad, high * pad)
-    ax.xaxis.set_major_locator(FixedLocator(preferred))
-    ax.xaxis.set_minor_locator(FixedLocator([]))
-    ax.xaxis.set_minor_formatter(NullFormatter())
     size = font_size(0.85)
-    width = axes_size(ax)[0] / np.log(high * pad * pad / low)
-    labels: dict[float, str] = {}
-    for dose in sorted(
-        preferred, key=lambda d: (not float(np.log10(d)).is_integer(), d)
-    ):  # powers of ten first
-        text = format_dose(dose)
-        needed = {
-            d: (text_width(text, size) + text_width(t, size)) / 2 + 0.5 * size for d, t in labels.items()
-        }
-        if all(abs(np.log(dose / d)) * width > room for d, room in needed.items()):
-            labels[dose] = text
-    ax.set_xticks(preferred, [labels.get(dose, "") for dose in preferred])
+    place = {dose: np.log(dose) * width / np.log(high * pad * pad / low) for dose in ticks}
+    half = {dose: text_width(format_dose(dose), size) / 2 for dose in ticks}
+    labelled: list[float] = []
+    for dose in sorted(ticks, key=lambda d: not float(np.log10(d)).is_integer()):  # powers of ten first
+        if all(abs(place[dose] - place[d]) > half[dose] + half[d] + 0.5 * size for d in labelled):
+            labelled.append(dose)
+    ax.set_xticks(ticks, [format_dose(dose) if dose in labelled else "" for dose in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _handles(

@@ -118,19 +118,24 @@ def graph(
     if title and condition is not None:
         heading = condition_title(slots.conditions, condition, slots.dose_unit, note=False)
         heading = shorten(heading, 60)
-    legend_room = legend_width(entries, em, color_bar=color_bar)
-    width = max(plan.size[0], legend_room, text_width(heading, font_size(1.1)) if ax is None else 0.0)
+    alone = sum(1 for v in dag if dag.degree(v) == 0)
+    note = f"{alone} gene{'s' * (alone > 1)} without edges not shown" if alone and not isolated else ""
+    rooms = [
+        plan.size[0],
+        legend_width(entries, em, color_bar=color_bar),
+        text_width(note, em) + legend_width([], em, color_bar=color_bar),
+        text_width(heading, font_size(1.1)) if ax is None else 0.0,
+    ]
+    width = max(rooms)
     plan = plan.moved((width - plan.size[0]) / 2, 0.0)._replace(size=(width, plan.size[1]))
-    strip = STRIP * em if entries or color_bar else 1.5 * em * (not isolated)
+    strip = STRIP * em if entries or color_bar else 1.5 * em * bool(note)
     ax, scale = _canvas(ax, plan.size, strip, heading, em)
 
     colors = palette(ax)
     _edges(ax, dag, plan, called, colors, floor, em * scale)
     _nodes(ax, dag, plan, targeted, colors, em, scale)
     draw_legend(ax, entries, width, colors, floor, em, scale, color_bar=color_bar)
-    alone = sum(1 for v in dag if dag.degree(v) == 0)
-    if not isolated and alone:
-        note = f"{alone} gene{'s' * (alone > 1)} without edges not shown"
+    if note:
         ax.text(0, -0.9 * em, note, size=0.95 * em * scale, color=colors.ink, va="center", gid="note")
     return ax
 
