@@ -106,25 +106,26 @@ def targets(
     grid = blend(colors.ink, colors.paper, 0.12)
     mesh = ax.pcolormesh(values, cmap=shades, vmin=0, vmax=1, edgecolors=grid, linewidth=0.4)
     ax.set_ylim(len(rows), 0)
-    if legend:
-        _color_bar(ax, mesh, em, colors.ink)
     where = np.argwhere(called[chosen].to_numpy())
     ink = [text_on(shades(values[i, j])) for i, j in where]
     ax.scatter(where[:, 1] + 0.5, where[:, 0] + 0.5, s=(0.42 * em) ** 2, c=ink, linewidths=0, gid="called")
+    ax.spines[:].set_visible(False)
 
-    size = min(em, axes_size(ax)[0] / len(chosen) / 1.25)
     ax.set_xticks(np.arange(len(chosen)) + 0.5, [shorten(name) for name in chosen])
-    ax.tick_params(axis="x", labelrotation=90, labelsize=size, length=0, pad=2)
+    ax.tick_params(axis="x", labelrotation=90, labelsize=em, length=0, pad=2)
     for label in ax.get_xticklabels():
         label.set_fontstyle("italic")
     _row_labels(ax, rows, unit, em, colors.ink)
-    ax.spines[:].set_visible(False)
+    if legend:
+        _color_bar(ax, mesh, em, colors.ink)
+    ax.tick_params(axis="x", labelsize=min(em, axes_size(ax)[0] / len(chosen) / 1.25))
     return ax
 
 
 def _color_bar(ax: Axes, mesh: QuadMesh, em: float, ink: str) -> None:
-    shrink = min(1.0, 14 * em / axes_size(ax)[1])
-    bar = ax.figure.colorbar(mesh, ax=ax, shrink=shrink, aspect=12, pad=0.015, ticks=[0, 0.5, 1])
+    width, height = axes_size(ax)
+    shrink, pad = min(1.0, 14 * em / height), min(1.2 * em / width, 0.3)
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=shrink, aspect=12, pad=pad, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["0", "0.5", "1"])
     bar.ax.tick_params(labelsize=em, length=2, width=0.6)
     bar.outline.set_linewidth(0.6)
