@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,7 +164,13 @@ def require_prepared(
 
 
 def check_values(
-    matrix: Any, where: str, *, kind: str, cells: pd.Index, genes: pd.Index, layers: Iterable[str] = ()
+    matrix: Any,
+    where: str,
+    *,
+    kind: str,
+    cells: pd.Index,
+    genes: pd.Index,
+    raw_layers: Callable[[], list[str]] | None = None,
 ) -> None:
     """Raise unless `matrix` holds what `kind` promises.
 
@@ -178,8 +184,8 @@ def check_values(
         `"counts"` (whole numbers >= 0), `"log1p"` (real numbers >= 0, not counts) or `"continuous"` (finite).
     cells, genes
         Names, for the message.
-    layers
-        Layers that hold whole numbers only: the remedy that the message offers.
+    raw_layers
+        Finds the layers that hold whole numbers: the remedy that the message offers.
     """
     if matrix.dtype.kind not in "biuf":
         raise TypeError(f"{where} has the type {matrix.dtype}; real numbers are needed.")
@@ -210,11 +216,8 @@ def check_values(
         )
     counts = matrix.dtype.kind in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
     if kind == "counts" and not counts:
-        raw = (
-            f"Pass layer={sorted(layers)[0]!r}, which does"
-            if layers
-            else "Pass the layer that does as layer="
-        )
+        found = raw_layers() if raw_layers is not None else []
+        raw = f"Pass layer={found[0]!r}, which does" if found else "Pass the layer that does as layer="
         _refuse(
             matrix,
             lambda v: v != np.rint(v),

@@ -101,10 +101,16 @@ def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
             )
         where, values = f"adata.layers[{layer!r}]", adata.layers[layer]
     matrix = as_matrix(values)
-    others = (
-        [] if kind != "counts" else [n for n in adata.layers if n != layer and holds_counts(adata.layers[n])]
+    if adata.is_view and isinstance(matrix, np.ndarray):
+        matrix = matrix.copy()  # it may share memory with the parent, and is to be stored
+    check_values(
+        matrix,
+        where,
+        kind=kind,
+        cells=adata.obs_names,
+        genes=adata.var_names,
+        raw_layers=lambda: [name for name in sorted(adata.layers) if holds_counts(adata.layers[name])],
     )
-    check_values(matrix, where, kind=kind, cells=adata.obs_names, genes=adata.var_names, layers=others)
     if kind == "counts" and layer != COUNTS_LAYER and COUNTS_LAYER in adata.layers:
         _refuse_other_counts(as_matrix(adata.layers[COUNTS_LAYER]), matrix, where)
     return matrix
