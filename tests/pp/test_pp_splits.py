@@ -50,6 +50,8 @@ def test_conditions_are_held_out(hold_out: Any, expected: list[str], ready: ad.A
     one, two = in_prepare.uns["gim"], ready.uns["gim"]
     for name in ("conditions", "features", "feature_names", "feature_spec"):
         assert_same(one[name], two[name])
+    rows = ["cells: train", "cells: valid", "cells: test", "conditions held out", "features per part"]
+    assert_same(*(entry["summary"].set_index("item").loc[rows] for entry in (one, two)))
 
 
 def test_combinations_are_held_out_in_any_order() -> None:

@@ -18,7 +18,7 @@ from .inputs import split_key_clash
 from .markers import choose_markers
 from .normalise import Depth, take_rows
 from .slots import GroupSlots, design_entries, feature_entries, in_group, versions
-from .splits import SPLITS, assign_splits, mark_held_out, resolve_hold_out, training_parts
+from .splits import SPLITS, split_design, training_parts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -106,23 +106,16 @@ def prepare_cells(
         "combination_sep": arguments["combination_sep"],
         "dose_unit": labels.dose_unit,
     }
-    held = resolve_hold_out(
+    split = split_design(
+        design,
+        adata.obs_names,
         arguments["hold_out"],
-        design.table,
-        design.membership,
-        design.part_list,
         combination_sep=arguments["combination_sep"],
         has_dose=labels.has_dose,
         dose_unit=labels.dose_unit,
-        where=where,
-    )
-    mark_held_out(design, held)
-    split = assign_splits(
-        design.codes,
-        design.table,
-        adata.obs_names,
         valid_fraction=arguments["valid_fraction"],
         seed=arguments["rng"],
+        where=where,
     )
     source = spec_base | part_features(adata.obs, design, arguments, has_dose=labels.has_dose)
     spec = complete_spec(source, design.part_list, training_parts(design.table, design.membership))

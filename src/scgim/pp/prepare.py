@@ -65,8 +65,8 @@ def prepare(
         Cells x genes; `X` dense, CSR, CSC, backed (with `copy=True`), Dask (loaded into memory) or a view
         (which becomes an AnnData of its own).
     perturbation_key
-        Column of `obs` with the perturbation of each cell. `"A+B"` is a combination. Cells without a label
-        are left out.
+        Column of `obs` with the perturbation of each cell. `"A+B"` is a combination; `"B+A"` is the same
+        condition, and is called `"A+B"` too. Cells without a label are left out.
     dose_key
         Column of `obs` with doses: numbers, or text such as `"10 nM"`. A dose of 0 means control. Doses in
         one unit are kept in it; where units differ, all are converted to nM (or ng/ml). In a combination,

@@ -151,9 +151,31 @@ def assign_splits(
     return split
 
 
-def mark_held_out(design: Design, held: np.ndarray) -> None:
-    """Write the split of the conditions into the design's table."""
+def split_design(
+    design: Design,
+    cell_names: pd.Index,
+    hold_out: Any,
+    *,
+    combination_sep: str | None,
+    has_dose: bool,
+    dose_unit: str,
+    valid_fraction: float,
+    seed: int,
+    where: str,
+) -> np.ndarray:
+    """Write which conditions are held out into the design's table; returns the split of each cell."""
+    held = resolve_hold_out(
+        hold_out,
+        design.table,
+        design.membership,
+        design.part_list,
+        combination_sep=combination_sep,
+        has_dose=has_dose,
+        dose_unit=dose_unit,
+        where=where,
+    )
     design.table["split"] = np.where(held, "test", "train").astype(object)
+    return assign_splits(design.codes, design.table, cell_names, valid_fraction=valid_fraction, seed=seed)
 
 
 def training_parts(table: pd.DataFrame, membership: np.ndarray) -> np.ndarray:

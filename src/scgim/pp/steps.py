@@ -20,11 +20,13 @@ from .inputs import check_arguments, check_features, stored_seed
 from .normalise import Depth, as_matrix
 from .prepare import prepare
 from .slots import FIT_ENTRIES, GroupSlots, clear, drop_fit, feature_entries, in_group, own, write_group
-from .splits import SPLITS, assign_splits, mark_held_out, resolve_hold_out, training_parts
+from .splits import SPLITS, split_design, training_parts
+from .summary import with_splits
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_GENE_ARGUMENTS = ("n_genes", "n_top_genes", "genes", "min_cells", "silent_genes")
 _NEEDED = ("conditions", "parts", "membership", "features", "feature_spec", "params")
 
 
@@ -144,6 +146,8 @@ def select_markers(
     3
     """
     check_anndata(adata)
+    if adata.isbacked:
+        raise ValueError("adata is backed (its X is on disk): load it first with adata = adata.to_memory().")
     matrix = as_matrix(adata.X)
     given = {name: value for name, value in locals().items() if name in _GENE_ARGUMENTS}
 
@@ -163,9 +167,6 @@ def select_markers(
         slots.store({"params": params})
 
     _change(adata, key, group, step, f"written: var of {key!r}")
-
-
-_GENE_ARGUMENTS = ("n_genes", "n_top_genes", "genes", "min_cells", "silent_genes")
 
 
 def features(
@@ -273,28 +274,23 @@ def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | No
         params, spec = from_storable(slots.uns["params"]), from_storable(slots.uns["feature_spec"])
         design, table = slots.design, slots.design.table
         before = (table["split"] == "test").to_numpy()
-        held = resolve_hold_out(
+        slots.split = split_design(
+            design,
+            adata.obs_names,
             hold_out,
-            table,
-            design.membership,
-            design.part_list,
             combination_sep=spec["combination_sep"],
             has_dose=spec["has_dose"],
             dose_unit=spec["dose_unit"],
-            where=slots.where,
-        )
-        mark_held_out(design, held)
-        slots.split = assign_splits(
-            design.codes,
-            table,
-            adata.obs_names,
             valid_fraction=params["prepare"]["valid_fraction"],
             seed=params["prepare"]["rng"],
+            where=slots.where,
         )
         _complete(slots, spec)
         params["prepare"]["hold_out"] = hold_out
         slots.store({"conditions": table, "params": params})
-        new = table["condition"][held & ~before]
+        if "summary" in slots.uns:
+            slots.store({"summary": with_splits(slots.uns["summary"], slots)})
+        new = table["condition"][(table["split"] == "test").to_numpy() & ~before]
         if len(new) and params["prepare"]["genes"] is None and slots.keys.genes in adata.var:
             logger.info(
                 "the genes%s were chosen with the cells of %s; give hold_out to pp.prepare to choose them "

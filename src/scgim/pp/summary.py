@@ -14,21 +14,38 @@ def summarise(slots: GroupSlots, shape: tuple[int, int]) -> pd.DataFrame:
     table = slots.design.table
     rows = list(slots.found)
     at = next(i for i, row in enumerate(rows) if row[0] == "genes")
-    cells = [("cells modelled", int((slots.split >= 0).sum()), f"of {shape[0]}")]
-    cells += [(f"cells: {name}", int((slots.split == i).sum()), "") for i, name in enumerate(SPLITS)]
-    rows[at:at] = cells
+    splits = _split_rows(slots)
+    rows[at:at] = [("cells modelled", int((slots.split >= 0).sum()), f"of {shape[0]}"), *splits[:-1]]
     control = table.iloc[0]
     perturbed = table.iloc[1:]
     counts = perturbed["n_cells"]
-    held = perturbed.loc[perturbed["split"] == "test", "condition"]
     rows += [
         ("control cells", int(control["n_cells"]), str(control["condition"])),
         ("conditions", len(table), f"{counts.min()} to {counts.max()} cells in a perturbed one"),
-        ("conditions held out", len(held), ", ".join(held)),
+        splits[-1],
         ("parts", len(slots.design.parts), f"{slots.design.parts['perturbation'].nunique()} perturbations"),
-        ("features per part", len(slots.uns["feature_names"]), ""),
+        _feature_row(slots),
     ]
     return pd.DataFrame(rows, columns=["item", "n", "detail"], index=[str(i) for i in range(len(rows))])
+
+
+def with_splits(summary: pd.DataFrame, slots: GroupSlots) -> pd.DataFrame:
+    """A summary with the rows about splits and features brought up to date."""
+    rows = {item: (n, detail) for item, n, detail in [*_split_rows(slots), _feature_row(slots)]}
+    new = [(item, *rows.get(item, (n, detail))) for item, n, detail in summary.itertuples(index=False)]
+    return pd.DataFrame(new, columns=list(summary.columns), index=summary.index)
+
+
+def _split_rows(slots: GroupSlots) -> list[tuple[str, int, str]]:
+    """Cells of each split, and the conditions held out (last)."""
+    table = slots.design.table
+    held = table.loc[table["split"] == "test", "condition"]
+    rows = [(f"cells: {name}", int((slots.split == i).sum()), "") for i, name in enumerate(SPLITS)]
+    return [*rows, ("conditions held out", len(held), ", ".join(held))]
+
+
+def _feature_row(slots: GroupSlots) -> tuple[str, int, str]:
+    return "features per part", len(slots.uns["feature_names"]), ""
 
 
 def report(prepared: list[GroupSlots], seconds: float) -> pd.DataFrame:
