@@ -1,0 +1,112 @@
+"""The picture of the README, from what `scgim demo` wrote: python docs/make_hero.py scgim-demo
+
+Every panel shows SIMULATED data, and the picture says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+import scgim
+from scgim.demo import DOSE, DRUG
+
+HERE = Path(__file__).resolve().parent
+DPI = 200
+GAP = 60  # pixels between panels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="what `scgim demo --out FOLDER` wrote")
+    parser.add_argument("--out", type=Path, default=HERE / "hero.png")
+    parser.add_argument("--width", type=int, default=1600, help="pixels")
+    args = parser.parse_args()
+
+    adata = ad.read_h5ad(args.folder / "fit.h5ad")
+    cells = ad.read_h5ad(args.folder / "cells.h5ad")
+    held_out = cells[cells.obs["dose"] == DOSE].copy()
+    condition = str(held_out.obs["condition"].iloc[0])
+    genes = strongest(adata, condition, 6)
+
+    graph = picture(scgim.pl.graph(adata, condition=condition, title=False, isolated=False))
+    marginals = picture(scgim.pl.marginals(adata, held_out, genes=genes, n_cols=3, title=False)[0])
+    doses = picture(
+        scgim.pl.dose_response(adata, predicted=cells, perturbation=DRUG, genes=genes, n_cols=3, title=False)[
+            0
+        ]
+    )
+    page = below(
+        titled(
+            graph, f"Learned graph: causes left of effects, coloured by the targets of {DRUG} {DOSE:,.0f} nM"
+        ),
+        beside(
+            titled(marginals, f"Predicted cells: {DRUG} {DOSE:,.0f} nM was held out"),
+            titled(doses, "Predicted dose response"),
+        ),
+        text("Simulated data (scgim demo).", size=9, color="0.35"),
+    )
+    height = round(page.height * args.width / page.width)
+    page = page.resize((args.width, height), Image.Resampling.LANCZOS)
+    page.quantize(colors=128, dither=Image.Dither.NONE).save(args.out, optimize=True)
+    print(f"wrote {args.out} ({args.out.stat().st_size / 1000:.0f} kB)")
+
+
+def strongest(adata: ad.AnnData, condition: str, n: int) -> list[str]:
+    """The genes whose observed mean changes most under a condition."""
+    genes = adata.var_names[adata.var["gim"]]
+    x = adata[:, genes].X.toarray()
+    label = adata.obs["gim_condition"].astype(str).to_numpy()
+    change = np.abs(x[label == condition].mean(axis=0) - x[label == "control"].mean(axis=0))
+    return genes[np.argsort(-change)[:n]].tolist()
+
+
+def picture(ax: plt.Axes) -> Image.Image:
+    """The figure of an axes as an image, as large as it was made."""
+    buffer = io.BytesIO()
+    ax.figure.savefig(buffer, dpi=DPI, bbox_inches="tight", facecolor="white")
+    plt.close(ax.figure)
+    return Image.open(buffer).convert("RGB")
+
+
+def text(words: str, *, size: float, color: str = "black", weight: str = "normal") -> Image.Image:
+    _, ax = plt.subplots(figsize=(0.1, 0.1))
+    ax.axis("off")
+    ax.text(0, 0, words, size=size, color=color, weight=weight)
+    return picture(ax)
+
+
+def titled(image: Image.Image, words: str) -> Image.Image:
+    return below(text(words, size=12, weight="bold"), image, gap=GAP // 3)
+
+
+def below(*images: Image.Image, gap: int = GAP) -> Image.Image:
+    page = blank(max(i.width for i in images), sum(i.height for i in images) + gap * (len(images) - 1))
+    y = 0
+    for image in images:
+        page.paste(image, (0, y))
+        y += image.height + gap
+    return page
+
+
+def beside(*images: Image.Image) -> Image.Image:
+    page = blank(sum(i.width for i in images) + GAP * (len(images) - 1), max(i.height for i in images))
+    x = 0
+    for image in images:
+        page.paste(image, (x, 0))
+        x += image.width + GAP
+    return page
+
+
+def blank(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), "white")
+
+
+if __name__ == "__main__":
+    main()

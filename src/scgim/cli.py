@@ -1,0 +1,236 @@
+"""The command line: `scgim demo`, `scgim fit`, `scgim sample`.
+
+Exit codes: 0 done, 1 unexpected error, 2 bad usage or bad input (one sentence on standard error), 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dis
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scgim._arguments import InputError, build_parser, gene_list, held_out, perturbation
+from scgim._keys import Keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv
+        Arguments after the program's name; None takes them from the command line.
+
+    Returns
+    -------
+    int
+        The exit code: 0 done, 1 unexpected error, 2 bad usage or bad input, 130 interrupted.
+
+    Examples
+    --------
+    >>> from scgim.cli import main
+    >>> main(["--version"])
+    scgim 0.1.0
+    0
+    """
+    parser = build_parser()
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse has printed the help, or what is wrong
+        return int(stop.code or 0)
+    name = f"scgim {args.command}"
+    try:
+        _set_up(args)
+        _COMMANDS[args.command](args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `scgim ... | head`: nobody reads on, and Python must not complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        if is_bad_input(error):
+            print(f"{name}: error: {_sentence(error)}", file=sys.stderr)
+            return 2
+        print(f"{name}: unexpected error: {type(error).__name__}: {_sentence(error)}", file=sys.stderr)
+        if not args.debug:
+            print(f"{name}: run it again with --debug to see where", file=sys.stderr)
+        return 1
+    return 0
+
+
+def is_bad_input(error: BaseException) -> bool:
+    """Whether an error is a refusal that scgim wrote for the user, not a fault inside it or elsewhere.
+
+    A refusal is what a `raise` statement in a file of scgim raised; a fault is what came out of an expression
+    (a failed lookup, a wrong call) or from another library.
+    """
+    if isinstance(error, InputError):
+        return True
+    if not isinstance(error, ValueError | TypeError | KeyError | ImportError) or error.__traceback__ is None:
+        return False
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    code = last.tb_frame.f_code
+    by_raise = code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return by_raise and Path(code.co_filename).is_relative_to(Path(__file__).parent)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from scgim.demo import run_demo
+
+    run_demo(
+        args.out,
+        seed=args.seed,
+        steps=args.steps,
+        quick=args.quick,
+        device=args.device,
+        progress=_show_progress(args),
+    )
+
+
+def _fit(args: argparse.Namespace) -> None:
+    settings = dict(args.set)
+    if args.steps is not None:
+        settings["max_steps"] = args.steps
+    _check_out(args)
+    adata = _read(args.h5ad)
+    from scgim import pp, tl
+
+    pp.prepare(
+        adata,
+        perturbation_key=args.perturbation_key,
+        dose_key=args.dose_key,
+        dose_unit_key=args.dose_unit_key,
+        control=args.control,
+        groupby=args.groupby,
+        layer=args.layer,
+        input=args.input,
+        features=args.features,
+        smiles_key=args.smiles_key,
+        n_genes=args.n_genes,
+        n_top_genes=args.n_top_genes,
+        genes=gene_list(args.genes),
+        hold_out=held_out(args.hold_out, has_dose=args.dose_key is not None),
+        min_cells_per_condition=args.min_cells_per_condition,
+        small_conditions="drop" if args.drop_small else "error",
+        combination_sep=args.combination_sep or None,
+        rng=args.seed,
+        key_added=args.key_added,
+    )
+    tl.fit_gim(
+        adata,
+        preset=args.preset,
+        groupby=args.groupby,
+        key_added=args.key_added,
+        device=args.device,
+        rng=args.seed,
+        progress=_show_progress(args),
+        checkpoint=args.checkpoint,
+        **settings,
+    )
+    _write(adata, args.out)
+    print(f"wrote the fit to {args.out}")
+    if "interrupted" in _endings(adata, args.key_added):  # the file holds the best state until then
+        raise KeyboardInterrupt
+
+
+def _sample(args: argparse.Namespace) -> None:
+    _check_out(args)
+    adata = _read(args.h5ad)
+    from scgim import tl
+
+    cells = tl.sample_cells(
+        adata,
+        perturbations=[perturbation(text) for text in args.perturbation],
+        n=args.n,
+        rng=args.seed,
+        key=args.key,
+        group=args.group,
+    )
+    _write(cells, args.out)
+    print(f"wrote {cells.n_obs} cells x {cells.n_vars} genes to {args.out}")
+
+
+def _endings(adata: AnnData, key: str) -> set[str]:
+    """Why the fits under `key` ended."""
+    groups = adata.uns[key].get("groups", [None])
+    return {str(adata.uns[Keys(key, group).uns]["params"]["fit"]["stopped"]) for group in groups}
+
+
+_COMMANDS = {"demo": _demo, "fit": _fit, "sample": _sample}
+
+
+def _set_up(args: argparse.Namespace) -> None:
+    """Threads (before torch and NumPy are imported), figures and messages."""
+    if args.threads is not None:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(args.threads)
+        import torch
+
+        torch.set_num_threads(args.threads)
+    os.environ.setdefault("MPLBACKEND", "Agg")  # a cluster node has no display
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    level = logging.WARNING if args.quiet else logging.DEBUG if args.debug else logging.INFO
+    logging.getLogger("scgim").setLevel(level)
+
+
+def _show_progress(args: argparse.Namespace) -> bool:
+    return not args.quiet and sys.stderr.isatty()  # a bar is noise in the log of a cluster job
+
+
+def _read(path: Path) -> AnnData:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}.")
+    from anndata import read_h5ad
+
+    try:
+        return read_h5ad(path)
+    except Exception as error:  # whatever h5py and anndata make of a file that is none of theirs
+        raise InputError(f"{path} cannot be read as h5ad: {_sentence(error)}") from error
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Everything that could go wrong with the output, before any work."""
+    out: Path = args.out
+    if out.suffix != ".h5ad":
+        raise InputError(f"--out {out}: the name must end in .h5ad.")
+    if out.exists() and not args.force:
+        raise InputError(f"{out} exists; pass --force to overwrite it.")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}.")
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"--out {out}: the folder {out.parent} cannot be written to.")
+
+
+def _write(adata: AnnData, out: Path) -> None:
+    """Write beside the file and rename, so that an interruption leaves no half of a file."""
+    partial = out.with_name(f".{out.stem}.{os.getpid()}.part.h5ad")
+    try:
+        adata.write_h5ad(partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sentence(error: BaseException) -> str:
+    """The message without the quotes that KeyError adds, on one line."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(str(text).split()) or type(error).__name__

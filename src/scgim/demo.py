@@ -1,0 +1,231 @@
+"""`scgim demo`: the whole workflow on simulated data, compared with baselines and with the known truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+DRUG, DOSE = "Dacinostat", 10_000.0
+#: Doses in nM of the predicted curve: those of the design, and four between and below them.
+CURVE = (3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
+BASELINES = ("control", "next_lower_dose", "mean_shift", "ridge")
+#: What `quick` changes: it shows that everything runs, not how well.
+QUICK: dict[str, Any] = {"n_genes": 20, "max_steps": 200}
+
+
+class Demo(NamedTuple):
+    """What `run_demo` found."""
+
+    adata: AnnData  # the cells with the fit
+    cells: AnnData  # predicted, over the doses of the curve
+    evaluation: pd.DataFrame  # as `scgim.tl.evaluate` returns it
+    truth: pd.DataFrame  # as `compare_with_truth` returns it
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    quick: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> Demo:
+    """Simulate, prepare, fit with one dose held out, predict it, compare, draw and write everything.
+
+    Parameters
+    ----------
+    out
+        Folder to write into; made where it does not exist. Files of an earlier run are overwritten.
+    seed
+        Seed of the data, the fit and the predictions.
+    steps
+        Training steps at most; None: the default of `scgim.tl.fit_gim`.
+    quick
+        20 genes and 200 steps: shows that everything runs, not how well.
+    device
+        As for `scgim.tl.fit_gim`.
+    progress
+        Whether to show a bar.
+
+    Returns
+    -------
+    Demo
+        The cells with the fit, the predicted cells, the comparison with baselines and that with the truth.
+        Written into `out`: `fit.h5ad`, `cells.h5ad`, `evaluation.csv`, `truth.csv`, and the figures
+        `marginals.png`, `graph.png`, `targets.png`, `dose_response.png`, `history.png`, `metrics.png`.
+
+    Raises
+    ------
+    NotADirectoryError
+        If `out` is a file.
+
+    Examples
+    --------
+    >>> from scgim.demo import run_demo
+    >>> run_demo("demo", quick=True)    # doctest: +SKIP
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {}
+    if quick:
+        settings["max_steps"] = QUICK["max_steps"]
+    if steps is not None:
+        settings["max_steps"] = steps
+
+    from . import datasets, pp, tl
+
+    adata = datasets.simulated_sciplex3(rng=seed)
+    pp.prepare(
+        adata,
+        dose_key="dose_value",
+        dose_unit_key="dose_unit",
+        hold_out={DRUG: DOSE},
+        n_genes=QUICK["n_genes"] if quick else 50,
+        rng=seed,
+    )
+    start = time.perf_counter()
+    tl.fit_gim(adata, rng=seed, device=device, progress=progress, **settings)
+    seconds = time.perf_counter() - start
+    if str(adata.uns["gim"]["params"]["fit"]["stopped"]) == "interrupted":
+        raise KeyboardInterrupt  # half a fit would be no demonstration
+    cells = tl.sample_cells(adata, perturbations=[(DRUG, dose) for dose in CURVE], n=500, rng=seed)
+    held_out = cells[cells.obs["dose"] == DOSE].copy()
+    evaluation = tl.evaluate(adata, held_out, baselines=BASELINES, rng=seed)
+    truth = compare_with_truth(adata)
+
+    adata.write_h5ad(folder / "fit.h5ad")
+    cells.write_h5ad(folder / "cells.h5ad")
+    evaluation.to_csv(folder / "evaluation.csv", index=False)
+    truth.to_csv(folder / "truth.csv", index=False)
+    _draw(folder, adata, cells, held_out, evaluation)
+    demo = Demo(adata, cells, evaluation, truth)
+    print(report(demo, seconds, folder))
+    return demo
+
+
+def compare_with_truth(adata: AnnData, *, key: str = "gim", group: str | None = None) -> pd.DataFrame:
+    """Learned edges and targets against those of the simulation, among the modelled genes.
+
+    Genes of the true network that are not modelled are left out: an effect that runs through one of them
+    has no edge of its own in the truth, so that an edge learned for it counts as wrong.
+
+    Parameters
+    ----------
+    adata
+        From `scgim.datasets.simulated_sciplex3`, fitted.
+    key, group
+        Which fit.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows: edges, edges without direction, targets (all conditions), targets (held-out conditions).
+        Columns: true, learned, correct (numbers), f1, and f1_random: what as many edges or targets drawn at
+        random would reach in expectation.
+
+    Examples
+    --------
+    >>> from scgim.demo import compare_with_truth
+    >>> compare_with_truth(adata)    # doctest: +SKIP
+    """
+    import networkx as nx
+
+    from . import get
+    from ._keys import Keys
+
+    genes = adata.var_names[adata.var[Keys(key, group).genes].to_numpy(dtype=bool)]
+    true_graph = adata[:, genes].varp["true_graph"].toarray() > 0
+    learned_graph = nx.to_numpy_array(get.graph(adata, key=key, group=group), nodelist=genes, weight=None) > 0
+    upper = np.triu_indices(len(genes), k=1)
+    off_diagonal = ~np.eye(len(genes), dtype=bool)
+
+    table = get.targets(adata, key=key, group=group)
+    table = table[table["perturbation"].isin(adata.uns["truth"]["targets"]["perturbation"])]
+    pairs = set(
+        adata.uns["truth"]["targets"][["perturbation", "gene"]].astype(str).itertuples(index=False, name=None)
+    )
+    true_target = np.array([pair in pairs for pair in zip(table["perturbation"], table["gene"], strict=True)])
+    learned_target = table["is_target"].to_numpy(dtype=bool)
+    tested = (table["split"] == "test").to_numpy()
+    rows = {
+        "edges": (true_graph[off_diagonal], learned_graph[off_diagonal]),
+        "edges without direction": (
+            (true_graph | true_graph.T)[upper],
+            (learned_graph | learned_graph.T)[upper],
+        ),
+        "targets": (true_target, learned_target),
+        "targets, held-out dose": (true_target[tested], learned_target[tested]),
+    }
+    return pd.DataFrame([{"what": name, **_compare(*pair)} for name, pair in rows.items()])
+
+
+def _compare(true: np.ndarray, learned: np.ndarray) -> dict[str, float]:
+    n_true, n_learned, correct = int(true.sum()), int(learned.sum()), int((true & learned).sum())
+    at_random = n_true * n_learned / max(true.size, 1)
+    both = max(n_true + n_learned, 1)
+    return {
+        "true": n_true,
+        "learned": n_learned,
+        "correct": correct,
+        "f1": 2 * correct / both,
+        "f1_random": 2 * at_random / both,
+    }
+
+
+def _draw(folder: Path, adata: AnnData, cells: AnnData, held_out: AnnData, evaluation: pd.DataFrame) -> None:
+    import matplotlib.pyplot as plt
+
+    from . import pl
+
+    condition = str(held_out.obs["condition"].iloc[0])
+    drawings: dict[str, Callable[[], Any]] = {
+        "marginals": lambda: pl.marginals(adata, held_out),
+        "graph": lambda: pl.graph(adata, condition=condition),
+        "targets": lambda: pl.targets(adata),
+        "dose_response": lambda: pl.dose_response(adata, predicted=cells, perturbation=DRUG),
+        "history": lambda: pl.history(adata),
+        "metrics": lambda: pl.metrics(evaluation),
+    }
+    for name, draw in drawings.items():
+        axes = draw()
+        figure = (axes[0] if isinstance(axes, np.ndarray) else axes).figure
+        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        plt.close(figure)
+
+
+def report(demo: Demo, seconds: float, folder: Path) -> str:
+    """The tables that `scgim demo` prints."""
+    methods = demo.evaluation["method"].drop_duplicates()
+    wide = demo.evaluation.pivot(index="method", columns="metric", values="value")
+    wide = wide.loc[methods, demo.evaluation["metric"].drop_duplicates()].rename_axis(
+        index=None, columns=None
+    )
+    truth = demo.truth.set_index("what").rename_axis(None)
+    fitted = demo.adata.uns["gim"]
+    return "\n".join(
+        [
+            "",
+            "SIMULATED DATA: no real cell is in these numbers.",
+            f"{int(demo.adata.var['gim'].sum())} genes, {len(fitted['conditions'])} conditions, "
+            f"{int(demo.adata.obs['gim_condition'].notna().sum())} cells; fitted in {seconds:.0f} s; "
+            f"{DRUG} at {DOSE:g} nM held out.",
+            "",
+            f"Predicted against held-out cells, {DRUG} at {DOSE:g} nM (pearson_delta: higher is better; all",
+            "other columns: lower is better):",
+            wide.to_string(float_format="{:.3f}".format, na_rep="-"),
+            "",
+            "Learned against true structure, among the modelled genes (f1_random: as many drawn at random):",
+            truth.to_string(float_format="{:.2f}".format),
+            "",
+            f"Written to {folder}: " + ", ".join(sorted(path.name for path in folder.iterdir())),
+        ]
+    )
