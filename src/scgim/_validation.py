@@ -226,16 +226,15 @@ def check_values(
             genes,
             "not whole numbers",
             f'input="counts" needs a matrix that holds raw counts. {raw}; or input="log1p" if these values '
-            "are "
-            "log-normalised.",
+            "are log-normalised.",
         )
     if kind == "log1p":
         largest = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0)
         if counts:
             raise ValueError(
                 f"{where} holds whole numbers only (up to {largest:g}), so these are raw counts; "
-                'input="log1p" needs '
-                'log-normalised values. Pass input="counts", or the layer with log-normalised values as '
+                'input="log1p" needs log-normalised values. Pass input="counts", or the layer with '
+                "log-normalised values as "
                 "layer=."
             )
         if largest > _LARGEST_LOG:

@@ -439,6 +439,14 @@ def test_small_conditions_can_be_dropped(cells: ad.AnnData) -> None:
     assert found.obs["gim_condition"].isna().sum() == 4
 
 
+def test_a_condition_lost_to_the_filter_is_not_lost_silently(cells: ad.AnnData) -> None:
+    other = cells.copy()
+    other.X[((other.obs["perturbation"] == "Belinostat") & (other.obs["dose"] == 10)).to_numpy(), 1:] = 0
+    with pytest.raises(ValueError, match=r"Belinostat_10 \(0\).*min_counts"):
+        prepared(other)
+    assert "Belinostat_10" not in prepared(other, small_conditions="drop").obs["gim_condition"].cat.categories
+
+
 def test_silent_genes_can_be_dropped(cells: ad.AnnData) -> None:
     other = cells.copy()
     other.X[(other.obs["perturbation"] == "control").to_numpy(), 9] = 0

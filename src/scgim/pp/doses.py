@@ -120,16 +120,15 @@ def common_unit(used: dict[str, set[str]], dose_key: str) -> str:
     if "" in used:
         raise ValueError(
             f"dose_key={dose_key!r}: the doses have mixed units, and some have none ({shown}). Give every "
-            "dose its "
-            "unit ('10 nM'), name a column with the units as dose_unit_key=, or convert them to one unit."
+            "dose its unit ('10 nM'), name a column with the units as dose_unit_key=, or convert them to "
+            "one unit."
         )
     dimensions = {unit_scale(unit)[1] for unit in used}
     if len(dimensions) > 1 or None in dimensions:
         raise ValueError(
             f"dose_key={dose_key!r}: the doses have mixed units that cannot be converted into each other "
-            f"({shown}). "
-            "Convert them to one unit first; known units are pM, nM, uM, mM, M and pg/ml, ng/ml, ug/ml, "
-            "mg/ml."
+            f"({shown}). Convert them to one unit first; known units are pM, nM, uM, mM, M and pg/ml, "
+            "ng/ml, ug/ml, mg/ml."
         )
     return _BASE[str(dimensions.pop())]
 

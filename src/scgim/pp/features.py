@@ -175,7 +175,8 @@ def featurize(
     if kind in ("auto", "onehot", "hill"):
         known = list(map(str, spec["perturbations"]))
         _refuse_unknown(parts, known, kind)
-        one_hot = np.eye(len(known))[[known.index(name) for name, _ in parts]]
+        one_hot = np.zeros((len(parts), len(known)))
+        one_hot[np.arange(len(parts)), pd.Index(known).get_indexer([name for name, _ in parts])] = 1
         blocks = [one_hot]
         if kind == "hill":
             curves = hill_curves(doses, np.asarray(spec["half_doses"], dtype=float))
@@ -196,9 +197,8 @@ def _refuse_unknown(parts: list[Part], known: list[str], kind: str) -> None:
     if unknown:
         raise ValueError(
             f"{listing(unknown)} was not seen by prepare, and one-hot features (features={kind!r}) say "
-            "nothing about a "
-            f"new perturbation.{suggestion(unknown[0], known)} Known are {listing(known, most=30)}. For "
-            "new drugs run "
+            f"nothing about a new perturbation.{suggestion(unknown[0], known)} Known are "
+            f"{listing(known, most=30)}. For new drugs run "
             'prepare with features="fingerprint" (SMILES in obs) or with a DataFrame of features.'
         )
 
@@ -272,8 +272,7 @@ def _user_rows(spec: Mapping[str, Any], parts: list[Part], user_features: Any) -
         if not isinstance(user_features, pd.DataFrame):
             raise ValueError(
                 f"{listing(new)} has no row in the features given to prepare. Pass user_features=, a "
-                "DataFrame with "
-                f"its row and the columns {listing(columns, most=5)}."
+                f"DataFrame with its row and the columns {listing(columns, most=5)}."
             )
         given = user_features.rename(index=str, columns=str)
         lacking = [*(set(new) - set(given.index)), *(set(columns) - set(given.columns))]

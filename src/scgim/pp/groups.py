@@ -11,7 +11,8 @@ import scipy.sparse as sp
 from .._keys import Keys
 from .._logging import logger
 from .._validation import listing, plural, require_column
-from .conditions import CellLabels, Design, build_design, text_labels
+from .conditions import CellLabels, text_labels
+from .design import Design, build_design
 from .features import complete_spec, feature_source, featurize
 from .fingerprints import smiles_of_perturbations
 from .inputs import split_key_clash
@@ -94,7 +95,8 @@ def prepare_cells(
     least = arguments["min_cells_per_condition"]
     design, small = build_design(
         labels,
-        keep & depth.enough,
+        members,
+        depth.enough,
         min_cells=least,
         small_conditions=arguments["small_conditions"],
         where=where,
@@ -187,25 +189,21 @@ def _check_depth(
         empty = cells[keep & (total == 0)]
         raise ValueError(
             f"{plural(len(empty), 'cell')}{where} without any counts: {listing(empty, most=5)}. Raise "
-            "min_counts "
-            "to at "
-            "least 1 to leave them out."
+            "min_counts to at least 1 to leave them out."
         )
     if not (controls & depth.enough).any():
         if arguments["input"] != "counts":
             raise ValueError(f"Every control cell{where} is zero in all genes; check control= and layer=.")
         raise ValueError(
-            f"No control cells are left{where}: all {int(controls.sum())} have fewer than min_counts={least} "
-            f"counts (their median is {np.median(total[controls]):g}). Lower min_counts; a panel of genes "
-            "has "
-            "fewer counts per cell."
+            f"No control cells are left{where}: all {int(controls.sum())} have fewer than "
+            f"min_counts={least} counts (their median is {np.median(total[controls]):g}). Lower min_counts; "
+            "a panel of genes has fewer counts per cell."
         )
     lost = 1 - (keep & depth.enough).sum() / keep.sum()
     if lost > 0.5:
         logger.warning(
-            "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is a "
-            "panel of "
-            "genes.",
+            "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is a panel "
+            "of genes.",
             least,
             100 * lost,
             where,

@@ -119,8 +119,7 @@ def choose_markers(
     if n_expressed < 2:
         raise ValueError(
             f"Only {plural(n_expressed, 'gene')} in at least min_cells={min_cells} training cells{where}; a "
-            "graph needs at "
-            "least 2. Lower min_cells."
+            "graph needs at least 2. Lower min_cells."
         )
     if genes is None and counted and n_expressed > n_top_genes:
         candidates = _highly_variable(work, candidates, n_top_genes, where)
@@ -151,9 +150,8 @@ def choose_markers(
             else 'Leave them out of genes=, or pass silent_genes="drop".'
         )
         raise ValueError(
-            f"These genes are zero in every control cell{where}, so that their unperturbed mechanism "
-            "cannot be "
-            f"learned: {listing(var_names[chosen & silent])}. {remedy}"
+            f"These genes are zero in every control cell{where}, so that their unperturbed mechanism cannot "
+            f"be learned: {listing(var_names[chosen & silent])}. {remedy}"
         )
     if chosen.sum() > _MANY_GENES:
         logger.warning(

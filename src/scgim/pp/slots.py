@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,17 @@ import numpy as np
 import pandas as pd
 
 from .._keys import FORMAT_VERSION, Keys
+from .._logging import logger
 from .._storage import to_storable
-from .conditions import Design
+from .._validation import require_prepared
+from .design import Design
 from .splits import SPLITS
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: Entries of `uns` that a change needs.
+_NEEDED = ("conditions", "parts", "membership", "features", "feature_spec", "params")
 #: Entries of `uns` that `tl.fit_gim` writes.
 FIT_ENTRIES = ("graph", "targets", "history", "state", "state_sha256")
 
@@ -132,3 +137,36 @@ def clear(adata: AnnData, key: str) -> None:
                     del frame[name]
         adata.uns.pop(keys.uns, None)
     adata.uns.pop(key, None)
+
+
+def change_slots(
+    adata: AnnData, key: str, group: str | None, step: Callable[[GroupSlots], None], written: str
+) -> None:
+    """Apply `step` to a copy of the stored slots of each group, then write them all."""
+    top = adata.uns.get(key)
+    groups: list[str | None] = [group]
+    if group is None and isinstance(top, dict) and "groups" in top:
+        groups = [str(name) for name in top["groups"]]
+    changed = [_read_slots(adata, *require_prepared(adata, key, name, needs=_NEEDED)) for name in groups]
+    for slots in changed:
+        step(slots)
+    own(adata)
+    for slots in changed:
+        if drop_fit(adata, slots.keys):
+            logger.info("the earlier fit%s is removed.", in_group(slots.keys))
+        for name in FIT_ENTRIES:
+            slots.uns.pop(name, None)
+        slots.uns["params"].pop("fit", None)
+        write_group(adata, slots)
+    logger.info(written)
+
+
+def _read_slots(adata: AnnData, keys: Keys, entry: dict[str, Any]) -> GroupSlots:
+    table, parts = entry["conditions"].copy(), entry["parts"].copy()
+    for name in (keys.condition, keys.split):
+        if name not in adata.obs:
+            raise KeyError(f"adata.obs[{name!r}] is missing: run scgim.pp.prepare again.")
+    codes = pd.Index(table["condition"].astype(str)).get_indexer(adata.obs[keys.condition].astype(object))
+    split = pd.Index(SPLITS).get_indexer(adata.obs[keys.split].astype(object))
+    design = Design(table, parts, np.asarray(entry["membership"]), codes)
+    return GroupSlots(keys, design, split, uns=dict(entry))

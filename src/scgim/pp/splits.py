@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._validation import listing, suggestion
-from .conditions import Design
+from .design import Design
 from .doses import parse_dose
 from .labels import Part, parse_perturbations
 
@@ -75,8 +75,7 @@ def resolve_hold_out(
         if not rows:
             raise ValueError(
                 f"hold_out{where}: there is no condition {label!r}.{suggestion(label, names[1:])} The "
-                "conditions "
-                f"are {listing(names[1:], most=30)}."
+                f"conditions are {listing(names[1:], most=30)}."
             )
         if label == control:
             raise ValueError(
@@ -113,8 +112,7 @@ def _entries(hold_out: Any) -> Iterable[tuple[Any, bool]]:
     else:
         raise TypeError(
             f"hold_out={hold_out!r} is neither a dict of name and dose ({{'Dacinostat': 10_000}}; None = "
-            "every dose) "
-            "nor a list of condition labels."
+            "every dose) nor a list of condition labels."
         )
 
 

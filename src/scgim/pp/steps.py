@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,22 +11,21 @@ from .._keys import Keys
 from .._logging import logger
 from .._rng import RngLike
 from .._storage import from_storable
-from .._validation import check_anndata, check_values, listing, require_prepared
-from .conditions import Design, label_cells
+from .._validation import check_anndata, check_values, listing
+from .conditions import label_cells
 from .features import complete_spec, featurize
 from .groups import choose_genes, part_features, prepare_cells
 from .inputs import check_arguments, check_features, stored_seed
 from .normalise import Depth, as_matrix
 from .prepare import prepare
-from .slots import FIT_ENTRIES, GroupSlots, clear, drop_fit, feature_entries, in_group, own, write_group
-from .splits import SPLITS, split_design, training_parts
+from .slots import GroupSlots, change_slots, clear, feature_entries, own, write_group
+from .splits import split_design, training_parts
 from .summary import with_splits
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _GENE_ARGUMENTS = ("n_genes", "n_top_genes", "genes", "min_cells", "silent_genes")
-_NEEDED = ("conditions", "parts", "membership", "features", "feature_spec", "params")
 
 
 def conditions(
@@ -166,7 +164,7 @@ def select_markers(
         }
         slots.store({"params": params})
 
-    _change(adata, key, group, step, f"written: var of {key!r}")
+    change_slots(adata, key, group, step, f"written: var of {key!r}")
 
 
 def features(
@@ -221,7 +219,7 @@ def features(
         params["prepare"] |= {"features": named, "smiles_key": smiles_key}
         slots.store({"params": params})
 
-    _change(adata, key, group, step, f"written: features in uns of {key!r}")
+    change_slots(adata, key, group, step, f"written: features in uns of {key!r}")
 
 
 def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | None = None) -> None:
@@ -299,43 +297,10 @@ def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | No
                 listing(new),
             )
 
-    _change(adata, key, group, step, f"written: splits and features of {key!r}")
+    change_slots(adata, key, group, step, f"written: splits and features of {key!r}")
 
 
 def _complete(slots: GroupSlots, source: dict[str, Any]) -> None:
     design = slots.design
     spec = complete_spec(source, design.part_list, training_parts(design.table, design.membership))
     slots.store(feature_entries(spec, featurize(spec, design.part_list)))
-
-
-def _change(
-    adata: AnnData, key: str, group: str | None, step: Callable[[GroupSlots], None], written: str
-) -> None:
-    """Apply `step` to a copy of the stored slots of each group, then write them all."""
-    top = adata.uns.get(key)
-    groups: list[str | None] = [group]
-    if group is None and isinstance(top, dict) and "groups" in top:
-        groups = [str(name) for name in top["groups"]]
-    changed = [_read_slots(adata, *require_prepared(adata, key, name, needs=_NEEDED)) for name in groups]
-    for slots in changed:
-        step(slots)
-    own(adata)
-    for slots in changed:
-        if drop_fit(adata, slots.keys):
-            logger.info("the earlier fit%s is removed.", in_group(slots.keys))
-        for name in FIT_ENTRIES:
-            slots.uns.pop(name, None)
-        slots.uns["params"].pop("fit", None)
-        write_group(adata, slots)
-    logger.info(written)
-
-
-def _read_slots(adata: AnnData, keys: Keys, entry: dict[str, Any]) -> GroupSlots:
-    table, parts = entry["conditions"].copy(), entry["parts"].copy()
-    for name in (keys.condition, keys.split):
-        if name not in adata.obs:
-            raise KeyError(f"adata.obs[{name!r}] is missing: run scgim.pp.prepare again.")
-    codes = pd.Index(table["condition"].astype(str)).get_indexer(adata.obs[keys.condition].astype(object))
-    split = pd.Index(SPLITS).get_indexer(adata.obs[keys.split].astype(object))
-    design = Design(table, parts, np.asarray(entry["membership"]), codes)
-    return GroupSlots(keys, design, split, uns=dict(entry))
