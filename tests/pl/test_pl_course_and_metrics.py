@@ -52,8 +52,15 @@ def test_history_skips_what_is_missing():
         scgim.pl.history(adata)
 
 
-@pytest.mark.parametrize("style", ["default", "dark_background"])
-@pytest.mark.parametrize("n_cols", [1, 3, 5])
+def test_one_record_is_a_dot():
+    adata, _ = make_fit(genes=gene_names(4), cells=2, control_cells=2)
+    adata.uns["gim"]["history"] = {"step": np.array([40]), "loss": np.array([3.0]), "edges": np.array([9])}
+    axes = scgim.pl.history(adata)
+    assert [ax.lines[0].get_marker() for ax in axes] == ["o", "o"]
+    assert_legible(axes[0].figure)
+
+
+@pytest.mark.parametrize(("style", "n_cols"), [("default", 1), ("dark_background", 3), ("default", 5)])
 def test_history_legible(fitted, style, n_cols):
     before = fitted.copy()
     with plt.style.context(style):
@@ -81,6 +88,21 @@ def test_metrics_can_be_chosen_and_missing_values_are_left_out(table):
     (ax,) = scgim.pl.metrics(table, metrics=["mean_distance"], methods=["control", "gim"])
     assert [line.get_gid() for line in ax.lines if line.get_gid()] == ["mean:gim"]
     assert len(table) == 27
+
+
+def test_means_are_taken_over_the_same_conditions(table):
+    table = table[table["metric"] == "mean_distance"]
+    easy = (table["method"] == "control") & (table["condition"] == "a")
+    (ax,) = scgim.pl.metrics(table[~easy])
+    drawn = {line.get_gid(): line.get_xdata()[0] for line in ax.lines if line.get_gid()}
+    values = table.set_index(["method", "condition"])["value"]
+    for method in ("gim", "control"):
+        expected = (values[method, "b"] + values[method, "c"]) / 2
+        assert drawn[f"mean:{method}"] == pytest.approx(expected)
+    assert "shared by all" in ax.figure.legends[0].get_texts()[1].get_text()
+    assert (
+        len(next(line for line in ax.lines if len(line.get_xdata()) == 3).get_xdata()) == 3
+    )  # all dots stay
 
 
 def test_metrics_of_the_user_axes(table):

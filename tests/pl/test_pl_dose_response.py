@@ -154,8 +154,7 @@ def test_what_has_no_single_answer_is_asked(fitted):
         scgim.pl.dose_response(adata)
 
 
-@pytest.mark.parametrize("style", ["default", "dark_background"])
-@pytest.mark.parametrize("n_genes", [1, 2, 8])
+@pytest.mark.parametrize(("style", "n_genes"), [("default", 1), ("dark_background", 2), ("default", 8)])
 def test_legible(fitted, predicted, style, n_genes):
     with plt.style.context(style):
         assert_legible(scgim.pl.dose_response(fitted, predicted=predicted, n_genes=n_genes)[0].figure)

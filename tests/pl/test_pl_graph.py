@@ -215,24 +215,23 @@ def test_errors_say_what_to_do(fitted, arguments, error, message):
     assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize("style", ["default", "dark_background"])
-@pytest.mark.parametrize("condition", [None, HELD_OUT])
+@pytest.mark.parametrize(("style", "condition"), [("default", None), ("dark_background", HELD_OUT)])
 def test_legible_with_fifty_genes(fitted, style, condition):
     with plt.style.context(style):
         assert_legible(scgim.pl.graph(fitted, condition=condition).figure)
 
 
 @pytest.mark.parametrize(
-    ("genes", "edges"),
+    ("genes", "edges", "isolated"),
     [
-        (gene_names(1), 0),
-        (gene_names(2), 1),
-        (gene_names(12), 0),
-        ([*LONG_GENES, *gene_names(15)], 25),
-        (gene_names(100), 180),
+        (gene_names(1), 0, True),
+        (gene_names(1), 0, False),
+        (gene_names(2), 1, True),
+        (gene_names(12), 0, False),
+        ([*LONG_GENES, *gene_names(15)], 25, False),
+        (gene_names(100), 180, True),
     ],
 )
-@pytest.mark.parametrize("isolated", [True, False])
 def test_legible_at_other_sizes(genes, edges, isolated):
     adata, _ = make_fit(genes=genes, edges=edges, cells=2, control_cells=2, seed=1)
     ax = scgim.pl.graph(adata, condition=HELD_OUT, isolated=isolated)

@@ -153,8 +153,9 @@ def test_what_is_not_from_sample_cells_is_refused(fitted, predicted):
         scgim.pl.marginals(fitted, unlabelled)
 
 
-@pytest.mark.parametrize("style", ["default", "dark_background"])
-@pytest.mark.parametrize("n_genes", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    ("style", "n_genes"), [("default", 1), ("dark_background", 2), ("default", 3), ("dark_background", 8)]
+)
 def test_legible(fitted, predicted, style, n_genes):
     with plt.style.context(style):
         axes = scgim.pl.marginals(fitted, predicted, condition=HELD_OUT, n_genes=n_genes)

@@ -110,8 +110,9 @@ def test_errors_say_what_to_do(fitted, arguments, error, message):
     assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize("style", ["default", "dark_background"])
-@pytest.mark.parametrize("genes", [None, ["LDLR"], ["LDLR", "KRT8"]])
+@pytest.mark.parametrize(
+    ("style", "genes"), [("default", None), ("dark_background", ["LDLR"]), ("default", ["LDLR", "KRT8"])]
+)
 def test_legible(fitted, style, genes):
     with plt.style.context(style):
         assert_legible(scgim.pl.targets(fitted, genes=genes).figure)

@@ -70,7 +70,9 @@ def history(
     for i, (panel, (name, log, lines)) in enumerate(zip(axes, panels, strict=True)):
         for color, (column, label) in zip(_colors(panel), lines.items(), strict=False):
             filled = table[["step", column]].dropna()
-            panel.plot(filled["step"], filled[column], color=color, linewidth=1.2, label=label, gid=column)
+            dot = "o" if len(filled) == 1 else ""  # a line needs two records
+            style: dict[str, Any] = {"color": color, "linewidth": 1.2, "marker": dot, "markersize": 4}
+            panel.plot(filled["step"], filled[column], label=label, gid=column, **style)
         values = table[list(lines)]
         if log and (values > 0).any(axis=None):
             panel.set_yscale("log", nonpositive="mask")

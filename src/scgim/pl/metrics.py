@@ -50,7 +50,9 @@ def metrics(
 ) -> np.ndarray:
     """Compare methods, one panel per metric: a small dot per condition, a large one for their mean.
 
-    The fit stands out in colour; an arrow tells which end is good.
+    The fit stands out in colour; an arrow tells which end is good. Means are taken over the conditions for
+    which every method shown has a value (where there are none, over each method's own), so that a method is
+    not favoured by what it leaves out.
 
     Parameters
     ----------
@@ -99,11 +101,16 @@ def metrics(
     em = font_size(0.9)
     label_room = max(text_width(_method(row), em) for row in rows) / font_size()
     size = (15.0, 2.0 * len(rows) + 5.5)
+    table = table[table["metric"].isin(names) & table["method"].isin(rows)].dropna(subset="value")
     several = table.groupby(["metric", "method"])["condition"].nunique().max() > 1
     axes, own = make_panels(len(names), ax=ax, n_cols=n_cols, panel_size=size, min_width=16 + label_room)
     columns = min(len(axes), n_cols) if own else 1
+    uneven = False
     for i, (panel, name) in enumerate(zip(axes, names, strict=True)):
-        _draw(panel, table[table["metric"] == name], rows)
+        shown = table[table["metric"] == name]
+        shared = _shared(shown)
+        uneven |= shown["condition"].nunique() > len(shared)
+        _draw(panel, shown, rows, shared)
         label, direction = _KNOWN.get(name, (shorten(name.replace("_", " ")), ""))
         panel.set_title(label, fontsize=font_size(), pad=3)
         panel.set_xlabel(direction, fontsize=font_size(0.85))
@@ -113,14 +120,16 @@ def metrics(
         panel.tick_params(axis="y", length=0, labelsize=em)
         panel.spines["left"].set_visible(False)
         panel.locator_params(axis="x", nbins=4)
-    add_header(axes, _handles(palette(axes[0])) if several else [], own=own, title=None, legend=legend)
+    handles = _handles(palette(axes[0]), uneven) if several else []
+    add_header(axes, handles, own=own, title=None, legend=legend)
     return axes
 
 
-def _handles(colors: Palette) -> list[Line2D]:
+def _handles(colors: Palette, uneven: bool) -> list[Line2D]:
     style: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": colors.ink}
+    label = "mean, conditions shared by all" if uneven else "mean"
     small = Line2D([], [], label="one condition", markersize=3, alpha=0.45, markeredgewidth=0, **style)
-    return [small, Line2D([], [], label="mean", markersize=6.5, markeredgecolor=colors.paper, **style)]
+    return [small, Line2D([], [], label=label, markersize=6.5, markeredgecolor=colors.paper, **style)]
 
 
 def _chosen(asked: list[str] | None, values: pd.Series, what: str) -> list[str]:
@@ -128,27 +137,27 @@ def _chosen(asked: list[str] | None, values: pd.Series, what: str) -> list[str]:
     return available if asked is None else check_known(asked, available, what)
 
 
-def _draw(ax: Axes, table: pd.DataFrame, rows: list[str]) -> None:
+def _shared(table: pd.DataFrame) -> set[str]:
+    """Conditions for which every method that has values has one; all where there are none."""
+    methods = table.groupby("condition")["method"].nunique()
+    return set(methods.index[methods == table["method"].nunique()]) or set(methods.index)
+
+
+def _draw(ax: Axes, table: pd.DataFrame, rows: list[str], shared: set[str]) -> None:
     colors = palette(ax)
     for y, row in enumerate(rows):
-        values = table.loc[table["method"] == row, "value"].dropna().to_numpy()
         ax.axhline(y, color=blend(colors.ink, colors.paper, 0.15), linewidth=0.6, zorder=0)
-        if len(values) == 0:
-            continue
+        own = table[table["method"] == row]
         color = colors.predicted if row == "gim" else blend(colors.ink, colors.paper, 0.55)
-        if len(values) > 1:
+        if len(own) > 1:
+            dots: dict[str, Any] = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0}
+            ax.plot(own["value"], np.full(len(own), y), "o", color=color, **dots)
+        compared = own.loc[own["condition"].isin(shared), "value"]
+        if len(compared):
+            mean = compared.mean()
             ax.plot(
-                values, np.full(len(values), y), "o", markersize=3, color=color, alpha=0.45, markeredgewidth=0
+                mean, y, "o", markersize=6.5, color=color, markeredgecolor=colors.paper, gid=f"mean:{row}"
             )
-        ax.plot(
-            values.mean(),
-            y,
-            "o",
-            markersize=6.5,
-            color=color,
-            markeredgecolor=colors.paper,
-            gid=f"mean:{row}",
-        )
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.margins(x=0.08)
 
