@@ -254,6 +254,21 @@ def test_combinations_without_doses() -> None:
     assert entry["conditions"]["dose"].isna().all()
 
 
+@pytest.mark.parametrize("control", ["NT+NT", "no + drug"])
+def test_a_control_label_may_hold_the_separator(control: str) -> None:
+    adata = crispr_cells()
+    adata.obs["perturbation"] = adata.obs["perturbation"].replace({"NT": control, "KLF1": "KLF1+NT"})
+    pp_arguments = {"control": control, "min_counts": 1, "min_cells": 1}
+    prepare(adata, **pp_arguments)
+    table = adata.uns["gim"]["conditions"]
+    assert table["condition"].iloc[0] == control
+    assert table["is_control"].sum() == 1
+    assert ("KLF1" in list(table["condition"])) == (control == "NT+NT")
+    found = scgim.pp.parse_perturbations([control, "KLF1"], control=control, has_dose=False)
+    assert [label for label, _ in found] == [control, "KLF1"]
+    assert found[0][1] == []
+
+
 def test_combinations_with_a_dose_each(cells: ad.AnnData) -> None:
     other = cells.copy()
     other.obs["dose"] = other.obs["dose"].map("{:g} nM".format)

@@ -12,7 +12,7 @@ import pandas as pd
 from .._logging import logger
 from .._validation import listing, require_column, suggestion
 from .doses import clean_unit, common_unit, convert_dose, parse_dose
-from .labels import Part, condition_label, part_label, sort_parts, split_label
+from .labels import Part, condition_label, control_names, part_label, sort_parts, split_label
 
 #: Text that stands for a missing label (`str(float("nan"))` is common in published files).
 _MISSING = {"", "nan", "NaN", "<NA>"}
@@ -109,6 +109,7 @@ class _Reader:
     ) -> None:
         self.perturbation_key, self.dose_key = perturbation_key, dose_key
         self.control, self.separator = control, separator
+        self.controls = control_names(control, separator)
         self.units: dict[str, set[str]] = {}
         self.dosed_controls: set[int] = set()
         self._calls = -1
@@ -119,15 +120,15 @@ class _Reader:
         if label is None:
             return NO_LABEL
         pieces = split_label(label, self.separator)
-        if all(piece == self.control for piece in pieces):
+        if label == self.control or all(piece in self.controls for piece in pieces):
             if self.dose_key is not None and self._is_nonzero(dose):
                 self.dosed_controls.add(self._calls)
             return []
         if self.dose_key is None:
-            return [(piece, math.nan, "") for piece in pieces if piece != self.control]
+            return [(piece, math.nan, "") for piece in pieces if piece not in self.controls]
         parts = []
         for piece, (value, own_unit) in zip(pieces, self._doses(label, dose, len(pieces)), strict=True):
-            if piece == self.control or value == 0:
+            if piece in self.controls or value == 0:
                 continue
             if math.isnan(value):
                 return NO_DOSE
@@ -165,8 +166,9 @@ class _Reader:
         return not math.isnan(value) and value != 0
 
     def _refuse(self, label: str, dose: Any, why: str) -> NoReturn:
+        shown = repr(dose) if isinstance(dose, str) else str(dose)
         raise ValueError(
-            f"dose_key={self.dose_key!r}: {dose!r} (perturbation {label!r}) cannot be used: {why}. Correct "
+            f"dose_key={self.dose_key!r}: {shown} (perturbation {label!r}) cannot be used: {why}. Correct "
             f"adata.obs[{self.dose_key!r}], or set it to NaN to leave those cells out."
         )
 

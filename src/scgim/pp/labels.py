@@ -44,6 +44,12 @@ def split_label(label: str, separator: str | None) -> list[str]:
     return pieces if all(pieces) else [label]
 
 
+def control_names(control: str, separator: str | None) -> set[str]:
+    """What names the control: its label, and the `NT` of `NT+NT`."""
+    pieces = set(split_label(control, separator))
+    return {control} | (pieces if len(pieces) == 1 else set())
+
+
 def part_label(perturbation: str, dose: float = math.nan) -> str:
     """`Dacinostat_10000`, or the name alone where there is no dose.
 
@@ -164,9 +170,10 @@ def _parse_piece(
     if not _is_one(piece):
         raise TypeError(f"{piece!r} is not a perturbation: give a name or a pair of name and dose.")
     name, dose = (piece, None) if isinstance(piece, str) else piece
-    names = [n for n in split_label(name.strip(), separator) if n != control]
+    name, nothing = name.strip(), control_names(control, separator)
+    names = [] if name == control else [n for n in split_label(name, separator) if n not in nothing]
     if not names or not any(names):
-        if not name.strip():
+        if not name:
             raise ValueError("A perturbation has an empty name.")
         return []
     if not has_dose:

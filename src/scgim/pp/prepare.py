@@ -75,8 +75,9 @@ def prepare(
     dose_unit_key
         Column of `obs` with the unit of each dose, for doses that are numbers.
     control
-        Label of the unperturbed cells. Cells with dose 0 are controls as well, and suffice where the label
-        does not occur. None: only these; the control condition is then called `"control"`.
+        Label of the unperturbed cells (`"A+control"` is `"A"`). Cells with dose 0 are controls as well, and
+        suffice where the label does not occur. None: only these; the control condition is then called
+        `"control"`.
     groupby
         Column of `obs` (cell line, donor): each group is prepared by itself and gets slots of its own, with
         the prefix `f"{key_added}_{group}"`.
@@ -165,8 +166,7 @@ def prepare(
         if not copy:
             raise ValueError(
                 "adata is backed (its X is on disk) and cannot be changed in place. Pass copy=True and use "
-                "the AnnData that "
-                "is returned, or load it first with adata = adata.to_memory()."
+                "what is returned, or load it first with adata = adata.to_memory()."
             )
         adata = adata.to_memory()
     elif copy:
