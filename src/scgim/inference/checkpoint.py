@@ -22,8 +22,9 @@ def _fingerprint(config: FitConfig, seed: int, data: TrainingData) -> str:
     """Identifies the fit: a checkpoint of other data, settings or seed must not be resumed."""
     settings = {**asdict(config), "max_steps": None}  # a longer fit may go on from a shorter one
     digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True, default=str).encode())
-    for tensor in (data.x, data.condition, data.valid, data.features, data.membership):
-        digest.update(tensor.cpu().numpy().tobytes())
+    known = (data.known_targets, data.known_values)
+    for tensor in (data.x, data.condition, data.valid, data.features, data.membership, *known):
+        digest.update(b"none" if tensor is None else tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -27,14 +27,14 @@ class FitConfig:
     init
         ``search`` (`own`): greedy structure search, then the networks learn its targets; ``random``: the paper's.
     n_features
-        Random features of the search's regressions (`own`).
+        Random features of the search's regressions at most (`own`).
     max_parents, n_candidates, n_shakes
         Limits of the search (`own`).
     search_cells
         Most cells per condition that the search looks at (`own`).
     graph_sparsity
         beta_G in nats per edge; ``"auto"`` (`own`): half of log(cells) per parameter that an edge adds, as in the BIC
-        (1 parameter for a linear edge, 5 for an MLP edge).
+        (one for a linear edge, one per hidden unit for an MLP's).
     target_sparsity
         beta_I in nats per target and condition; ``"auto"`` (`own`): the same rule with the cells of a condition, plus
         the log odds of one target among all genes.
@@ -67,10 +67,10 @@ class FitConfig:
     network_hidden: tuple[int, ...] = (100, 100)
     linear_skip: bool = True
     init: Literal["search", "random"] = "search"
-    n_features: int = 100
+    n_features: int = 200
     max_parents: int = 10
     n_candidates: int = 20
-    n_shakes: int = 0
+    n_shakes: int | Literal["auto"] = "auto"
     search_cells: int = 400
     graph_sparsity: float | Literal["auto"] = "auto"
     target_sparsity: float | Literal["auto"] = "auto"

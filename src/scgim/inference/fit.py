@@ -7,6 +7,8 @@ import logging
 import math
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro.infer import RenyiELBO, Trace_ELBO
+from pyro.infer import Trace_ELBO
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim.model import GIM, break_cycles, spectral_radius
+from scgim.model import GIM, Batch, break_cycles, spectral_radius
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import FitConfig
@@ -70,6 +72,7 @@ class _Progress:
     reference: float = math.inf
     stale: int = 0
     decayed: bool = False
+    done: bool = False
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
 
@@ -104,7 +107,7 @@ def fit(
     """
     seed = draw_seed(as_generator(rng))
     devices = [data.x.device] if data.x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False):
+    with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), few_threads(data.n_genes):
         torch.manual_seed(seed)
         return _fit(data, config, np.random.default_rng(seed), seed, progress, checkpoint)
 
@@ -127,7 +130,6 @@ def _fit(
         found = find_structure(config, data, rng, lambda text: bar.set_postfix_str(text))
         start_from_search(gim, data, found)
         bar.set_description("fit_gim")
-    elbo = Trace_ELBO() if config.objective == "elbo" else RenyiELBO(alpha=0, num_particles=config.n_graphs)
     n_graphs = graphs_per_step(config, data.n_genes)
     optimiser = make_optimiser(gim, config)
     lagrangian = AugmentedLagrangian(
@@ -142,14 +144,11 @@ def _fit(
     scale = 1.0 / sampler.n_cells
     bar.update(state.step)
     try:
-        while state.step < config.max_steps:
+        while state.step < config.max_steps and not state.done:
             batch = sampler.draw()
             sparsity = float(config.target_sparsity) * _ramp(config, state.step)
             optimiser.zero_grad(set_to_none=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # Pyro: model and guide share no plate
-                loss = elbo.differentiable_loss(gim.model, gim.guide, batch, n_graphs, config.objective, sparsity)
-            loss = loss * scale
+            loss = negative_bound(gim, batch, config, n_graphs, sparsity) * scale
             h = spectral_radius(gim.graph.probabilities())
             objective = loss + lagrangian.term(h)
             objective.backward()
@@ -159,21 +158,20 @@ def _fit(
             bar.update(1)
             if state.step % config.check_every and state.step < config.max_steps:
                 continue
-            done = _check(gim, data, config, lagrangian, optimiser, state, float(loss.detach()), float(h.detach()))
+            state.done = _check(gim, data, config, lagrangian, optimiser, state, float(loss.detach()), float(h.detach()))
             last = {name: values[-1] for name, values in state.history.items()}
             bar.set_postfix_str(
                 f"loss {last['loss']:.3f}, acyclicity {last['acyclicity']:.2g}, edges {last['edges']:.0f}"
             )
             if checkpoint is not None:
                 save_checkpoint(checkpoint, config, seed, data, gim, optimiser, lagrangian, state)
-            if done:
-                stopped = "converged"
-                break
     except KeyboardInterrupt:
         stopped = "interrupted"
         logger.warning("interrupted at step %d: the best state so far is kept", state.step)
     finally:
         bar.close()
+    if state.done:
+        stopped = "converged"
     if state.best_state is not None:
         gim.load_state_dict(state.best_state)
     probability = gim.graph.probabilities().detach().cpu().numpy()
@@ -183,6 +181,38 @@ def _fit(
     return FitResult(
         gim, graph, n_dropped, state.history, config, time.perf_counter() - start_time, state.step, stopped
     )
+
+
+@contextmanager
+def few_threads(n_genes: int, small: int = 64) -> Iterator[None]:
+    """One torch thread for small models, the user's number otherwise and afterwards.
+
+    The arrays of a step are then so small that threads wait for each other longer than they work, and on a
+    busy machine (or after numba has reset OpenMP's thread number) a step takes many times as long.
+    """
+    before = torch.get_num_threads()
+    if n_genes <= small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def negative_bound(gim: GIM, batch: Batch, config: FitConfig, n_graphs: int, sparsity: float) -> Tensor:
+    """Minus Pyro's ELBO; for ``log_mean_exp`` minus the log-mean-exp over `config.n_graphs` samples.
+
+    The latter is Pyro's RenyiELBO at alpha = 0, which has no differentiable loss to add the acyclicity term to.
+    """
+    elbo = Trace_ELBO()
+    n_samples = 1 if config.objective == "elbo" else config.n_graphs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Pyro: model and guide share no plate
+        losses = [
+            elbo.differentiable_loss(gim.model, gim.guide, batch, n_graphs, config.objective, sparsity)
+            for _ in range(n_samples)
+        ]
+    return math.log(n_samples) - torch.logsumexp(-torch.stack(losses), 0)
 
 
 def _ramp(config: FitConfig, step: int) -> float:

@@ -44,7 +44,7 @@ class LocalScores:
     """
 
     #: Trimming starts generously and tightens (a deterministic annealing of the target sparsity).
-    _ANNEAL = (100.0, 30.0, 10.0, 5.0, 2.5, 1.0, 1.0)
+    _ANNEAL = (10.0, 3.0, 1.0, 1.0)
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LocalScores:
         target_sparsity: float,
         generator: torch.Generator,
         known_targets: Tensor | None = None,
-        n_features: int = 100,
+        n_features: int = 200,
         chunk: int = 64,
     ) -> None:
         self.n_cells, self.n_genes = x.shape
@@ -77,7 +77,7 @@ class LocalScores:
         scale = x.std(0).clamp_min(1e-3)
         self.standard = (self.x - x.mean(0)) / scale * self.present.unsqueeze(-1)
         # Half of the features are nearly linear over the data's range, half saturate.
-        slope = torch.where(torch.arange(n_features) < n_features // 2, 0.4, 1.0)
+        slope = torch.where(torch.arange(n_features) % 2 == 0, 0.4, 1.0)
         weight = torch.randn(self.n_genes, n_features, generator=generator) * slope
         self.weight = weight.to(x)  # (genes, features)
         self.offset = torch.randn(n_features, generator=generator).to(x)
@@ -108,87 +108,71 @@ class LocalScores:
     ) -> list[tuple[float, Tensor]]:
         """(score, targets (conditions,) bool) of each parent set; `start`: targets to begin the trimming at."""
         todo = [parents for parents in dict.fromkeys(parent_sets) if (gene, parents) not in self.cache]
-        for first in range(0, len(todo), 4):
-            self._score(gene, todo[first : first + 4], start)
+        if todo:
+            summary = _Response(self, gene)
+            for parents in todo:
+                self.cache[gene, parents] = self._score(summary, parents, start)
+            self.n_scored += len(todo)
         return [self.cache[gene, parents] for parents in parent_sets]
 
-    def _features(self, parent_sets: list[frozenset[int]], weight: Tensor) -> Tensor:
-        """(sets, chunks, chunk, m) features with a leading constant, zero for cells of weight 0."""
-        out = []
-        for parents in parent_sets:
-            columns = sorted(parents)
-            if self.linear:
-                design = torch.zeros_like(self.standard)
-                design[..., columns] = self.standard[..., columns]
-            elif columns:
-                design = torch.tanh(self.standard[..., columns] @ self.weight[columns] + self.offset)
-            else:
-                design = self.standard.new_zeros(*self.standard.shape[:2], self.weight.shape[1])
-            design = torch.cat([torch.ones_like(design[..., :1]), design], dim=-1)
-            out.append(design * weight.unsqueeze(-1))
-        return torch.stack(out)
+    def width(self, n_parents: int) -> int:
+        """Random features for so many parents: functions of more variables need more."""
+        return min(self.weight.shape[1], 25 * (1 + n_parents)) if n_parents else 0
 
-    def _score(self, gene: int, parent_sets: list[frozenset[int]], start: Tensor | None) -> None:
-        self.n_scored += len(parent_sets)
-        response, weight = self._response(gene)
-        features = self._features(parent_sets, weight)
-        n_sets, m = features.shape[0], features.shape[-1]
-        moment = features.transpose(2, 3)
-        gram = self._per_condition(moment @ features, dim=1)  # (sets, conditions, m, m)
-        cross = self._per_condition((moment @ response.unsqueeze(-1)).squeeze(-1), dim=1)  # (sets, conditions, m)
-        square = self._per_condition(response.square().sum(1))  # (conditions,)
-        count = self._per_condition(weight.sum(1))
-        total = self._per_condition(self.present.sum(1))
-        ridge = torch.eye(m, dtype=features.dtype, device=features.device)
-        mean = cross[0, :, 0] / count.clamp_min(1)
-        variance = (square / count.clamp_min(1) - mean.square()).clamp_min(1e-4)
-        free = -0.5 * count * (_LOG_2PI + 1 + variance.log())  # (conditions,) log likelihood of own marginals
-        free = free + _bernoulli(total - count, total)
-        fixed = torch.isnan(self.known_targets[:, gene]) if self.known_targets is not None else None
-        may = self.targetable if fixed is None else self.targetable & fixed
+    def _features(self, parents: frozenset[int], weight: Tensor) -> Tensor:
+        """(chunks, chunk, m) features with a leading constant, zero for cells of weight 0."""
+        columns = sorted(parents)
+        chosen = self.standard[..., columns]
+        if columns and not self.linear:
+            m = self.width(len(columns))
+            chosen = torch.tanh(chosen @ self.weight[columns, :m] + self.offset[:m])
+        return torch.cat([torch.ones_like(self.standard[..., :1]), chosen], dim=-1) * weight.unsqueeze(-1)
+
+    def _score(self, y: _Response, parents: frozenset[int], start: Tensor | None) -> tuple[float, Tensor]:
+        features = self._features(parents, y.weight)  # (chunks, chunk, m)
+        m = features.shape[-1]
+        everything = features.reshape(-1, m)
+        gram_all = (everything.T @ everything).double()
+        gram_all.diagonal().add_(1.0)  # ridge
+        cross_all = (everything.T @ y.response.reshape(-1)).double()
 
         def refit(targets: Tensor) -> tuple[Tensor, Tensor]:
-            used = (~targets).to(features)  # (sets, conditions)
-            lhs = torch.einsum("sk,skab->sab", used, gram) + ridge
-            coefficients = torch.linalg.solve(lhs, torch.einsum("sk,ska->sa", used, cross).unsqueeze(-1))
-            fitted = torch.einsum("skab,sb->ska", gram, coefficients[..., 0])
-            beta = coefficients[:, None, :, 0]
-            rss = (square - 2 * (cross * beta).sum(-1) + (fitted * beta).sum(-1)).clamp_min(1e-6)
-            n_used = (used * count).sum(1).clamp_min(1)
-            noise = ((used * rss).sum(1) / n_used).clamp_min(1e-4).unsqueeze(1)
-            zero_rate = ((used * (total - count)).sum(1) / (used * total).sum(1).clamp_min(1)).unsqueeze(1)
-            zeros = torch.xlogy(total - count, zero_rate.clamp_min(1e-6))
-            zeros = zeros + torch.xlogy(count, (1 - zero_rate).clamp_min(1e-6))
-            own = -0.5 * count * (_LOG_2PI + noise.log()) - 0.5 * rss / noise
-            if self.shift:
-                residual = cross[..., 0] - fitted[..., 0]
-                shifted = own + 0.5 * residual.square() / count.clamp_min(1) / noise
-                return own + zeros, shifted + zeros
-            return own + zeros, free.expand_as(own)
+            """Fit on the untargeted conditions; log likelihood of every condition: own and replaced mechanism."""
+            left_out = targets[self.owner]
+            gram, cross = gram_all, cross_all
+            if bool(left_out.any()):
+                part = features[left_out].reshape(-1, m)
+                gram = gram - (part.T @ part).double()
+                cross = cross - (part.T @ y.response[left_out].reshape(-1)).double()
+            beta = torch.linalg.solve(gram, cross).to(features)
+            residual = y.response - features @ beta  # (chunks, chunk)
+            rss = self._per_condition(residual.square().sum(1)).clamp_min(1e-6)
+            used = (~targets).to(features)
+            noise = ((used * rss).sum() / (used * y.count).sum().clamp_min(1)).clamp_min(1e-4)
+            own = -0.5 * y.count * (_LOG_2PI + noise.log()) - 0.5 * rss / noise
+            zeros = y.zero_log_likelihood(used)
+            if not self.shift:
+                return own + zeros, y.free
+            shift = self._per_condition(residual.sum(1))
+            return own + zeros, own + zeros + 0.5 * shift.square() / y.count.clamp_min(1) / noise
 
-        best_score, best_targets = None, None
-        starts = [(torch.zeros(n_sets, self.n_conditions, dtype=torch.bool, device=count.device), self._ANNEAL)]
+        best: tuple[float, Tensor] | None = None
+        starts = [(torch.zeros_like(self.targetable), self._ANNEAL)]
         if start is not None:
-            starts.append((start.expand(n_sets, -1), self._ANNEAL[-3:]))
+            starts.append((start, self._ANNEAL[-2:]))
         for targets, factors in starts:
-            if fixed is not None and self.known_targets is not None:
-                targets = torch.where(fixed, targets, self.known_targets[:, gene] > 0.5)
+            targets = torch.where(y.may, targets, y.told)
             for factor in factors:
                 own, replaced = refit(targets)
                 better = (replaced - own) > factor * self.target_sparsity
-                targets = torch.where(may, better, targets)
+                targets = torch.where(y.may, better, targets)
             own, replaced = refit(targets)
-            gain = torch.where(targets, replaced - self.target_sparsity, own).sum(1)
-            if best_score is None or best_targets is None:
-                best_score, best_targets = gain, targets
-            else:
-                improved = gain > best_score
-                best_score = torch.where(improved, gain, best_score)
-                best_targets = torch.where(improved.unsqueeze(1), targets, best_targets)
-        assert best_score is not None and best_targets is not None
-        for i, parents in enumerate(parent_sets):
-            value = float(best_score[i]) - self.graph_sparsity * len(parents)
-            self.cache[gene, parents] = (value, best_targets[i])
+            value = float(torch.where(targets, replaced - self.target_sparsity, own).sum())
+            if best is None or value > best[0]:
+                best = (value, targets)
+        assert best is not None
+        # Each coefficient raises the log likelihood of its own data by half a nat for nothing.
+        return best[0] - self.graph_sparsity * len(parents) - 0.5 * (m - 1), best[1]
 
     # -- screening ----------------------------------------------------------------------------------------
 
@@ -210,6 +194,37 @@ class LocalScores:
             for i in list(candidates[j]):
                 candidates[i].add(j)
         return candidates
+
+
+class _Response:
+    """What all parent sets of one gene share.
+
+    response, weight (chunks, chunk); count: cells with a response per condition; free: log likelihood of each
+    condition under marginals of its own; may: where targets are to be found; told: the known ones elsewhere.
+    """
+
+    def __init__(self, scores: LocalScores, gene: int) -> None:
+        self.response, self.weight = scores._response(gene)
+        square = scores._per_condition(self.response.square().sum(1))
+        total_response = scores._per_condition(self.response.sum(1))
+        self.count = scores._per_condition(self.weight.sum(1))
+        self.total = scores._per_condition(scores.present.sum(1))
+        mean = total_response / self.count.clamp_min(1)
+        variance = (square / self.count.clamp_min(1) - mean.square()).clamp_min(1e-4)
+        free = -0.5 * self.count * (_LOG_2PI + 1 + variance.log())
+        self.free = free + _bernoulli(self.total - self.count, self.total)
+        self.may, self.told = scores.targetable, torch.zeros_like(scores.targetable)
+        if scores.known_targets is not None:
+            known = scores.known_targets[:, gene]
+            self.may = scores.targetable & torch.isnan(known)
+            self.told = torch.nan_to_num(known) > 0.5
+
+    def zero_log_likelihood(self, used: Tensor) -> Tensor:
+        """Log likelihood of the zeros of every condition, with one rate fitted on the used ones."""
+        zeros = self.total - self.count
+        rate = (used * zeros).sum() / (used * self.total).sum().clamp_min(1)
+        rate = rate.clamp(1e-6, 1 - 1e-6)
+        return zeros * rate.log() + self.count * torch.log1p(-rate)
 
 
 def _chunks(condition: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ true graph, because a reversal must pass through states worse than both ends. Di
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import networkx as nx
@@ -34,7 +34,14 @@ class SearchResult:
 
 
 class _State:
-    """Parent sets, the same as a networkx graph, and the gains of all toggles."""
+    """Parent sets, the same as a networkx graph, and the gains of all toggles.
+
+    Gains are refreshed lazily: a change of one gene's parents makes its other gains stale, and only those that come
+    out best are scored again, until nothing seems left to gain; then all stale ones are.
+    """
+
+    #: How many of a gene's best stale toggles are scored at a time.
+    _AT_ONCE = 4
 
     def __init__(self, scores: LocalScores, candidates: list[set[int]]) -> None:
         self.scores, self.candidates = scores, candidates
@@ -42,25 +49,36 @@ class _State:
         self.parents: list[frozenset[int]] = [frozenset()] * self.n
         self.directed = nx.empty_graph(self.n, create_using=nx.DiGraph)
         self.gain = np.full((self.n, self.n), np.nan)
+        self.stale = np.zeros((self.n, self.n), dtype=bool)
         for gene in range(self.n):
-            self.update(gene)
+            self.stale[sorted(candidates[gene]), gene] = True
+            self.gain[sorted(candidates[gene]), gene] = 0.0
+        self.refresh_all()
 
-    def update(self, gene: int) -> None:
-        """Rescore every toggle of a parent of `gene`."""
+    def refresh(self, gene: int, others: list[int]) -> None:
+        """Score these toggles of parents of `gene`."""
         base, targets = self.scores.score(gene, [self.parents[gene]])[0]
-        others = sorted(self.candidates[gene])
         scored = self.scores.score(gene, [self.parents[gene] ^ {i} for i in others], targets)
-        self.gain[:, gene] = np.nan
         for i, (value, _) in zip(others, scored, strict=True):
             self.gain[i, gene] = value - base
+            self.stale[i, gene] = False
+
+    def refresh_all(self) -> None:
+        """Score every stale toggle."""
+        for gene in np.flatnonzero(self.stale.any(0)):
+            self.refresh(int(gene), np.flatnonzero(self.stale[:, gene]).tolist())
 
     def total(self) -> float:
         return sum(self.scores.score(j, [self.parents[j]])[0][0] for j in range(self.n))
 
     def set_parents(self, gene: int, parents: frozenset[int]) -> None:
+        """Change the parents of a gene; all its gains become stale."""
+        changed = self.parents[gene] ^ parents
         self.directed.remove_edges_from([(i, gene) for i in self.parents[gene] - parents])
         self.directed.add_edges_from([(i, gene) for i in parents - self.parents[gene]])
         self.parents[gene] = parents
+        self.gain[sorted(changed), gene] *= -1
+        self.stale[:, gene] = ~np.isnan(self.gain[:, gene])
 
     def restore(self, parents: list[frozenset[int]]) -> None:
         changed = [j for j in range(self.n) if parents[j] != self.parents[j]]
@@ -68,43 +86,57 @@ class _State:
             self.set_parents(gene, frozenset())
         for gene in changed:
             self.set_parents(gene, parents[gene])
-            self.update(gene)
 
-    def best_move(self, max_parents: int) -> tuple[float, list[tuple[int, frozenset[int]]]]:
-        """The best legal addition, deletion or reversal: (gain, new parent sets)."""
-        best: tuple[float, list[tuple[int, frozenset[int]]]] = (1e-6, [])
+    def _moves(self, max_parents: int) -> Iterator[tuple[float, list[tuple[int, int]]]]:
+        """Additions, deletions and reversals with a positive gain, best first: (gain, toggles)."""
         gain = np.nan_to_num(self.gain, nan=-np.inf)
-        for i, j in zip(*np.nonzero(gain > -np.inf), strict=True):
-            i, j = int(i), int(j)
-            if i in self.parents[j]:
-                if gain[i, j] > best[0]:
-                    best = (gain[i, j], [(j, self.parents[j] - {i})])
-                both = gain[i, j] + gain[j, i]
-                if both > best[0] and len(self.parents[i]) < max_parents and not self._path(i, j, skip=True):
-                    best = (both, [(j, self.parents[j] - {i}), (i, self.parents[i] | {j})])
-            elif gain[i, j] > best[0] and len(self.parents[j]) < max_parents and not self._path(j, i):
-                best = (gain[i, j], [(j, self.parents[j] | {i})])
-        return best
+        present = np.zeros((self.n, self.n), dtype=bool)
+        for j in range(self.n):
+            present[sorted(self.parents[j]), j] = True
+        full = present.sum(0) >= max_parents
+        single = np.where(present | ~(present.T | full), gain, -np.inf)
+        reverse = np.where(present & ~full[:, None], gain + gain.T, -np.inf)
+        value = np.concatenate([single.ravel(), reverse.ravel()])
+        for flat in np.argsort(-value, kind="stable"):
+            if value[flat] <= 1e-6:
+                return
+            i, j = divmod(int(flat) % (self.n * self.n), self.n)
+            yield float(value[flat]), [(i, j)] if flat < self.n * self.n else [(i, j), (j, i)]
 
-    def _path(self, source: int, target: int, skip: bool = False) -> bool:
-        """Whether `target` can be reached; `skip`: not over the direct edge."""
-        if not skip:
-            return nx.has_path(self.directed, source, target)
-        self.directed.remove_edge(source, target)
-        found = nx.has_path(self.directed, source, target)
-        self.directed.add_edge(source, target)
-        return found
+    def _legal(self, toggles: list[tuple[int, int]]) -> bool:
+        (i, j), *reverse = toggles
+        if reverse:
+            self.directed.remove_edge(i, j)
+            found = nx.has_path(self.directed, i, j)
+            self.directed.add_edge(i, j)
+            return not found
+        return i in self.parents[j] or not nx.has_path(self.directed, j, i)
+
+    def best_move(self, max_parents: int) -> list[tuple[int, frozenset[int]]]:
+        """New parent sets of the best legal move, scored afresh; none if nothing improves."""
+        while True:
+            best = next((t for _, t in self._moves(max_parents) if self._legal(t)), None)
+            if best is None:
+                if not self.stale.any():
+                    return []
+                self.refresh_all()
+                continue
+            outdated = [(i, j) for i, j in best if self.stale[i, j]]
+            if not outdated:
+                return [(j, self.parents[j] ^ {i}) for i, j in best]
+            for i, j in outdated:
+                waiting = np.flatnonzero(self.stale[:, j])
+                waiting = waiting[np.argsort(-self.gain[waiting, j], kind="stable")][: self._AT_ONCE]
+                self.refresh(j, sorted({i, *waiting.tolist()}))
 
     def climb(self, max_parents: int, report: Callable[[str], None]) -> int:
         moves = 0
         while True:
-            _, changes = self.best_move(max_parents)
+            changes = self.best_move(max_parents)
             if not changes:
                 return moves
             for gene, parents in changes:
                 self.set_parents(gene, parents)
-            for gene, _ in changes:
-                self.update(gene)
             moves += 1
             report(f"{self.directed.number_of_edges()} edges")
 
@@ -142,8 +174,6 @@ def search_structure(
         for j in neighbours:
             state.set_parents(j, state.parents[j] - {gene})
         state.set_parents(gene, frozenset())
-        for j in [*neighbours, gene]:
-            state.update(j)
         moves += state.climb(max_parents, report)
         total = state.total()
         if total > best + 1e-6:

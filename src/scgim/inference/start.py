@@ -18,8 +18,6 @@ from .data import TrainingData, cap_cells
 from .scores import LocalScores
 from .search import SearchResult, search_structure
 
-#: Parameters that one more parent adds, for the BIC-like edge prior (`own`).
-_PARAMETERS_PER_EDGE = {"linear": 1, "mlp": 5, "ziln": 5}
 #: Edge logits of the start: found by the search, or possible in its order (`own`).
 _FOUND, _POSSIBLE = 3.0, -3.0
 
@@ -29,7 +27,8 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
     n_cells = int((~data.valid).sum())
     graph, target = config.graph_sparsity, config.target_sparsity
     if isinstance(graph, str):
-        graph = 0.5 * _PARAMETERS_PER_EDGE[config.mechanism] * math.log(n_cells)
+        n_parameters = 1 if config.mechanism == "linear" else config.mechanism_hidden
+        graph = 0.5 * n_parameters * math.log(n_cells)
     if isinstance(target, str):
         per_condition = max(2.0, n_cells / max(1, data.n_conditions))
         k = n_effects(config.intervention, config.mechanism == "ziln")
@@ -86,9 +85,16 @@ def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generat
         generator=rng,
         max_parents=config.max_parents,
         n_candidates=config.n_candidates,
-        max_shakes=config.n_shakes,
+        max_shakes=_shakes(config, data.n_genes),
         report=report,
     )
+
+
+def _shakes(config: FitConfig, n_genes: int) -> int:
+    if config.n_shakes != "auto":
+        return int(config.n_shakes)
+    # Cheap where the regressions are linear, and needed there; with random features the fit itself refines.
+    return n_genes if config.mechanism == "linear" else 0
 
 
 def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps: int = 400) -> None:

@@ -14,7 +14,7 @@ from .interventions import (
     n_effects,
 )
 from .mechanisms import KINDS, Mechanisms
-from .sampling import Action, Noise, abduct, counterfactual, draw_noise, propagate
+from .sampling import Action, Noise, abduct, counterfactual, draw_noise, propagate, touched_genes
 
 __all__ = [
     "GIM",
@@ -45,5 +45,6 @@ __all__ = [
     "propagate",
     "spectral_radius",
     "topological_order",
+    "touched_genes",
     "ziln_log_prob",
 ]

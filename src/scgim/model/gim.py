@@ -205,8 +205,11 @@ class GIM(nn.Module):
         zeros = torch.zeros_like(prob)
         total_own = zeros.index_add(0, batch.condition, weight * own)  # (conditions, genes)
         total_replaced = zeros.index_add(0, batch.condition, weight * replaced)
-        prob = prob.clamp(1e-12, 1 - 1e-6)
-        return torch.logaddexp(torch.log1p(-prob) + total_own, prob.log() + total_replaced).sum()
+        possible = prob.clamp(1e-12, 1 - 1e-6)
+        mixed = torch.logaddexp(torch.log1p(-possible) + total_own, possible.log() + total_replaced)
+        # Beyond the clamp a target is certain (known targets, held genes): no evidence may overrule it.
+        mixed = torch.where(prob > 1 - 1e-6, total_replaced, mixed)
+        return torch.where(prob < 1e-12, total_own, mixed).sum()
 
     # -- Pyro model and guide -----------------------------------------------------------------------------
 

@@ -109,13 +109,16 @@ def counterfactual(
 ) -> Tensor:
     """The same cells under `action`; genes without a targeted ancestor keep their value exactly."""
     changed = propagate(gim, graph, abduct(gim, graph, x, generator), action)
+    return torch.where(touched_genes(graph, action), changed, x)
+
+
+def touched_genes(graph: np.ndarray, action: Action) -> Tensor:
+    """(cells, genes) bool: the gene is targeted, or has a targeted ancestor."""
     touched = action.targets.clone()
     if action.values is not None:
         touched |= ~torch.isnan(action.values)
     for gene in topological_order(graph):
         parents = np.flatnonzero(graph[:, gene])
         if parents.size:
-            inherited = touched[:, torch.as_tensor(parents, device=x.device)].any(1)
-            # A hard replacement cuts the parents; the gene is touched anyway.
-            touched[:, gene] |= inherited
-    return torch.where(touched, changed, x)
+            touched[:, gene] |= touched[:, torch.as_tensor(parents, device=touched.device)].any(1)
+    return touched
