@@ -1,0 +1,37 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """The torch device for a user's choice.
+
+    Parameters
+    ----------
+    device
+        ``"auto"`` (CUDA if there is one, else the CPU; MPS lacks operations that the fit needs), ``"cpu"``, ``"cuda"``,
+        ``"cuda:1"``, ...
+
+    Raises
+    ------
+    ValueError
+        If the device does not exist; says what there is.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is not a torch device; use 'auto', 'cpu' or 'cuda'.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here. "
+            "Use device='cpu' (or 'auto'), or install a CUDA build of torch."
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={device!r}: there are only {torch.cuda.device_count()} CUDA GPUs.")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={device!r} was asked for, but torch finds no Apple GPU. Use device='cpu'.")
+    return chosen

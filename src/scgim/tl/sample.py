@@ -1,0 +1,235 @@
+"""`tl.sample_cells`, `tl.predict_targets`, `tl.intervene`: use of a fitted model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+
+from scgim._rng import RngLike, as_generator, torch_generator
+from scgim._validation import check_int, listing, suggestion
+from scgim.model import Action, draw_noise, propagate
+
+from .stored import Part, StoredModel, load, table_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def sample_cells(
+    adata: AnnData,
+    *,
+    perturbations: Any = None,
+    n: int = 500,
+    user_features: Any = None,
+    rng: RngLike = 0,
+    key: str = "gim",
+    group: str | None = None,
+) -> AnnData:
+    """Sample cells under perturbations, seen or not.
+
+    Every cell draws its own atomic interventions (t, psi) from the fitted networks and then its expression by
+    ancestral sampling through the graph (model.md; Schneider et al. 2025).
+
+    Parameters
+    ----------
+    adata
+        Fitted with `scgim.tl.fit_gim`, or read back from a file. Nothing is written.
+    perturbations
+        What to apply: condition labels, ``("Dacinostat", 10_000)`` pairs of name and dose, lists of pairs that are
+        applied together, or the control's label. None: every condition of the data.
+    n
+        Cells per perturbation.
+    user_features
+        For perturbations never seen: SMILES by name, or a feature DataFrame (see `scgim.pp.featurize`).
+    rng
+        Seed or generator.
+    key, group
+        Which fit.
+
+    Returns
+    -------
+    anndata.AnnData
+        (perturbations x n, modelled genes), float32, in units of `adata.X`; obs: condition, perturbation, dose (the
+        name is also in ``obs["gim_condition"]``).
+
+    Raises
+    ------
+    KeyError
+        If there is no fit under `key`.
+    ValueError
+        If a perturbation is unknown or its features are missing, or the stored model is damaged.
+
+    Examples
+    --------
+    >>> cells = scgim.tl.sample_cells(adata, perturbations=[("Dacinostat", 10_000)], n=5)  # doctest: +SKIP
+    """
+    n = check_int(n, "n", least=1)
+    model = load(adata, key, group)
+    asked = model.uns["conditions"]["condition"].astype(str).tolist() if perturbations is None else perturbations
+    conditions = model.conditions(asked)
+    prob, effects, held = model.interventions([parts for _, parts in conditions], user_features)
+    generator = torch_generator(as_generator(rng))
+    blocks = []
+    for row in range(len(conditions)):
+        action = model.action(prob[row], effects[row], None if held is None else held[row], n, generator)
+        blocks.append(propagate(model.gim, model.graph, draw_noise(model.gim, n, generator), action).numpy())
+    return _as_anndata(adata, model, np.concatenate(blocks), conditions, n)
+
+
+def _as_anndata(
+    adata: AnnData, model: StoredModel, x: np.ndarray, conditions: list[tuple[str, list[Part]]], n: int
+) -> AnnData:
+    labels = [label for label, _ in conditions]
+    names = ["+".join(name for name, _ in parts) if parts else model.control for _, parts in conditions]
+    doses = [parts[0][1] if len(parts) == 1 else np.nan for _, parts in conditions]
+    categories = list(dict.fromkeys(labels))
+    column = pd.Categorical(np.repeat(np.array(labels, dtype=object), n), categories=categories)
+    obs = pd.DataFrame(
+        {
+            "condition": column,
+            "perturbation": pd.Categorical(np.repeat(np.array(names, dtype=object), n)),
+            "dose": np.repeat(np.array(doses, dtype=float), n),
+            model.keys.condition: column,
+        },
+        index=[f"sampled_{i}" for i in range(len(x))],
+    )
+    rows = adata.var[model.keys.genes].to_numpy(dtype=bool)
+    return ad.AnnData(x.astype(np.float32), obs=obs, var=adata.var.loc[rows, []].copy())
+
+
+def predict_targets(
+    adata: AnnData,
+    *,
+    perturbations: Any,
+    user_features: Any = None,
+    key: str = "gim",
+    group: str | None = None,
+) -> pd.DataFrame:
+    """Which genes perturbations act on, seen or not.
+
+    Parameters
+    ----------
+    adata
+        Fitted with `scgim.tl.fit_gim`. Nothing is written.
+    perturbations, user_features, key, group
+        As in `sample_cells`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        condition, gene, probability of being a target, is_target (probability > 0.5), effect (mean expression under
+        the replaced mechanism, or the shift); sorted by condition, then by falling probability.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As `sample_cells`.
+
+    Examples
+    --------
+    >>> scgim.tl.predict_targets(adata, perturbations=[("Dacinostat", 3_000)])  # doctest: +SKIP
+    """
+    model = load(adata, key, group)
+    conditions = model.conditions(perturbations)
+    prob, effects, held = model.interventions([parts for _, parts in conditions], user_features)
+    labels = np.array([label for label, _ in conditions], dtype=object)
+    table = table_of(labels, model.genes, prob.numpy(), model.expected_effect(effects, held))
+    order = {label: i for i, label in enumerate(labels)}
+    table = table.assign(_order=table["condition"].map(order))
+    table = table.sort_values(["_order", "probability"], ascending=[True, False], kind="stable")
+    return table.drop(columns="_order").reset_index(drop=True)
+
+
+def held_values(model: StoredModel, interventions: Mapping[str, float]) -> torch.Tensor:
+    """(genes,) values of `do` interventions, NaN elsewhere."""
+    if not interventions:
+        raise ValueError("interventions is empty; give at least one gene and its value, {'GENE': 0.0}.")
+    position = {str(gene): i for i, gene in enumerate(model.genes)}
+    held = torch.full((model.n_genes,), torch.nan)
+    for gene, value in interventions.items():
+        if gene not in position:
+            raise ValueError(
+                f"interventions: {gene!r} is not one of the {model.n_genes} modelled genes."
+                f"{suggestion(gene, list(position))} They are {listing(position, most=30)}."
+            )
+        if not np.isfinite(value):
+            raise ValueError(f"interventions: the value of {gene!r} is {value}; it must be finite.")
+        if model.gim.mechanisms.is_ziln and value < 0:
+            raise ValueError(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
+        held[position[gene]] = float(value)
+    return held
+
+
+def intervene(
+    adata: AnnData,
+    *,
+    interventions: Mapping[str, float],
+    perturbation: Any = None,
+    n: int = 500,
+    user_features: Any = None,
+    rng: RngLike = 0,
+    key: str = "gim",
+    group: str | None = None,
+) -> AnnData:
+    """Sample cells under atomic interventions of your own, `do(gene = value)`.
+
+    Parameters
+    ----------
+    adata
+        Fitted with `scgim.tl.fit_gim`. Nothing is written.
+    interventions
+        Gene -> value, in units of `adata.X` (0 for a perfect knock-out).
+    perturbation
+        One perturbation to apply at the same time; None: unperturbed cells.
+    n, user_features, rng, key, group
+        As in `sample_cells`.
+
+    Returns
+    -------
+    anndata.AnnData
+        As `sample_cells`; the condition is called ``do(GENE=value)``.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As `sample_cells`, or if a gene is not modelled.
+
+    Examples
+    --------
+    >>> knocked_out = scgim.tl.intervene(adata, interventions={"SIM0001": 0.0})  # doctest: +SKIP
+    """
+    n = check_int(n, "n", least=1)
+    model = load(adata, key, group)
+    held = held_values(model, interventions)
+    label, parts = model.control, []
+    if perturbation is not None:
+        ((label, parts),) = model.conditions([perturbation])
+    prob, effects, known = model.interventions([parts], user_features)
+    if known is not None:
+        held = torch.where(torch.isnan(held), known[0], held)
+    generator = torch_generator(as_generator(rng))
+    action = model.action(prob[0], effects[0], held, n, generator)
+    x = propagate(model.gim, model.graph, draw_noise(model.gim, n, generator), action).numpy()
+    done = ", ".join(f"{gene}={value:g}" for gene, value in interventions.items())
+    name = f"do({done})" if not parts else f"{label}, do({done})"
+    return _as_anndata(adata, model, x, [(name, parts)], n)
+
+
+def draw_action(
+    model: StoredModel,
+    conditions: Sequence[list[Part]],
+    n_cells: int,
+    generator: torch.Generator,
+    user_features: Any = None,
+    held: torch.Tensor | None = None,
+) -> Action:
+    """The action of one condition on `n_cells` cells."""
+    prob, effects, known = model.interventions(list(conditions), user_features)
+    if known is not None:
+        held = known[0] if held is None else torch.where(torch.isnan(held), known[0], held)
+    return model.action(prob[0], effects[0], held, n_cells, generator)
