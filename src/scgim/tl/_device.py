@@ -11,8 +11,8 @@ def resolve_device(device: str = "auto") -> torch.device:
     Parameters
     ----------
     device
-        ``"auto"`` (CUDA if there is one, else the CPU; MPS lacks operations that the fit needs), ``"cpu"``, ``"cuda"``,
-        ``"cuda:1"``, ...
+        ``"auto"`` (CUDA if there is one, else the CPU; MPS lacks operations that the fit needs), ``"cpu"``,
+        ``"cuda"``, ``"cuda:1"``, ...
 
     Raises
     ------

@@ -9,12 +9,23 @@ import numpy as np
 import torch
 
 from scgim._keys import Keys
-from scgim._validation import listing, suggestion
+from scgim._validation import listing, require_prepared, suggestion
 from scgim.baselines.prepared import dense_cells
 from scgim.inference import TrainingData
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+def require_slots(adata: AnnData, key: str, group: str | None) -> Keys:
+    """Keys of a preparation of which nothing is missing."""
+    needs = ("conditions", "parts", "membership", "features", "feature_spec", "params")
+    keys, _ = require_prepared(adata, key, group, needs=needs)
+    missing = [f"adata.obs[{name!r}]" for name in (keys.condition, keys.split) if name not in adata.obs]
+    missing += [f"adata.var[{keys.genes!r}]"] * (keys.genes not in adata.var)
+    if missing:
+        raise KeyError(f"{', '.join(missing)} not found: run scgim.pp.prepare (or pp.select_markers) first.")
+    return keys
 
 
 def modelled_names(adata: AnnData, keys: Keys) -> np.ndarray:
@@ -67,7 +78,9 @@ def check_expression(x: np.ndarray, genes: np.ndarray, mechanism: str) -> None:
     if mechanism != "ziln":
         constant = genes[np.ptp(x, axis=0) == 0]
         if len(constant):
-            raise ValueError(f"These genes never vary in the training cells: {listing(constant)}. Leave them out.")
+            raise ValueError(
+                f"These genes never vary in the training cells: {listing(constant)}. Leave them out."
+            )
         return
     if (x < 0).any():
         bad = genes[(x < 0).any(0)]
@@ -80,6 +93,15 @@ def check_expression(x: np.ndarray, genes: np.ndarray, mechanism: str) -> None:
         raise ValueError(
             f"These genes are (almost) never seen in the training cells: {listing(empty)}. "
             "Run scgim.pp.prepare again without them (genes=)."
+        )
+
+
+def check_known_values(values: np.ndarray | None, genes: np.ndarray, mechanism: str) -> None:
+    """Refuse `do(gene = value)` below zero where expression has none."""
+    if values is not None and mechanism == "ziln" and (values < 0).any():
+        bad = genes[(values < 0).any(0)]
+        raise ValueError(
+            f"known_interventions: expression in this model is >= 0, but {listing(bad)} is held below."
         )
 
 
@@ -114,7 +136,8 @@ def known_arrays(
         if gene not in position:
             raise ValueError(
                 f"{argument}: {gene!r} is not one of the {len(genes)} modelled genes."
-                f"{suggestion(gene, list(genes))} Prepare with genes= that include it."
+                f"{suggestion(gene, list(genes))} They are {listing(genes, most=30)}; "
+                "run scgim.pp.prepare with genes= that include it."
             )
         return position[gene]
 
@@ -133,7 +156,9 @@ def known_arrays(
             hit = rows(str(label), "known_interventions")
             for gene, value in chosen.items():
                 if not np.isfinite(value):
-                    raise ValueError(f"known_interventions: the value of {gene!r} in {label!r} is not finite.")
+                    raise ValueError(
+                        f"known_interventions: the value of {gene!r} in {label!r} is not finite."
+                    )
                 values[hit, column(str(gene), "known_interventions")] = value
         # A perturbation whose atomic intervention is given skips the GIM: it has no other targets.
         given = ~np.isnan(values)

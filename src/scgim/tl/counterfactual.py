@@ -61,8 +61,8 @@ def counterfactual(
     Raises
     ------
     ValueError
-        If no perturbation is given, or cells are unknown or perturbed (the noise of a perturbed cell would have
-        to be abducted under its own intervention, which is not observed).
+        If no perturbation is given, or cells are unknown or perturbed (the noise of a perturbed cell would
+        have to be abducted under its own intervention, which is not observed).
 
     Examples
     --------
@@ -84,7 +84,9 @@ def counterfactual(
             f"{len(wrong)} of the cells are not unperturbed cells of the fit, e.g. "
             f"{listing(adata.obs_names[wrong[:3]])}: counterfactuals start from control cells."
         )
-    x = torch.as_tensor(np.asarray(dense_cells(adata, model.keys, rows), dtype=np.float32))
+    order = model.order_in(adata)
+    observed = np.asarray(dense_cells(adata, model.keys, rows), dtype=np.float32)
+    x = torch.as_tensor(observed[:, np.argsort(order)])  # in the fit's order
     generator = torch_generator(as_generator(rng))
     parts: list[Any] = []
     label = model.control
@@ -97,10 +99,10 @@ def counterfactual(
     obs["counterfactual_condition"] = pd.Categorical([label] * len(rows))
     genes = adata.var[model.keys.genes].to_numpy(dtype=bool)
     return ad.AnnData(
-        changed.numpy(),
+        changed.numpy()[:, order],
         obs=obs,
         var=adata.var.loc[genes, []].copy(),
-        layers={"observed": x.numpy(), "touched": touched.numpy().astype(np.uint8)},
+        layers={"observed": observed, "touched": touched.numpy()[:, order].astype(np.uint8)},
     )
 
 

@@ -14,11 +14,19 @@ from scgim._keys import Keys
 from scgim._logging import logger
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._storage import to_storable
-from scgim._validation import check_anndata, listing, require_prepared
+from scgim._validation import check_anndata, listing
 from scgim.inference import FitResult, checksum, fit, make_config, pack
 
 from ._device import resolve_device
-from ._prepared import check_expression, known_arrays, modelled_names, training_tensors
+from ._prepared import (
+    check_expression,
+    check_known_values,
+    known_arrays,
+    modelled_names,
+    require_slots,
+    training_tensors,
+)
+from ._undo import remember, restore
 from .stored import StoredModel, targets_table
 
 if TYPE_CHECKING:
@@ -57,16 +65,16 @@ def fit_gim(
     adata
         Prepared by `scgim.pp.prepare`.
     hold_out
-        Conditions that are not trained on, as in `scgim.pp.hold_out`, e.g. ``{"Dacinostat": 10_000}``. None: keep
-        what was chosen before.
+        Conditions that are not trained on, as in `scgim.pp.hold_out`, e.g. ``{"Dacinostat": 10_000}``. None:
+        keep what was chosen before.
     mechanism
-        ``"ziln"`` (zero-inflated log-normal, for log-normalised expression), ``"mlp"`` or ``"linear"`` (Gaussian, for
-        any real values); ``"auto"``: ``ziln`` for counts or log1p input, else ``mlp``.
+        ``"ziln"`` (zero-inflated log-normal, for log-normalised expression), ``"mlp"`` or ``"linear"``
+        (Gaussian, for any real values); ``"auto"``: ``ziln`` for counts or log1p input, else ``mlp``.
     intervention
         ``"hard"``: a targeted gene loses its parents; ``"shift"``: its location is shifted.
     known_targets
-        Perturbation (or perturbation with dose, e.g. ``"A_10"``) -> gene or genes, where you know them: these targets
-        are not learned.
+        Perturbation (or perturbation with dose, e.g. ``"A_10"``) -> gene or genes, where you know them:
+        these targets are not learned.
     known_interventions
         Perturbation -> {gene: value}: atomic interventions `do(gene = value)`, in units of `adata.X`.
     preset
@@ -84,7 +92,8 @@ def fit_gim(
     progress
         Show a progress bar.
     checkpoint
-        File to save the fit under way to, and to resume it from. With several groups, the group's name is added.
+        File to save the fit under way to, and to resume it from. With several groups, the group's name is
+        added.
     **settings
         Any field of `scgim.inference.FitConfig`, e.g. ``max_steps=1000`` or ``graph_sparsity=50.0``.
 
@@ -93,18 +102,18 @@ def fit_gim(
     None. Writes
 
     - ``varp["gim_edge_prob"]``: CSR float32 (genes, genes), row = cause, column = effect
-    - ``varm["gim_target_prob"]``, ``varm["gim_effect"]``: (genes, conditions), NaN outside the graph. The effect
-      is the mean expression under the replaced mechanism (hard) or the shift of the location (shift).
-    - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``; ``["state"]``: the weights,
-      with their SHA-256; ``["params"]["fit"]``: every argument.
+    - ``varm["gim_target_prob"]``, ``varm["gim_effect"]``: (genes, conditions), NaN outside the graph. The
+      effect is the mean expression under the replaced mechanism (hard) or the shift of the location (shift).
+    - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``;
+      ``["state"]``: the weights, with their SHA-256; ``["params"]["fit"]``: every argument.
 
     Raises
     ------
     KeyError
         If `adata` is not prepared.
     ValueError
-        If a held-out condition, gene, perturbation, setting or device does not exist, or the data do not fit the
-        mechanism. `adata` is then left as it was.
+        If a held-out condition, gene, perturbation, setting or device does not exist, or the data do not fit
+        the mechanism. `adata` is then left as it was.
     FloatingPointError
         If the optimisation stops being finite.
 
@@ -130,17 +139,37 @@ def fit_gim(
             f"groupby={groupby!r}: run scgim.pp.prepare(adata, groupby={groupby!r}, ...) first; genes and "
             "features are chosen per group."
         )
-    make_config(preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings)  # refuses unknown settings before any work
+    # Everything that can be refused is refused before any work.
+    make_config(
+        preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings
+    )
     chosen_device = resolve_device(device)
     generator = as_generator(rng)
     chosen = [group] if groups is None or group is not None else groups
-    all_keys = [require_prepared(adata, key_added, name)[0] for name in chosen]
-    undo = _remember(adata, all_keys)
+    all_keys = [require_slots(adata, key_added, name) for name in chosen]
+    given = to_storable(
+        {
+            "preset": preset,
+            "mechanism": mechanism,
+            "intervention": intervention,
+            "hold_out": hold_out,
+            "known_targets": known_targets,
+            "known_interventions": known_interventions,
+            "groupby": groupby,
+            "group": group,
+            "device": str(chosen_device),
+            "rng": rng if isinstance(rng, int | np.integer) else None,
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+        },
+        path="params",
+    )
+    undo = remember(adata, all_keys)
     try:
         if hold_out is not None:
             from scgim.pp import hold_out as choose_hold_out
 
             choose_hold_out(adata, hold_out=hold_out, key=key_added, group=group)
+        jobs = []
         for keys in all_keys:
             uns = adata.uns[keys.uns]
             kind = mechanism if mechanism != "auto" else _mechanism_for(uns)
@@ -148,28 +177,20 @@ def fit_gim(
             known = known_arrays(uns, genes, known_targets, known_interventions)
             data = training_tensors(adata, keys, uns, known)
             check_expression(data.x.numpy(), genes, kind)
+            check_known_values(known[1], genes, kind)
             if data.n_conditions < 2:
                 raise ValueError("There is one condition only: nothing to learn about perturbations.")
+            config = make_config(preset, mechanism=kind, intervention=intervention, **settings)
+            jobs.append((keys, genes, known, data, config))
+        for keys, genes, known, data, config in jobs:
             seed = draw_seed(generator)
             path = checkpoint
             if checkpoint is not None and keys.group is not None:
                 path = Path(f"{checkpoint}.{keys.prefix}")
-            result = fit(
-                data.to(chosen_device),
-                make_config(preset, mechanism=kind, intervention=intervention, **settings),
-                rng=seed,
-                progress=progress,
-                checkpoint=path,
-            )
+            result = fit(data.to(chosen_device), config, rng=seed, progress=progress, checkpoint=path)
             arguments = {
-                "preset": preset,
-                "mechanism": mechanism,
-                "intervention": intervention,
-                "hold_out": hold_out,
-                "device": str(chosen_device),
-                "rng": rng if isinstance(rng, int | np.integer) else None,
+                **given,
                 "seed": str(seed),
-                "checkpoint": None if checkpoint is None else str(checkpoint),
                 "settings": result.config.asdict(),
                 "seconds": result.seconds,
                 "n_steps": result.n_steps,
@@ -178,39 +199,13 @@ def fit_gim(
             }
             _store(adata, keys, genes, result, arguments, known)
     except BaseException:
-        _restore(adata, undo)
+        restore(adata, undo)
         raise
 
 
 def _mechanism_for(uns: Mapping[str, Any]) -> str:
     kind = str(uns["params"].get("prepare", {}).get("input", "counts"))
     return "mlp" if kind == "continuous" else "ziln"
-
-
-def _remember(adata: AnnData, all_keys: list[Keys]) -> list[tuple[Any, str, Any]]:
-    """What `hold_out` and the fit may change, to put back after an error."""
-    out: list[tuple[Any, str, Any]] = []
-    for keys in all_keys:
-        for where, name in (
-            (adata.obs, keys.split),
-            (adata.uns, keys.uns),
-            (adata.varp, keys.edge_prob),
-            (adata.varm, keys.target_prob),
-            (adata.varm, keys.effect),
-        ):
-            value = where[name] if name in where else None
-            if isinstance(value, dict):
-                value = {**value, "conditions": value["conditions"].copy(), "params": dict(value["params"])}
-            out.append((where, name, value))
-    return out
-
-
-def _restore(adata: AnnData, undo: list[tuple[Any, str, Any]]) -> None:
-    for where, name, value in undo:
-        if value is not None:
-            where[name] = value
-        elif name in where:
-            del where[name]
 
 
 def _store(
@@ -222,6 +217,8 @@ def _store(
     known: tuple[np.ndarray | None, np.ndarray | None],
 ) -> None:
     """Write one fit; everything is computed before the first slot is touched."""
+    from scgim.pp.slots import own
+
     result.gim.to("cpu")
     uns = dict(adata.uns[keys.uns])
     state = pack(result.gim)
@@ -254,8 +251,10 @@ def _store(
     wide[:, rows] = prob.T, effect.T
     first, second = np.nonzero(probability)
     edge_prob = sp.csr_matrix(
-        (probability[first, second].astype(np.float32), (rows[first], rows[second])), shape=(adata.n_vars,) * 2
+        (probability[first, second].astype(np.float32), (rows[first], rows[second])),
+        shape=(adata.n_vars,) * 2,
     )
+    own(adata)
     adata.uns[keys.uns] = uns
     adata.varp[keys.edge_prob] = edge_prob
     adata.varm[keys.target_prob], adata.varm[keys.effect] = wide[0], wide[1]
@@ -267,20 +266,26 @@ def _report(keys: Keys, uns: Mapping[str, Any], result: FitResult, prob: np.ndar
     per_condition = float((prob[treated] > 0.5).sum(1).mean()) if treated.any() else 0.0
     n_genes, n_edges = prob.shape[1], int(result.graph.sum())
     logger.info(
-        "fit %r: %d edges, %.1f targets per condition, %d steps in %.0f s (%s); written to uns[%r], varp[%r], "
-        "varm[%r], varm[%r]",
+        "fit %r: %d edges, %.1f targets per condition, %d steps in %.0f s (%s); written to uns[%r], "
+        "varp[%r], varm[%r], varm[%r]",
         keys.prefix, n_edges, per_condition, result.n_steps, result.seconds, result.stopped,
         keys.uns, keys.edge_prob, keys.target_prob, keys.effect,
     )  # fmt: skip
     if n_genes > 2 and per_condition > _DEGENERATE * n_genes:
         logger.warning(
-            "fit %r has degenerated: a condition targets %.0f of %d genes on average, so the graph is hardly used. "
-            "Raise target_sparsity, or model genes that not every condition changes directly.",
+            "fit %r has degenerated: a condition targets %.0f of %d genes on average, so the graph is "
+            "hardly used. Raise target_sparsity, or model genes that not every condition changes directly.",
             keys.prefix, per_condition, n_genes,
         )  # fmt: skip
     if n_edges == 0:
         logger.warning("fit %r found no edge: lower graph_sparsity, or take more cells.", keys.prefix)
-    silent = [str(c) for c, row in zip(uns["conditions"]["condition"], prob, strict=True) if not (row > 0.5).any()]
-    silent = [c for c, t in zip(uns["conditions"]["condition"].astype(str), treated, strict=True) if t and c in silent]
+    silent = [
+        str(c) for c, row in zip(uns["conditions"]["condition"], prob, strict=True) if not (row > 0.5).any()
+    ]
+    silent = [
+        c
+        for c, t in zip(uns["conditions"]["condition"].astype(str), treated, strict=True)
+        if t and c in silent
+    ]
     if silent:
         logger.info("fit %r: no target found for %s", keys.prefix, listing(silent))

@@ -40,8 +40,8 @@ def sample_cells(
     adata
         Fitted with `scgim.tl.fit_gim`, or read back from a file. Nothing is written.
     perturbations
-        What to apply: condition labels, ``("Dacinostat", 10_000)`` pairs of name and dose, lists of pairs that are
-        applied together, or the control's label. None: every condition of the data.
+        What to apply: condition labels, ``("Dacinostat", 10_000)`` pairs of name and dose, lists of pairs
+        that are applied together, or the control's label. None: every condition of the data.
     n
         Cells per perturbation.
     user_features
@@ -54,8 +54,8 @@ def sample_cells(
     Returns
     -------
     anndata.AnnData
-        (perturbations x n, modelled genes), float32, in units of `adata.X`; obs: condition, perturbation, dose (the
-        name is also in ``obs["gim_condition"]``).
+        (perturbations x n, modelled genes), float32, in units of `adata.X`; obs: condition, perturbation,
+        dose (the name is also in ``obs["gim_condition"]``).
 
     Raises
     ------
@@ -70,7 +70,9 @@ def sample_cells(
     """
     n = check_int(n, "n", least=1)
     model = load(adata, key, group)
-    asked = model.uns["conditions"]["condition"].astype(str).tolist() if perturbations is None else perturbations
+    asked = (
+        model.uns["conditions"]["condition"].astype(str).tolist() if perturbations is None else perturbations
+    )
     conditions = model.conditions(asked)
     prob, effects, held = model.interventions([parts for _, parts in conditions], user_features)
     generator = torch_generator(as_generator(rng))
@@ -99,7 +101,8 @@ def _as_anndata(
         index=[f"sampled_{i}" for i in range(len(x))],
     )
     rows = adata.var[model.keys.genes].to_numpy(dtype=bool)
-    return ad.AnnData(x.astype(np.float32), obs=obs, var=adata.var.loc[rows, []].copy())
+    x = x[:, model.order_in(adata)].astype(np.float32)
+    return ad.AnnData(x, obs=obs, var=adata.var.loc[rows, []].copy())
 
 
 def predict_targets(
@@ -122,8 +125,9 @@ def predict_targets(
     Returns
     -------
     pandas.DataFrame
-        condition, gene, probability of being a target, is_target (probability > 0.5), effect (mean expression under
-        the replaced mechanism, or the shift); sorted by condition, then by falling probability.
+        condition, gene, probability of being a target, is_target (probability > 0.5), effect (mean
+        expression under the replaced mechanism, or the shift); sorted by condition, then by falling
+        probability.
 
     Raises
     ------
@@ -206,7 +210,8 @@ def intervene(
     n = check_int(n, "n", least=1)
     model = load(adata, key, group)
     held = held_values(model, interventions)
-    label, parts = model.control, []
+    parts: list[Part] = []
+    label = model.control
     if perturbation is not None:
         ((label, parts),) = model.conditions([perturbation])
     prob, effects, known = model.interventions([parts], user_features)

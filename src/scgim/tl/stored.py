@@ -35,7 +35,8 @@ Part = tuple[str, float]
 class StoredModel:
     """A fitted model with its names.
 
-    gim; graph (genes, genes) bool DAG; genes: names in the graph's order; keys; uns: the fit's entry.
+    gim; graph (genes, genes) bool DAG; genes: names in the fit's order, which `adata.var` may have left
+    since; keys; uns: the fit's entry.
     """
 
     gim: GIM
@@ -47,6 +48,11 @@ class StoredModel:
     @property
     def n_genes(self) -> int:
         return len(self.genes)
+
+    def order_in(self, adata: AnnData) -> np.ndarray:
+        """(genes,) place in the fit of each modelled gene of `adata.var`, in the order there."""
+        names = adata.var_names[adata.var[self.keys.genes].to_numpy(dtype=bool)].astype(str)
+        return pd.Index(self.genes.astype(str)).get_indexer(names)
 
     def conditions(self, perturbations: Any) -> list[tuple[str, list[Part]]]:
         """Labels and parts of perturbations as people write them (see `pp.parse_perturbations`)."""
@@ -72,17 +78,23 @@ class StoredModel:
     def known_parts(self) -> dict[str, list[Part]]:
         """Parts of every condition of the data."""
         parts = list(
-            zip(self.uns["parts"]["perturbation"].astype(str), self.uns["parts"]["dose"].astype(float), strict=True)
+            zip(
+                self.uns["parts"]["perturbation"].astype(str),
+                self.uns["parts"]["dose"].astype(float),
+                strict=True,
+            )
         )
         labels = self.uns["conditions"]["condition"].astype(str)
         rows = np.asarray(self.uns["membership"])
-        return {label: [parts[r] for r in np.flatnonzero(row)] for label, row in zip(labels, rows, strict=True)}
+        return {
+            label: [parts[r] for r in np.flatnonzero(row)] for label, row in zip(labels, rows, strict=True)
+        }
 
     @torch.no_grad()
     def interventions(
         self, conditions: list[list[Part]], user_features: Any = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Target probabilities (conditions, genes), effects (conditions, genes, k) and known values (or None)."""
+        """Target probabilities (conditions, genes), effects (conditions, genes, k), known values or None."""
         from scgim.pp import featurize
 
         parts = list(dict.fromkeys(part for own in conditions for part in own))
@@ -109,15 +121,20 @@ class StoredModel:
         table = self.uns["parts"]
         stored = list(zip(table["perturbation"].astype(str), table["dose"].astype(float), strict=True))
         position = {(name, None if dose != dose else dose): i for i, (name, dose) in enumerate(stored)}
-        rows = [position.get((name, None if dose != dose else dose), -1) for name, dose in parts]
-        out = []
+        out: list[torch.Tensor | None] = []
         for entry in ("known_targets", "known_values"):
             if entry not in self.uns:
                 out.append(None)
                 continue
             values = np.asarray(self.uns[entry], dtype=np.float32)
-            padded = np.vstack([values, np.full((1, values.shape[1]), np.nan, dtype=np.float32)])
-            out.append(torch.as_tensor(padded[rows]))
+            chosen = np.full((len(parts), values.shape[1]), np.nan, dtype=np.float32)
+            for i, (name, dose) in enumerate(parts):
+                row = position.get((name, None if dose != dose else dose))
+                # A dose never seen: what is known of the perturbation at every dose.
+                rows = [row] if row is not None else [r for r, (own, _) in enumerate(stored) if own == name]
+                if rows and all(np.array_equal(values[r], values[rows[0]], equal_nan=True) for r in rows):
+                    chosen[i] = values[rows[0]]
+            out.append(torch.as_tensor(chosen))
         return out[0], out[1]
 
     @torch.no_grad()
@@ -129,7 +146,7 @@ class StoredModel:
         n_cells: int,
         generator: torch.Generator,
     ) -> Action:
-        """Draw each cell's atomic interventions from one condition's distribution: t ~ Bernoulli, psi ~ Normal."""
+        """Each cell's atomic interventions from one condition's distribution: t ~ Bernoulli, psi ~ Normal."""
         draw = torch.rand(n_cells, self.n_genes, generator=generator)
         noise = torch.randn(n_cells, *effects.shape, generator=generator)
         psi = effects + self.gim.priors.effect_noise * noise
@@ -138,7 +155,7 @@ class StoredModel:
 
     @torch.no_grad()
     def expected_effect(self, effects: torch.Tensor, held: torch.Tensor | None = None) -> np.ndarray:
-        """(conditions, genes) mean expression under the replaced mechanism (hard), or the location's shift."""
+        """(conditions, genes) mean expression under the replaced mechanism (hard), or the shift."""
         p = self.gim.replaced_parameters(effects)
         if "shift" in p:
             out = p["shift"]
@@ -166,7 +183,8 @@ def load(adata: AnnData, key: str = "gim", group: str | None = None) -> StoredMo
 
     slots = require_fit(adata, key, group)
     uns = slots.uns
-    genes = np.array(modelled_genes(adata, slots), dtype=object)
+    modelled_genes(adata, slots)  # refuses an object that has lost some
+    genes = np.array(list(dict.fromkeys(uns["targets"]["gene"].astype(str))), dtype=object)
     where = f"adata.uns[{slots.keys.uns!r}]"
     state = {name: np.asarray(value) for name, value in uns["state"].items()}
     if checksum(state) != str(uns.get("state_sha256", "")):
@@ -176,9 +194,12 @@ def load(adata: AnnData, key: str = "gim", group: str | None = None) -> StoredMo
         )
     try:
         settings = from_storable(dict(uns["params"]["fit"]))["settings"]
-        gim = _empty_model(len(genes), np.asarray(uns["features"]).shape[1], settings)
+        with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
+            gim = _empty_model(len(genes), np.asarray(uns["features"]).shape[1], settings)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{where}['params']['fit'] is incomplete ({error}): run scgim.tl.fit_gim again.") from error
+        raise ValueError(
+            f"{where}['params']['fit'] is incomplete ({error}): run scgim.tl.fit_gim again."
+        ) from error
     unpack(gim, state)
     position = {gene: i for i, gene in enumerate(genes)}
     graph = np.zeros((len(genes),) * 2, dtype=bool)
@@ -197,7 +218,11 @@ def _empty_model(n_genes: int, n_features: int, settings: Mapping[str, Any]) -> 
         LatentGraph(n_genes, inverse_temperature=float(settings["inverse_temperature"])),
         Mechanisms(n_genes, kind, int(settings["mechanism_hidden"])),  # type: ignore[arg-type]
         AmortizedInterventions(
-            n_features, n_genes, n_effects(intervention, kind == "ziln"), hidden, bool(settings["linear_skip"])
+            n_features,
+            n_genes,
+            n_effects(intervention, kind == "ziln"),
+            hidden,
+            bool(settings["linear_skip"]),
         ),
         intervention,  # type: ignore[arg-type]
         Priors(effect_noise=float(settings["effect_noise"])),
@@ -209,7 +234,11 @@ def targets_table(
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Tidy table of targets of the data's conditions, with the arrays (conditions, genes) behind it."""
     parts = list(
-        zip(model.uns["parts"]["perturbation"].astype(str), model.uns["parts"]["dose"].astype(float), strict=True)
+        zip(
+            model.uns["parts"]["perturbation"].astype(str),
+            model.uns["parts"]["dose"].astype(float),
+            strict=True,
+        )
     )
     own = [[parts[r] for r in np.flatnonzero(row)] for row in membership]
     prob, effects, held = model.interventions(own)
