@@ -20,7 +20,10 @@ from .lagrangian import AugmentedLagrangian
 
 def _fingerprint(config: FitConfig, seed: int, data: TrainingData) -> str:
     """Identifies the fit: a checkpoint of other data, settings or seed must not be resumed."""
-    settings = {**asdict(config), "max_steps": None}  # a longer fit may go on from a shorter one
+    settings = asdict(config)
+    if config.init != "search":
+        # A longer fit may go on from a shorter one; after a search the learning rates follow max_steps.
+        settings["max_steps"] = None
     digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True, default=str).encode())
     known = (data.known_targets, data.known_values)
     for tensor in (data.x, data.condition, data.valid, data.features, data.membership, *known):
