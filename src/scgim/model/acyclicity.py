@@ -23,8 +23,8 @@ def spectral_radius(weights: Tensor, n_steps: int | None = None, shift: float = 
     weights
         (genes, genes), non-negative, `weights[i, j]` belongs to i -> j.
     n_steps
-        Power iterations; None (`own`): as many as genes, at least 10. With fewer than the longest path has edges,
-        a DAG is not told from a cycle: a chain of 20 genes would come out at 0.09, one of 50 at 0.97.
+        Power iterations; None (`own`): as many as genes, at least 10. With fewer than the longest path has
+        edges, a DAG is not told from a cycle: a chain of 20 genes would come out at 0.09, one of 50 at 0.97.
     shift
         `own`: the iteration runs on `A + shift * I`, whose eigenvectors are the same. Without it the
         iterates of a nilpotent matrix (a DAG!) collapse to zero and the quotient is noise.
@@ -48,7 +48,7 @@ def spectral_radius(weights: Tensor, n_steps: int | None = None, shift: float = 
 
 
 def exponential_trace(weights: Tensor) -> Tensor:
-    """NOTEARS: `trace(exp(A)) - genes` of a non-negative matrix; zero exactly for DAGs (Zheng et al. 2018)."""
+    """NOTEARS (Zheng et al. 2018): `trace(exp(A)) - genes`, non-negative A; zero exactly for DAGs."""
     return torch.trace(torch.matrix_exp(weights)) - weights.shape[0]
 
 

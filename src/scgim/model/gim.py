@@ -58,8 +58,8 @@ class Priors:
 class Batch:
     """A weighted minibatch of cells, with the description of all conditions.
 
-    x (cells, genes); condition (cells,) long; weight (cells,): how many cells of the data each one stands for;
-    features (parts, p); membership (conditions, parts); n_cells (conditions,) cells per condition in the data.
+    x (cells, genes); condition (cells,) long; weight (cells,): how many cells of the data each one stands
+    for; features (parts, p); membership (conditions, parts).
     known_targets (parts, genes) in {0, 1} with NaN rows for parts whose targets are learned;
     known_values (parts, genes): `do(x = value)`, NaN where there is none.
     """
@@ -191,8 +191,9 @@ class GIM(nn.Module):
     ) -> Tensor:
         """Log likelihood of the (weighted) cells with the targets summed out; a scalar.
 
-        ``elbo``: `sum_t p(t) log p(x | t)`, additive over cells. ``log_mean_exp``: `log sum_t p(t) p(X_k | t)`, one t
-        shared by all cells of a condition as in the paper (in a minibatch the condition's sum is scaled up).
+        ``elbo``: `sum_t p(t) log p(x | t)`, additive over cells. ``log_mean_exp``:
+        `log sum_t p(t) p(X_k | t)`, one t shared by all cells of a condition as in the paper (in a minibatch
+        the condition's sum is scaled up).
         """
         prob, effects, fixed = self.condition_interventions(batch, effects_noise)
         own, replaced = self.gene_log_likelihoods(batch.x, batch.condition, graph, effects)
@@ -226,7 +227,7 @@ class GIM(nn.Module):
         n_genes = self.graph.n_genes
         k = n_effects(self.intervention, self.mechanisms.is_ziln)
         logits = self.graph.logits().masked_fill(~self.graph.allowed, -30.0).expand(n_graphs, -1, -1)
-        # Graph samples are independent estimates of one expectation, not repeated evidence: to_event, no plate.
+        # Graph samples are independent estimates of one expectation, no repeated evidence: no plate.
         graph = pyro.sample("graph", GumbelBernoulli(logits, self.gumbel_scale).to_event(3))
         zero = batch.x.new_zeros(batch.features.shape[0], n_genes, k)
         noise = pyro.sample("effects_noise", Normal(zero, 1.0).to_event(3))
@@ -252,7 +253,7 @@ class GIM(nn.Module):
         objective: Objective = "elbo",
         target_sparsity: float | None = None,
     ) -> None:
-        """Pyro guide: the same distribution of the latents, so that the ELBO is the expected log likelihood."""
+        """Pyro guide: the latents' own distribution, so that the ELBO is the expected log likelihood."""
         self._sample_latents(batch, n_graphs)
 
     # -- results ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LatentGraph(nn.Module):
-    """`p(G_ij = 1) = sigmoid(alpha <u_i, v_j>)` for allowed i != j (Lorch et al. 2021; the paper's section 3).
+    """`p(G_ij = 1) = sigmoid(alpha <u_i, v_j>)` for allowed i != j (Lorch et al. 2021; section 3).
 
     Parameters
     ----------

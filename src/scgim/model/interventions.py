@@ -7,6 +7,7 @@ by what (model.md, steps 3 and 4). `FreeInterventions` is the same without amort
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,8 +20,8 @@ INTERVENTIONS = ("hard", "shift")
 def n_effects(intervention: str, ziln: bool) -> int:
     """How many numbers describe a replaced mechanism.
 
-    hard: (mean, log scale), for the zero-inflated log-normal (mean, log scale, zero logit); shift: (shift of the
-    mean). All relative to the gene's units, see `Mechanisms`.
+    hard: (mean, log scale), for the zero-inflated log-normal (mean, log scale, zero logit); shift: (shift of
+    the mean). All relative to the gene's units, see `Mechanisms`.
     """
     if intervention not in INTERVENTIONS:
         raise ValueError(f"intervention must be one of {', '.join(INTERVENTIONS)}; got {intervention!r}.")
@@ -60,7 +61,7 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         widths = [n_features, *hidden, n_out]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layer = nn.Linear(before, after)
             nn.init.xavier_normal_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)

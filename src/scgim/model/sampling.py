@@ -24,8 +24,8 @@ class Noise:
 class Action:
     """What is done to each cell.
 
-    targets (cells, genes) bool; parameters: those of the replaced mechanisms, each (cells, genes); values (cells,
-    genes): genes held at a value (`do`), NaN elsewhere.
+    targets (cells, genes) bool; parameters: those of the replaced mechanisms, each (cells, genes); values
+    (cells, genes): genes held at a value (`do`), NaN elsewhere.
     """
 
     targets: Tensor
@@ -85,8 +85,8 @@ def abduct(gim: GIM, graph: np.ndarray, x: Tensor, generator: torch.Generator) -
     """The noise that produced observed cells under the undisturbed mechanisms.
 
     Continuous parts are inverted exactly. For the zero-inflated log-normal a zero hides its log-normal noise,
-    which is drawn from its posterior (the prior, as the two are independent), and the uniform that decided on the
-    zero is drawn from the interval that agrees with what was seen.
+    which is drawn from its posterior (the prior, as the two are independent), and the uniform that decided
+    on the zero is drawn from the interval that agrees with what was seen.
     """
     mechanisms = gim.mechanisms
     adjacency = torch.as_tensor(graph, dtype=x.dtype, device=x.device).unsqueeze(0)
