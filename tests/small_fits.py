@@ -1,0 +1,79 @@
+"""Small prepared and fitted AnnData for the tests of `tl`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+import scgim
+
+GENES = [f"g{i}" for i in range(5)]
+DRUGS = ("A", "B", "C")
+#: Drug A acts on g0, B on g1, C on g3; g0 -> g1 -> g2, g4 alone.
+TARGET = {"A": "g0", "B": "g1", "C": "g3"}
+#: A fit of a second or two; its accuracy does not matter.
+QUICK: dict[str, Any] = {
+    "max_steps": 8, "check_every": 4, "batch_size": 64, "n_graphs": 2, "network_hidden": (8,),
+    "mechanism_hidden": 3, "n_features": 20, "device": "cpu", "progress": False,
+}  # fmt: skip
+
+
+def drug_cells(
+    *,
+    seed: int = 0,
+    n: int = 30,
+    doses: tuple[float, ...] = (1.0, 10.0),
+    kind: str = "continuous",
+    pairs: bool = False,
+) -> ad.AnnData:
+    """Three drugs at doses, controls, five genes and one (`other`) that is not to be modelled."""
+    rng = np.random.default_rng(seed)
+    rows = [("control", 0.0)] * (4 * n) + [(drug, dose) for drug in DRUGS for dose in doses for _ in range(n)]
+    rows += [("A+B", doses[-1])] * n if pairs else []
+    obs = pd.DataFrame(rows, columns=["perturbation", "dose"], index=[f"cell{i}" for i in range(len(rows))])
+    x = np.zeros((len(obs), 6))
+    parent = {1: 0, 2: 1}
+    for j in range(6):
+        own = 0.4 * rng.standard_normal(len(obs)) + (1.0 * x[:, parent[j]] if j in parent else 1.0)
+        for drug, target in TARGET.items():
+            if target == f"g{j}":
+                hit = obs["perturbation"].str.split("+").map(lambda names, d=drug: d in names).to_numpy()
+                effect = (
+                    1 + 1.5 * np.log10(obs["dose"].to_numpy().clip(0.1)) + 0.3 * rng.standard_normal(len(obs))
+                )
+                own = np.where(hit, effect, own)
+        x[:, j] = own
+    if kind == "log1p":
+        x = np.where(rng.random(x.shape) < 0.2, 0.0, np.exp(0.5 * x))
+    obs["line"] = np.where(np.arange(len(obs)) % 2 == 0, "first", "second")
+    return ad.AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[*GENES, "other"]))
+
+
+def prepared(kind: str = "continuous", prepare: dict[str, Any] | None = None, **cells: Any) -> ad.AnnData:
+    """After `pp.prepare`, with genes g0 to g4."""
+    adata = drug_cells(kind=kind, **cells)
+    arguments = {"dose_key": "dose", "input": kind, "genes": GENES, "min_cells": 1}
+    scgim.pp.prepare(adata, **{**arguments, **(prepare or {})})
+    return adata
+
+
+def fitted(
+    kind: str = "continuous",
+    prepare: dict[str, Any] | None = None,
+    fit: dict[str, Any] | None = None,
+    **cells: Any,
+):
+    """After `tl.fit_gim` with a few steps."""
+    adata = prepared(kind, prepare, **cells)
+    scgim.tl.fit_gim(adata, **{**QUICK, **(fit or {})})
+    return adata
+
+
+def edit_graph(adata: ad.AnnData, edges: list[tuple[str, str]], key: str = "gim") -> None:
+    """Give the fitted model a graph of our own, so that a test knows what is upstream of what."""
+    table = pd.DataFrame(edges, columns=["source", "target"]).assign(probability=0.9)
+    table.index = table.index.astype(str)
+    adata.uns[key]["graph"] = table
