@@ -137,7 +137,7 @@ def test_two_drugs_together_hit_the_targets_of_both():
 
 def test_predicted_targets_agree_with_the_stored_table(model):
     labels = model.uns["gim"]["conditions"]["condition"].tolist()[1:]
-    table = scgim.tl.predict_targets(model, perturbations=labels)
+    table = scgim.tl.predict_targets(model, perturbations=[*labels, labels[0]])
     stored = model.uns["gim"]["targets"].set_index(["condition", "gene"])
     assert len(table) == len(stored)
     found = table.set_index(["condition", "gene"]).loc[stored.index]
@@ -287,6 +287,7 @@ def test_a_perturbation_touches_targets_and_their_descendants(model):
     same = new.layers["observed"] == new.X
     assert same[new.layers["touched"] == 0].all()
     assert new.obs["counterfactual_condition"].unique().tolist() == ["A_10"]
+    assert scgim.tl.counterfactual(model, perturbation=("A", 10), cells=new.obs_names[0]).n_obs == 1
     by_name = scgim.tl.counterfactual(model, perturbation=("A", 10), cells=new.obs_names[[3, 1]])
     assert by_name.obs_names.tolist() == new.obs_names[[3, 1]].tolist()
 

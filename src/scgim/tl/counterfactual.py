@@ -107,7 +107,7 @@ def counterfactual(
 
 
 def _rows(adata: AnnData, cells: Any) -> np.ndarray:
-    values = np.asarray(cells)
+    values = np.atleast_1d(np.asarray(cells))
     if values.dtype == bool:
         if len(values) != adata.n_obs:
             raise ValueError(f"cells is a mask of {len(values)} entries, but adata has {adata.n_obs} cells.")

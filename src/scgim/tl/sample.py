@@ -139,7 +139,7 @@ def predict_targets(
     >>> scgim.tl.predict_targets(adata, perturbations=[("Dacinostat", 3_000)])  # doctest: +SKIP
     """
     model = load(adata, key, group)
-    conditions = model.conditions(perturbations)
+    conditions = list(dict(model.conditions(perturbations)).items())  # each once
     prob, effects, held = model.interventions([parts for _, parts in conditions], user_features)
     labels = np.array([label for label, _ in conditions], dtype=object)
     table = table_of(labels, model.genes, prob.numpy(), model.expected_effect(effects, held))
