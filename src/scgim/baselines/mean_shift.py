@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 
 from scgim._rng import RngLike, as_generator, torch_generator
+from scgim._threads import one_thread
 
 from .protocol import CannotPredict, Condition, TrainingData, check_fitted
 from .shift import FeatureScale, ShiftBaseline, check_features, trained_shifts
@@ -88,7 +89,7 @@ class MeanShift(ShiftBaseline):
         self.layers_ = _draw_layers(widths, torch_generator(as_generator(rng)))
         parameters = [tensor for layer in self.layers_ for tensor in layer]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
-        with torch.enable_grad():
+        with torch.enable_grad(), one_thread():
             for _ in range(self.steps):
                 optimizer.zero_grad()
                 loss = (self._forward(inputs) - goal).square().mean()

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from scgim.model import INTERVENTIONS, KINDS, OBJECTIVES
+
+_AT_LEAST_ONE = (
+    "batch_size", "max_steps", "check_every", "n_graphs", "mechanism_hidden", "patience", "n_features",
+    "n_candidates", "search_cells",
+)  # fmt: skip
+_POSITIVE = (
+    "learning_rate", "gumbel_scale", "inverse_temperature", "mechanism_scale", "intervention_scale",
+    "penalty_growth", "settle_fraction",
+)  # fmt: skip
+
+
+def _check_number(name: str, value: Any, *, least: float, whole: bool = False, above: bool = False) -> None:
+    """Refuse what is no finite (whole) number of at least `least` (or above it)."""
+    kind = numbers.Integral if whole else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number; got {value!r}.")
+    if value < least or (above and value == least):
+        bound = f"above {least}" if above else f"at least {least}"
+        raise ValueError(f"{name} must be {bound}; got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -53,9 +74,12 @@ class FitConfig:
         multipliers grow or the fit ends (`own`).
     learning_rate
         Adam (`own`).
+    warmup_steps, settle_fraction
+        After a search: steps in which only mechanisms and effects learn, and the last share of the steps over which the
+        learning rate falls (`own`).
     sparsity_steps
         Steps over which beta_I rises along a half cosine.
-    penalty, penalty_growth, progress
+    penalty, penalty_growth, sufficient_progress
         Augmented Lagrangian: first penalty (`own`: 1e-2), eta = 2, delta = 0.9 (as DCDI).
     acyclicity_tolerance
         h below this counts as acyclic (`own`).
@@ -82,14 +106,16 @@ class FitConfig:
     inverse_temperature: float = 1.0
     n_graphs: int = 16
     batch_size: int = 1024
-    max_steps: int = 3000
+    max_steps: int = 2000
     check_every: int = 100
     patience: int = 3
     learning_rate: float = 5e-3
+    warmup_steps: int = 300
+    settle_fraction: float = 0.5
     sparsity_steps: int = 500
     penalty: float = 1e-2
     penalty_growth: float = 2.0
-    progress: float = 0.9
+    sufficient_progress: float = 0.9
     acyclicity_tolerance: float = 1e-2
 
     def __post_init__(self) -> None:
@@ -107,11 +133,20 @@ class FitConfig:
             if isinstance(value, str):
                 if value != "auto":
                     raise ValueError(f"{name} must be a number or 'auto'; got {value!r}.")
-            elif value < 0:
-                raise ValueError(f"{name} must not be negative; got {value}.")
-        for name in ("batch_size", "max_steps", "check_every", "n_graphs", "mechanism_hidden", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+            else:
+                _check_number(name, value, least=0)
+        for name in _AT_LEAST_ONE:
+            _check_number(name, getattr(self, name), least=1, whole=True)
+        for name in ("max_parents", "warmup_steps", "sparsity_steps"):
+            _check_number(name, getattr(self, name), least=0, whole=True)
+        for name in _POSITIVE:
+            _check_number(name, getattr(self, name), least=0, above=True)
+        for name in ("effect_noise", "penalty", "sufficient_progress", "acyclicity_tolerance"):
+            _check_number(name, getattr(self, name), least=0)
+        for width in self.network_hidden:
+            _check_number("network_hidden", width, least=1, whole=True)
+        if self.n_shakes != "auto":
+            _check_number("n_shakes", self.n_shakes, least=0, whole=True)
 
     def asdict(self) -> dict[str, Any]:
         """The settings as a plain dict."""

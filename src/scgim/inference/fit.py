@@ -7,8 +7,6 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim.model import GIM, Batch, break_cycles, spectral_radius
+from scgim._threads import one_thread
+from scgim.model import GIM, Batch, break_cycles, is_acyclic, spectral_radius
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import FitConfig
@@ -30,6 +29,11 @@ from .lagrangian import AugmentedLagrangian, half_cosine
 from .start import build, find_structure, resolve_sparsity, start_from_search
 
 logger = logging.getLogger("scgim")
+
+#: Up to so many genes a fit on the CPU is faster on one thread.
+_SMALL = 64
+#: Parameters that decide on targets (amortised or free).
+_TARGETS = ("interventions.target_net", "interventions.target_logits")
 
 #: Entries of the history, one value per check.
 HISTORY = (
@@ -71,7 +75,6 @@ class _Progress:
     best_state: dict[str, Tensor] | None = None
     reference: float = math.inf
     stale: int = 0
-    decayed: bool = False
     done: bool = False
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
@@ -107,7 +110,7 @@ def fit(
     """
     seed = draw_seed(as_generator(rng))
     devices = [data.x.device] if data.x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), few_threads(data.n_genes):
+    with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), one_thread(data.n_genes <= _SMALL):
         torch.manual_seed(seed)
         return _fit(data, config, np.random.default_rng(seed), seed, progress, checkpoint)
 
@@ -133,23 +136,25 @@ def _fit(
     n_graphs = graphs_per_step(config, data.n_genes)
     optimiser = make_optimiser(gim, config)
     lagrangian = AugmentedLagrangian(
-        config.penalty, config.penalty_growth, config.progress, config.acyclicity_tolerance
+        config.penalty, config.penalty_growth, config.sufficient_progress, config.acyclicity_tolerance
     )
     sampler = BalancedSampler(data, math.ceil(config.batch_size / n_graphs) * n_graphs)
     state = _Progress()
     if resumed is not None:
         resumed.restore(gim, optimiser, lagrangian, state)
         logger.info("resumed from %s at step %d", checkpoint, state.step)
-    stopped = "max_steps"
+    stopped = "settled" if config.init == "search" else "max_steps"
     scale = 1.0 / sampler.n_cells
     bar.update(state.step)
+    ordered = is_acyclic(gim.graph.allowed.cpu().numpy())  # after a search: no constraint is needed
     try:
         while state.step < config.max_steps and not state.done:
             batch = sampler.draw()
             sparsity = float(config.target_sparsity) * _ramp(config, state.step)
+            set_learning_rates(optimiser, config, state.step)
             optimiser.zero_grad(set_to_none=True)
             loss = negative_bound(gim, batch, config, n_graphs, sparsity) * scale
-            h = spectral_radius(gim.graph.probabilities())
+            h = loss.new_zeros(()) if ordered else spectral_radius(gim.graph.probabilities())
             objective = loss + lagrangian.term(h)
             objective.backward()
             require_finite(gim, objective, state.step)
@@ -158,7 +163,7 @@ def _fit(
             bar.update(1)
             if state.step % config.check_every and state.step < config.max_steps:
                 continue
-            state.done = _check(gim, data, config, lagrangian, optimiser, state, float(loss.detach()), float(h.detach()))
+            state.done = _check(gim, data, config, lagrangian, state, float(loss.detach()), float(h.detach()))
             last = {name: values[-1] for name, values in state.history.items()}
             bar.set_postfix_str(
                 f"loss {last['loss']:.3f}, acyclicity {last['acyclicity']:.2g}, edges {last['edges']:.0f}"
@@ -183,20 +188,20 @@ def _fit(
     )
 
 
-@contextmanager
-def few_threads(n_genes: int, small: int = 64) -> Iterator[None]:
-    """One torch thread for small models, the user's number otherwise and afterwards.
+def negative_bound(gim: GIM, batch: Batch, config: FitConfig, n_graphs: int, sparsity: float) -> Tensor:
+    """Minus Pyro's ELBO; for ``log_mean_exp`` minus the log-mean-exp over `config.n_graphs` samples.
 
-    The arrays of a step are then so small that threads wait for each other longer than they work, and on a
-    busy machine (or after numba has reset OpenMP's thread number) a step takes many times as long.
+    The latter is Pyro's RenyiELBO at alpha = 0, which has no differentiable loss to add the acyclicity term to.
     """
-    before = torch.get_num_threads()
-    if n_genes <= small:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    elbo = Trace_ELBO()
+    n_samples = 1 if config.objective == "elbo" else config.n_graphs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Pyro: model and guide share no plate
+        losses = [
+            elbo.differentiable_loss(gim.model, gim.guide, batch, n_graphs, config.objective, sparsity)
+            for _ in range(n_samples)
+        ]
+    return math.log(n_samples) - torch.logsumexp(-torch.stack(losses), 0)
 
 
 def negative_bound(gim: GIM, batch: Batch, config: FitConfig, n_graphs: int, sparsity: float) -> Tensor:
@@ -229,13 +234,30 @@ def graphs_per_step(config: FitConfig, n_genes: int) -> int:
 
 
 def make_optimiser(gim: GIM, config: FitConfig) -> torch.optim.Adam:
-    """Adam; the graph's rate is set so that one step moves a logit by about 0.05 whatever alpha and rank (`own`)."""
+    """Adam; the graph's rate is set so that one step moves a logit by about 0.02 whatever alpha and rank (`own`)."""
     z = gim.graph.z
     size = gim.graph.inverse_temperature * z.shape[2] * float(z.detach().abs().mean().clamp_min(1e-3))
-    rest = [p for n, p in gim.named_parameters() if n != "graph.z"]
+    structural = [p for n, p in gim.named_parameters() if n.startswith(_TARGETS)]
+    rest = [p for n, p in gim.named_parameters() if n != "graph.z" and not n.startswith(_TARGETS)]
+    groups = [(rest, config.learning_rate), (structural, config.learning_rate), ([z], 0.02 / size)]
     return torch.optim.Adam(
-        [{"params": rest, "lr": config.learning_rate}, {"params": [z], "lr": 0.05 / size}], betas=(0.9, 0.99)
+        [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups], betas=(0.9, 0.99)
     )
+
+
+def set_learning_rates(optimiser: torch.optim.Adam, config: FitConfig, step: int) -> None:
+    """Hold graph and targets while the mechanisms learn the start found by the search; settle all at the end (`own`).
+
+    A mechanism that has learned nothing makes every edge look useless and every gene a target: without
+    the pause the first hundred steps would undo the search.
+    """
+    structural = 0.0 if config.init == "search" and step < config.warmup_steps else 1.0
+    settle = 1.0
+    if config.init == "search":
+        left = (config.max_steps - step) / max(1, config.max_steps)
+        settle = min(1.0, max(0.02, left / config.settle_fraction))
+    for group, factor in zip(optimiser.param_groups, (1.0, structural, structural), strict=True):
+        group["lr"] = group["base_lr"] * factor * settle
 
 
 def require_finite(gim: GIM, objective: Tensor, step: int) -> None:
@@ -271,7 +293,6 @@ def _check(
     data: TrainingData,
     config: FitConfig,
     lagrangian: AugmentedLagrangian,
-    optimiser: torch.optim.Adam,
     state: _Progress,
     loss: float,
     h: float,
@@ -302,16 +323,10 @@ def _check(
         state.reference, state.stale = held_out, 0
         return False
     state.stale += 1
-    if state.stale < config.patience or _ramp(config, state.step) < 1:
-        return False
+    if config.init == "search" or state.stale < config.patience or _ramp(config, state.step) < 1:
+        return False  # after a search the number of steps is set: the learning rate settles over it
     state.stale = 0
-    if not lagrangian.update(h):
-        state.reference = math.inf  # the objective has changed
-        return False
-    if state.decayed:
+    if lagrangian.update(h):
         return True
-    # Converged and acyclic: one last round at a tenth of the rate, which settles the parameters (`own`).
-    state.decayed = True
-    for group in optimiser.param_groups:
-        group["lr"] *= 0.1
+    state.reference = math.inf  # the objective has changed
     return False

@@ -97,8 +97,11 @@ class LocalScores:
             response = torch.where(value > 0, value, torch.ones_like(value)).log()
         else:
             weight, response = self.present, value
-        mean = (weight * response).sum() / weight.sum().clamp_min(1)
-        return (response - mean) * weight, weight
+        count = weight.sum().clamp_min(1)
+        centred = (response - (weight * response).sum() / count) * weight
+        # In units of its spread: all comparisons are of one gene with itself, so the unit cancels.
+        spread = (centred.square().sum() / count).sqrt()
+        return centred / spread.clamp_min(1e-12), weight
 
     # -- scores -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scgim._rng import torch_generator
-from scgim.model import GIM, AmortizedInterventions, LatentGraph, Mechanisms, Priors, n_effects, topological_order
+from scgim.model import (
+    GIM,
+    AmortizedInterventions,
+    LatentGraph,
+    Mechanisms,
+    Priors,
+    n_effects,
+    topological_order,
+)
 
 from .config import FitConfig
 from .data import TrainingData, cap_cells
@@ -23,12 +31,16 @@ _FOUND, _POSSIBLE = 3.0, -3.0
 
 
 def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
-    """Replace ``"auto"`` sparsities by numbers (`own`: BIC per parameter, and one expected target in all genes)."""
+    """Replace ``"auto"`` sparsities by numbers (`own`).
+
+    Edges: the extended BIC for graphs (Foygel & Drton 2010, gamma = 1 for directed edges), half of log(cells) per parameter
+    plus 2 log(genes); targets: the BIC of the replaced mechanism plus the log odds of one target among all genes.
+    """
     n_cells = int((~data.valid).sum())
     graph, target = config.graph_sparsity, config.target_sparsity
     if isinstance(graph, str):
         n_parameters = 1 if config.mechanism == "linear" else config.mechanism_hidden
-        graph = 0.5 * n_parameters * math.log(n_cells)
+        graph = 0.5 * n_parameters * math.log(n_cells) + 2 * math.log(max(2, data.n_genes))
     if isinstance(target, str):
         per_condition = max(2.0, n_cells / max(1, data.n_conditions))
         k = n_effects(config.intervention, config.mechanism == "ziln")
