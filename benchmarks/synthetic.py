@@ -2,9 +2,9 @@
 
     python benchmarks/synthetic.py --families mlp linear --seeds 200:210 --jobs 2
 
-For every family and seed: simulate (40 perturbations x 4 doses x 50 cells, 800 controls, 20 genes), hold out the new
-doses and the new target sets, fit once with one default configuration, and compare with the truth. Finished rows are kept in
-the CSV and not computed again. Development used seeds 0 to 9; report other ones.
+For every family and seed: simulate (40 perturbations x 4 doses x 50 cells, 800 controls, 20 genes), hold out the
+new doses and the new target sets, fit once with one default configuration, and compare with the truth. Finished
+rows are kept in the CSV and not computed again. Development used seeds 0 to 9; report other ones.
 """
 
 from __future__ import annotations
@@ -85,7 +85,12 @@ def run_one(family: str, graph: str, intervention: str, seed: int, settings: dic
 
 
 def mean_distances(
-    adata: Any, fitted: dict[str, Any], labels: np.ndarray, seed: int, true_cells: dict[str, np.ndarray] | None = None, n: int = 500
+    adata: Any,
+    fitted: dict[str, Any],
+    labels: np.ndarray,
+    seed: int,
+    true_cells: dict[str, np.ndarray] | None = None,
+    n: int = 500,
 ) -> dict[str, float]:
     """Mean over conditions of the distance between mean vectors of true and of `n` predicted cells, by method."""
     import scgim
@@ -119,7 +124,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown."""
     lines = ["| | " + " | ".join(table.columns) + " |", "|" + " --- |" * (len(table.columns) + 1)]
-    lines += [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    for name, row in zip(table.index, table.to_numpy(), strict=True):
+        lines.append(f"| {name} | " + " | ".join(map(str, row)) + " |")
     return "\n".join(lines)
 
 

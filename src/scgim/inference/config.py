@@ -55,7 +55,7 @@ class FitConfig:
         Most cells per condition that the search looks at (`own`).
     graph_sparsity
         beta_G in nats per edge; ``"auto"`` (`own`): half of log(cells) per parameter that an edge adds, as in the BIC
-        (one for a linear edge, one per hidden unit for an MLP's).
+        (one for a linear edge, one per hidden unit for an MLP's), plus 2 log(genes), as in the extended BIC.
     target_sparsity
         beta_I in nats per target and condition; ``"auto"`` (`own`): the same rule with the cells of a condition, plus
         the log odds of one target among all genes.

@@ -204,22 +204,6 @@ def negative_bound(gim: GIM, batch: Batch, config: FitConfig, n_graphs: int, spa
     return math.log(n_samples) - torch.logsumexp(-torch.stack(losses), 0)
 
 
-def negative_bound(gim: GIM, batch: Batch, config: FitConfig, n_graphs: int, sparsity: float) -> Tensor:
-    """Minus Pyro's ELBO; for ``log_mean_exp`` minus the log-mean-exp over `config.n_graphs` samples.
-
-    The latter is Pyro's RenyiELBO at alpha = 0, which has no differentiable loss to add the acyclicity term to.
-    """
-    elbo = Trace_ELBO()
-    n_samples = 1 if config.objective == "elbo" else config.n_graphs
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Pyro: model and guide share no plate
-        losses = [
-            elbo.differentiable_loss(gim.model, gim.guide, batch, n_graphs, config.objective, sparsity)
-            for _ in range(n_samples)
-        ]
-    return math.log(n_samples) - torch.logsumexp(-torch.stack(losses), 0)
-
-
 def _ramp(config: FitConfig, step: int) -> float:
     # After a search the sparsity is already in the start; ramping it from zero would undo the targets.
     return 1.0 if config.init == "search" else half_cosine(step, config.sparsity_steps)

@@ -44,7 +44,7 @@ class LocalScores:
     """
 
     #: Trimming starts generously and tightens (a deterministic annealing of the target sparsity).
-    _ANNEAL = (10.0, 3.0, 1.0, 1.0)
+    _ANNEAL: tuple[float, ...] = (10.0, 3.0, 1.0, 1.0)
 
     def __init__(
         self,

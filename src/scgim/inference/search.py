@@ -23,8 +23,8 @@ logger = logging.getLogger("scgim")
 
 @dataclass(frozen=True)
 class SearchResult:
-    """graph (genes, genes) bool DAG; targets (conditions, genes) bool; score in nats; gain (genes, genes): change of the
-    score when the edge i -> j is toggled, NaN where it was not scored."""
+    """graph (genes, genes) bool DAG; targets (conditions, genes) bool; score in nats; gain (genes, genes): change of
+    the score when the edge i -> j is toggled, NaN where it was not scored."""
 
     graph: np.ndarray
     targets: Tensor

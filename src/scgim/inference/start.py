@@ -33,8 +33,8 @@ _FOUND, _POSSIBLE = 3.0, -3.0
 def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
     """Replace ``"auto"`` sparsities by numbers (`own`).
 
-    Edges: the extended BIC for graphs (Foygel & Drton 2010, gamma = 1 for directed edges), half of log(cells) per parameter
-    plus 2 log(genes); targets: the BIC of the replaced mechanism plus the log odds of one target among all genes.
+    Edges: the extended BIC for graphs (Foygel & Drton 2010), half of log(cells) per parameter plus 2 log(genes);
+    targets: the BIC of the replaced mechanism plus the log odds of one target among all genes.
     """
     n_cells = int((~data.valid).sum())
     graph, target = config.graph_sparsity, config.target_sparsity

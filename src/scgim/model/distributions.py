@@ -63,7 +63,7 @@ class ZeroInflatedLogNormal(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return ziln_log_prob(value, self.zero_logit, self.mean_log, self.log_scale)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # type: ignore[override] # noqa: B008
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
             noise = torch.randn(shape, device=self.mean_log.device, dtype=self.mean_log.dtype)
@@ -71,7 +71,7 @@ class ZeroInflatedLogNormal(TorchDistribution):
             zero = torch.rand(shape, device=value.device, dtype=value.dtype) < torch.sigmoid(self.zero_logit)
             return torch.where(zero, torch.zeros_like(value), value)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> ZeroInflatedLogNormal:
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> ZeroInflatedLogNormal:  # type: ignore[override]
         return ZeroInflatedLogNormal(
             self.zero_logit.expand(batch_shape),
             self.mean_log.expand(batch_shape),
@@ -102,7 +102,7 @@ class GumbelBernoulli(TorchDistribution):
         self.logits, self.gumbel_scale = logits, gumbel_scale
         super().__init__(logits.shape, validate_args=False)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # type: ignore[override] # noqa: B008
         shape = self._extended_shape(sample_shape)
         uniform = torch.rand(shape, device=self.logits.device, dtype=self.logits.dtype)
         uniform = uniform.clamp(1e-7, 1 - 1e-7)
@@ -114,5 +114,5 @@ class GumbelBernoulli(TorchDistribution):
         value = value.detach()
         return value * F.logsigmoid(self.logits) + (1 - value) * F.logsigmoid(-self.logits)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> GumbelBernoulli:
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> GumbelBernoulli:  # type: ignore[override]
         return GumbelBernoulli(self.logits.expand(batch_shape), self.gumbel_scale)
