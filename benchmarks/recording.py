@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import shlex
 import sys
@@ -22,9 +23,7 @@ _STALE = "*(Written for an earlier run: the numbers above have changed since.)*"
 
 def make_parser(description: str, *, data: bool = True, fit: bool = True) -> argparse.ArgumentParser:
     """Arguments that mean the same in every script."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     if data:
         parser.add_argument(
             "--data",
@@ -38,12 +37,30 @@ def make_parser(description: str, *, data: bool = True, fit: bool = True) -> arg
         parser.add_argument("--steps", type=int, help="training steps at most (default: that of fit_gim)")
         for name in ("graph", "target"):
             parser.add_argument(f"--{name}-sparsity", type=_number_or_auto, default="auto", help="nats")
+        parser.add_argument(
+            "--set",
+            nargs="+",
+            default=[],
+            type=_setting,
+            metavar="NAME=VALUE",
+            help="other settings of fit_gim, such as search_cells=3000",
+        )
         parser.add_argument("--progress", action="store_true", help="show a bar for every fit")
     return parser
 
 
 def _number_or_auto(text: str) -> float | str:
     return text if text == "auto" else float(text)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def fit_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -53,6 +70,7 @@ def fit_settings(args: argparse.Namespace) -> dict[str, Any]:
         "target_sparsity": args.target_sparsity,
         "progress": args.progress,
         "device": "cpu",
+        **dict(args.set),
     }
     if args.steps is not None:
         settings["max_steps"] = args.steps
@@ -98,6 +116,21 @@ def versions() -> str:
     return f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in names)
 
 
+def code() -> str:
+    """The commit of the code, and whether the package was changed since; empty where git cannot tell."""
+    import subprocess
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = ", with changes in src that are not committed" if git("status", "--short", "src") else ""
+        return f"; commit {git('rev-parse', '--short', 'HEAD')}{changed}"
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def command(argv: Sequence[str] | None, script: str) -> str:
     """The command line that printed this, with places on this machine left out."""
     hidden, skip = [], False
@@ -132,16 +165,14 @@ def markdown(table: pd.DataFrame) -> str:
 class Note:
     """A page of results: what was run, on what, its tables."""
 
-    def __init__(
-        self, title: str, *, data: str, argv: Sequence[str] | None, script: str, seeds: Sequence[int] | None
-    ):
+    def __init__(self, title: str, *, data: str, argv: Sequence[str] | None, script: str, seeds: Sequence[int] | None):
         self.start = time.perf_counter()
         self.title, self.parts = title, []
         about = [
             f"- Command: `{command(argv, script)}`",
             f"- Data: {data}",
             f"- Machine: {machine()}",
-            f"- Versions: {versions()}",
+            f"- Versions: {versions()}{code()}",
         ]
         if seeds is not None:
             about.append(f"- Seeds: {', '.join(map(str, seeds))} (preparation, fit and sampling)")

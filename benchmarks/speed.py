@@ -44,9 +44,7 @@ def sciplex3_like(n_cells: int, n_genes: int, seed: int, all_genes: int = 1_500)
     rng = np.random.default_rng(seed)
     held_out = ((whole.obs["perturbation"] == "Dacinostat") & (whole.obs["dose_value"] == 10_000)).to_numpy()
     enough = min(n_cells, int((~held_out).sum()))
-    chosen = np.sort(
-        np.r_[rng.choice(np.flatnonzero(~held_out), enough, replace=False), np.flatnonzero(held_out)]
-    )
+    chosen = np.sort(np.r_[rng.choice(np.flatnonzero(~held_out), enough, replace=False), np.flatnonzero(held_out)])
     adata = whole[chosen].copy()
     scgim.pp.prepare(
         adata,
@@ -55,6 +53,7 @@ def sciplex3_like(n_cells: int, n_genes: int, seed: int, all_genes: int = 1_500)
         n_genes=n_genes,
         min_counts=0,
         small_conditions="drop",
+        silent_genes="drop",
         rng=seed,
     )
     return adata
@@ -112,7 +111,7 @@ def time_prepare(n_cells: int, n_genes: int, seed: int, repeats: int = 3) -> dic
     for _ in range(repeats):
         adata = ad.AnnData(x.copy(), obs=obs.copy(), var=whole.var.copy())
         start = time.perf_counter()
-        scgim.pp.prepare(adata, dose_key="dose_value", min_counts=0, rng=seed)
+        scgim.pp.prepare(adata, dose_key="dose_value", min_counts=0, silent_genes="drop", rng=seed)
         seconds.append(time.perf_counter() - start)
     return {
         "cells": n_cells,
@@ -178,9 +177,7 @@ class Step:
         self.optimiser.step()
 
 
-def time_pyro(
-    n_cells: int, n_genes: int, threads: int, seed: int, rounds: int, block: int = 5
-) -> pd.DataFrame:
+def time_pyro(n_cells: int, n_genes: int, threads: int, seed: int, rounds: int, block: int = 5) -> pd.DataFrame:
     """Seconds per step, Pyro and torch alone by turns; one row per round."""
     import pyro
     import torch
@@ -286,9 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--genes", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="fits timed")
     parser.add_argument("--steps", type=int, help="training steps at most (default: that of fit_gim)")
-    parser.add_argument(
-        "--prepare-size", type=int, nargs=2, default=[22_000, 3_000], metavar=("CELLS", "GENES")
-    )
+    parser.add_argument("--prepare-size", type=int, nargs=2, default=[22_000, 3_000], metavar=("CELLS", "GENES"))
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=40, help="rounds of the comparison with plain torch")
     args = parser.parse_args(argv)
@@ -321,9 +316,7 @@ def _measure(part: str, args: argparse.Namespace, note: Note) -> pd.DataFrame | 
         note.table("One fit at SciPlex3's size", table.round(2), "Aim: converged within 180 s and 2 GiB.")
     elif part == "prepare":
         table = pd.DataFrame([alone(time_prepare, *args.prepare_size, seed)])
-        note.table(
-            "prepare", table.round(2), "Aim: at most 20 s. The first call in a process also imports scanpy."
-        )
+        note.table("prepare", table.round(2), "Aim: at most 20 s. The first call in a process also imports scanpy.")
     elif part == "pyro":
         table = alone(time_pyro, args.cells, args.genes, args.threads, seed, args.rounds)
         low, middle, high = table["ratio"].quantile([0.25, 0.5, 0.75])
@@ -343,9 +336,7 @@ def _measure(part: str, args: argparse.Namespace, note: Note) -> pd.DataFrame | 
         )
     elif part == "sample":
         table = alone(time_sampling, args.samples, args.genes, seed)
-        note.table(
-            "sample_cells, one thread", table.round(2), "Aim: 100,000 cells x 50 genes in at most 2 s."
-        )
+        note.table("sample_cells, one thread", table.round(2), "Aim: 100,000 cells x 50 genes in at most 2 s.")
     else:
         table = alone(time_gpu, args.cells, args.genes, args.threads, seed, 200)
         if table is None:

@@ -35,9 +35,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
         sys.modules.pop(name, None)
 
 
-def counts(
-    conditions: list[str], genes: list[str], n: int, changed: dict[str, str], seed: int = 0
-) -> ad.AnnData:
+def counts(conditions: list[str], genes: list[str], n: int, changed: dict[str, str], seed: int = 0) -> ad.AnnData:
     """`n` cells per condition; `changed` names the gene that a condition triples."""
     rng = np.random.default_rng(seed)
     label = np.repeat(conditions, n)
@@ -103,9 +101,7 @@ def test_dose_series(script, dose_series, tmp_path, capsys):
         held_out.set_index("method").loc["next_lower_dose", "value"]
         < held_out.set_index("method").loc["control", "value"]
     )
-    observed = table[(table["metric"] == "observed") & (table["gene"] == "ANGPTL4")].set_index("dose")[
-        "value"
-    ]
+    observed = table[(table["metric"] == "observed") & (table["gene"] == "ANGPTL4")].set_index("dose")["value"]
     assert observed[50.0] > observed[1.0]
     assert (out / "real_dose_series.png").stat().st_size > 0
 
@@ -230,3 +226,12 @@ def test_a_page_keeps_its_reading_and_hides_places(script, tmp_path):
         changed = page(2)
         assert changed.endswith("By hand.\n") and changed.count("By hand.") == 1
         assert changed.count("earlier run") == 1
+
+
+def test_settings_of_the_fit_are_passed_on(script):
+    recording = script("recording")
+    argv = ["--steps", "5", "--target-sparsity", "4", "--set", "search_cells=30", "objective=elbo"]
+    settings = recording.fit_settings(recording.make_parser("d").parse_args(argv))
+    assert settings["max_steps"] == 5 and settings["target_sparsity"] == 4.0
+    assert settings["graph_sparsity"] == "auto"
+    assert settings["search_cells"] == 30 and settings["objective"] == "elbo"
