@@ -203,7 +203,7 @@ class Note:
             mark = "" if body in before or _STALE in reading else f"\n{_STALE}\n"
             page += f"\n{_READING}{mark}{reading.rstrip()}"
         path.write_text(page + "\n", encoding="utf-8")
-        tidy.to_csv(folder / f"{name}.csv", index=False)
+        tidy.to_csv(folder / f"{name}.csv", index=False, float_format="%.5g")
         return path
 
 
