@@ -126,6 +126,8 @@ def test_sparsity_terms_of_the_prior():
             sum(float(p.square().sum()) for p in module.parameters())
             for module in (gim.graph, gim.mechanisms, gim.interventions)
         )
+        hidden = sum(float(p.square().sum()) for p in gim.interventions.target_net.net.parameters())
+        phi += hidden * (gim.priors.target_scale**-2 - 1)  # the target network's hidden layers have a prior of their own
         expected = -0.5 * (N_GENES * z + theta + phi) - 25.0 * float(gim.graph.probabilities().sum())
         assert float(gim.log_prior(batch, 0.0)) == pytest.approx(expected, rel=1e-5)
 

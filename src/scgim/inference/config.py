@@ -14,7 +14,7 @@ _AT_LEAST_ONE = (
     "n_candidates", "search_cells",
 )  # fmt: skip
 _POSITIVE = (
-    "learning_rate", "gumbel_scale", "inverse_temperature", "mechanism_scale", "intervention_scale",
+    "learning_rate", "gumbel_scale", "inverse_temperature", "mechanism_scale", "intervention_scale", "target_scale",
     "penalty_growth", "settle_fraction",
 )  # fmt: skip
 
@@ -59,12 +59,13 @@ class FitConfig:
     target_sparsity
         beta_I in nats per target and condition; ``"auto"`` (`own`): the same rule with the cells of a condition, plus
         the log odds of one target among all genes.
-    mechanism_scale, intervention_scale, effect_noise
-        Prior scales of theta and phi, and sigma_psi (all `own`).
+    mechanism_scale, intervention_scale, target_scale, effect_noise
+        Prior scales of theta, of phi and of the target network's hidden weights, and sigma_psi (all `own`).
     objective
         ``elbo`` (`own` default) or ``log_mean_exp`` (the paper's).
     gumbel_scale, inverse_temperature
-        tau and alpha (`own`: 1 and 1).
+        tau (`own`: 1) and alpha; ``"auto"`` (`own`): the number of genes after a search, so that the prior on Z does
+        not outweigh the data, and 1 from the paper's random start.
     n_graphs
         Graph samples per step (`own`: 16; with ``log_mean_exp``, the M inside the log).
     batch_size
@@ -100,10 +101,11 @@ class FitConfig:
     target_sparsity: float | Literal["auto"] = "auto"
     mechanism_scale: float = 3.0
     intervention_scale: float = 1.0
+    target_scale: float = 0.1
     effect_noise: float = 0.02
     objective: Literal["elbo", "log_mean_exp"] = "elbo"
     gumbel_scale: float = 1.0
-    inverse_temperature: float = 1.0
+    inverse_temperature: float | Literal["auto"] = "auto"
     n_graphs: int = 16
     batch_size: int = 1024
     max_steps: int = 2000
@@ -140,7 +142,8 @@ class FitConfig:
         for name in ("max_parents", "warmup_steps", "sparsity_steps"):
             _check_number(name, getattr(self, name), least=0, whole=True)
         for name in _POSITIVE:
-            _check_number(name, getattr(self, name), least=0, above=True)
+            if name != "inverse_temperature" or self.inverse_temperature != "auto":
+                _check_number(name, getattr(self, name), least=0, above=True)
         for name in ("effect_noise", "penalty", "sufficient_progress", "acyclicity_tolerance"):
             _check_number(name, getattr(self, name), least=0)
         for width in self.network_hidden:

@@ -150,7 +150,7 @@ def search_structure(
     max_shakes: int = 0,
     report: Callable[[str], None] = lambda text: None,
 ) -> SearchResult:
-    """Climb from the empty graph; then shake one gene loose at a time and climb again, keeping what is better.
+    """Climb from the empty graph; then shake a few random genes loose and climb again, keeping what is better.
 
     Parameters
     ----------
@@ -161,19 +161,20 @@ def search_structure(
     n_candidates
         Possible parents per gene, chosen by correlation where there are more genes.
     max_shakes
-        How many genes are shaken loose (all their edges removed) at most.
+        How often a random set of up to half the genes is shaken loose (all their edges removed).
     report
         Called with a short text after every move.
     """
     state = _State(scores, scores.screen(n_candidates))
     moves = state.climb(max_parents, report)
     best, kept = state.total(), list(state.parents)
-    order = generator.permutation(state.n)
-    for gene in (int(order[s % state.n]) for s in range(max_shakes)):
-        neighbours = [j for j in range(state.n) if gene in state.parents[j]]
-        for j in neighbours:
-            state.set_parents(j, state.parents[j] - {gene})
-        state.set_parents(gene, frozenset())
+    for _ in range(max_shakes):
+        size = int(generator.integers(1, max(2, state.n // 2)))
+        loose = set(generator.choice(state.n, size=size, replace=False).tolist())
+        for j in range(state.n):
+            remaining = frozenset() if j in loose else state.parents[j] - loose
+            if remaining != state.parents[j]:
+                state.set_parents(j, remaining)
         moves += state.climb(max_parents, report)
         total = state.total()
         if total > best + 1e-6:

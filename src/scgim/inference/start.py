@@ -45,7 +45,10 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
         per_condition = max(2.0, n_cells / max(1, data.n_conditions))
         k = n_effects(config.intervention, config.mechanism == "ziln")
         target = 0.5 * k * math.log(per_condition) + math.log(max(2, data.n_genes))
-    return replace(config, graph_sparsity=graph, target_sparsity=target)
+    alpha = config.inverse_temperature
+    if isinstance(alpha, str):  # 1 as in the paper's start; after a search the prior on z must not outweigh the data
+        alpha = float(data.n_genes) if config.init == "search" else 1.0
+    return replace(config, graph_sparsity=graph, target_sparsity=target, inverse_temperature=alpha)
 
 
 def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GIM:
@@ -54,7 +57,7 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
     n_genes, k = data.n_genes, n_effects(config.intervention, config.mechanism == "ziln")
     mechanisms = Mechanisms(n_genes, config.mechanism, config.mechanism_hidden, generator)
     gim = GIM(
-        LatentGraph(n_genes, inverse_temperature=config.inverse_temperature, generator=generator),
+        LatentGraph(n_genes, inverse_temperature=float(config.inverse_temperature), generator=generator),
         mechanisms,
         AmortizedInterventions(
             data.features.shape[1], n_genes, k, config.network_hidden, config.linear_skip, generator
@@ -65,6 +68,7 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
             target_sparsity=float(config.target_sparsity),
             mechanism_scale=config.mechanism_scale,
             intervention_scale=config.intervention_scale,
+            target_scale=config.target_scale,
             effect_noise=config.effect_noise,
         ),
         config.gumbel_scale,
@@ -106,7 +110,7 @@ def _shakes(config: FitConfig, n_genes: int) -> int:
     if config.n_shakes != "auto":
         return int(config.n_shakes)
     # Cheap where the regressions are linear, and needed there; with random features the fit itself refines.
-    return n_genes if config.mechanism == "linear" else 0
+    return 5 * n_genes if config.mechanism == "linear" else 0
 
 
 def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps: int = 400) -> None:
@@ -133,7 +137,7 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps
         logits, effects = nets(features)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
         loss = loss + (weight * (effects - moments).square()).sum()
-        loss = 20 * loss - nets.log_prior(gim.priors.intervention_scale)
+        loss = 20 * loss - nets.log_prior(gim.priors.intervention_scale, gim.priors.target_scale)
         loss.backward()
         optimiser.step()
 

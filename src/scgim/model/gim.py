@@ -41,6 +41,8 @@ class Priors:
         beta_I, nats per target and condition.
     mechanism_scale
         Standard deviation of theta.
+    target_scale
+        Standard deviation of the hidden weights of the target network.
     intervention_scale
         sigma_phi, standard deviation of the intervention networks' weights.
     effect_noise
@@ -51,6 +53,7 @@ class Priors:
     target_sparsity: float = 10.0
     mechanism_scale: float = 1.0
     intervention_scale: float = 1.0
+    target_scale: float = 0.1
     effect_noise: float = 0.02
 
 
@@ -218,7 +221,7 @@ class GIM(nn.Module):
         """`log p(Z, theta) + log p(phi)` with the sparsity terms; a scalar."""
         priors = self.priors
         prior = self.graph.log_prior() + self.mechanisms.log_prior() / priors.mechanism_scale**2
-        prior = prior + self.interventions.log_prior(priors.intervention_scale)
+        prior = prior + self.interventions.log_prior(priors.intervention_scale, priors.target_scale)
         prior = prior - priors.graph_sparsity * self.graph.probabilities().sum()
         prob, _, _ = self.condition_interventions(batch)
         return prior - target_sparsity * prob.sum()

@@ -99,9 +99,18 @@ class AmortizedInterventions(nn.Module):
         effects = torch.stack([net(features) for net in self.effect_net], dim=-1)
         return AtomicInterventions(self.target_net(features), effects)
 
-    def log_prior(self, scale: float) -> Tensor:
-        """`log N(phi; 0, scale^2)` up to a constant."""
-        return -0.5 / scale**2 * sum((p.square().sum() for p in self.parameters()), start=torch.zeros(()))
+    def log_prior(self, scale: float, target_scale: float | None = None) -> Tensor:
+        """`log N(phi; 0, scale^2)` up to a constant; `target_scale` for the hidden layers of the target network.
+
+        The linear map keeps `scale`: with hidden layers held small, what is new about a perturbation is first
+        read linearly from its features, which carries over to new targets.
+        """
+        small = scale if target_scale is None else target_scale
+        out = torch.zeros((), device=next(self.parameters()).device)
+        for name, parameter in self.named_parameters():
+            own = small if name.startswith("target_net.net") else scale
+            out = out - 0.5 / own**2 * parameter.square().sum()
+        return out
 
 
 class FreeInterventions(nn.Module):
@@ -117,7 +126,8 @@ class FreeInterventions(nn.Module):
             raise ValueError("FreeInterventions only knows the perturbations that it was fitted to.")
         return AtomicInterventions(self.target_logits, self.effects)
 
-    def log_prior(self, scale: float) -> Tensor:
+    def log_prior(self, scale: float, target_scale: float | None = None) -> Tensor:
+        """`log N(effects; 0, scale^2)` up to a constant; free logits have no prior but the sparsity."""
         return -0.5 / scale**2 * self.effects.square().sum()
 
 
