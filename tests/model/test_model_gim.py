@@ -127,7 +127,8 @@ def test_sparsity_terms_of_the_prior():
             for module in (gim.graph, gim.mechanisms, gim.interventions)
         )
         hidden = sum(float(p.square().sum()) for p in gim.interventions.target_net.net.parameters())
-        phi += hidden * (gim.priors.target_scale**-2 - 1)  # the target network's hidden layers have a prior of their own
+        # The target network's hidden layers have a prior of their own.
+        phi += hidden * (gim.priors.target_scale**-2 - 1)
         expected = -0.5 * (N_GENES * z + theta + phi) - 25.0 * float(gim.graph.probabilities().sum())
         assert float(gim.log_prior(batch, 0.0)) == pytest.approx(expected, rel=1e-5)
 

@@ -52,7 +52,7 @@ class FitConfig:
     max_parents, n_candidates, n_shakes
         Limits of the search (`own`).
     search_cells
-        Most cells per condition that the search looks at (`own`).
+        Most cells per perturbed condition that the search looks at; eight times as many controls (`own`).
     graph_sparsity
         beta_G in nats per edge; ``"auto"`` (`own`): half of log(cells) per parameter that an edge adds, as in the BIC
         (one for a linear edge, one per hidden unit for an MLP's), plus 2 log(genes), as in the extended BIC.

@@ -124,11 +124,12 @@ class BalancedSampler:
         return self.data.batch(self.index[picked], self.weight[picked])
 
 
-def cap_cells(condition: Tensor, most: int, rng: np.random.Generator) -> Tensor:
-    """Indices of at most `most` random cells of each condition, sorted."""
+def cap_cells(condition: Tensor, most: int | np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Indices of at most `most` (or `most[k]`) random cells of each condition k, sorted."""
     owner = condition.cpu().numpy()
+    limit = np.broadcast_to(most, int(owner.max()) + 1)
     picked = []
     for k in np.unique(owner):
         cells = np.flatnonzero(owner == k)
-        picked.append(cells if len(cells) <= most else rng.choice(cells, most, replace=False))
+        picked.append(cells if len(cells) <= limit[k] else rng.choice(cells, limit[k], replace=False))
     return torch.as_tensor(np.sort(np.concatenate(picked)), device=condition.device)

@@ -89,8 +89,8 @@ class LocalScores:
         shape[dim] = self.n_conditions
         return per_chunk.new_zeros(shape).index_add(dim, self.owner, per_chunk)
 
-    def _response(self, gene: int) -> tuple[Tensor, Tensor]:
-        """Response and 0/1 weight of every cell, both (chunks, chunk)."""
+    def _response(self, gene: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Response in units of its spread and 0/1 weight of every cell, both (chunks, chunk), and the spread."""
         value = self.x[..., gene]
         if self.ziln:
             weight = (value > 0).to(value)
@@ -99,9 +99,8 @@ class LocalScores:
             weight, response = self.present, value
         count = weight.sum().clamp_min(1)
         centred = (response - (weight * response).sum() / count) * weight
-        # In units of its spread: all comparisons are of one gene with itself, so the unit cancels.
-        spread = (centred.square().sum() / count).sqrt()
-        return centred / spread.clamp_min(1e-12), weight
+        spread = (centred.square().sum() / count).sqrt().clamp_min(1e-12)
+        return centred / spread, weight, spread
 
     # -- scores -------------------------------------------------------------------------------------------
 
@@ -175,7 +174,7 @@ class LocalScores:
                 best = (value, targets)
         assert best is not None
         # Each coefficient raises the log likelihood of its own data by half a nat for nothing.
-        return best[0] - self.graph_sparsity * len(parents) - 0.5 * (m - 1), best[1]
+        return best[0] + y.unit - self.graph_sparsity * len(parents) - 0.5 * (m - 1), best[1]
 
     # -- screening ----------------------------------------------------------------------------------------
 
@@ -207,7 +206,7 @@ class _Response:
     """
 
     def __init__(self, scores: LocalScores, gene: int) -> None:
-        self.response, self.weight = scores._response(gene)
+        self.response, self.weight, spread = scores._response(gene)
         square = scores._per_condition(self.response.square().sum(1))
         total_response = scores._per_condition(self.response.sum(1))
         self.count = scores._per_condition(self.weight.sum(1))
@@ -216,6 +215,7 @@ class _Response:
         variance = (square / self.count.clamp_min(1) - mean.square()).clamp_min(1e-4)
         free = -0.5 * self.count * (_LOG_2PI + 1 + variance.log())
         self.free = free + _bernoulli(self.total - self.count, self.total)
+        self.unit = -float(self.count.sum() * spread.log())  # back to a density in the data's units
         self.may, self.told = scores.targetable, torch.zeros_like(scores.targetable)
         if scores.known_targets is not None:
             known = scores.known_targets[:, gene]

@@ -26,6 +26,8 @@ from .data import TrainingData, cap_cells
 from .scores import LocalScores
 from .search import SearchResult, search_structure
 
+#: The search looks at so many times more control cells (`own`).
+_CONTROL_SHARE = 8
 #: Edge logits of the start: found by the search, or possible in its order (`own`).
 _FOUND, _POSSIBLE = 3.0, -3.0
 
@@ -80,7 +82,10 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
 def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generator, report) -> SearchResult:
     """Greedy search over graphs and targets on at most `search_cells` cells per condition."""
     train = torch.nonzero(~data.valid).squeeze(1)
-    index = train[cap_cells(data.condition[train], config.search_cells, rng)]
+    # Controls tell most about the graph: only there are all mechanisms their own.
+    treated = (data.membership.sum(1) > 0).cpu().numpy()
+    most = np.where(treated, config.search_cells, _CONTROL_SHARE * config.search_cells)
+    index = train[cap_cells(data.condition[train], most, rng)]
     ratio = len(index) / len(train)
     scores = LocalScores(
         data.x[index],
