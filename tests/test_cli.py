@@ -70,10 +70,7 @@ def test_examples_of_the_help_parse() -> None:
 
     texts = (_arguments._EPILOG, _arguments._FIT_EPILOG, _arguments._SAMPLE_EPILOG)
     lines = [
-        line.strip()
-        for text in texts
-        for line in text.replace("\\\n", " ").splitlines()
-        if line.startswith("  scgim ")
+        line.strip() for text in texts for line in text.replace("\\\n", " ").splitlines() if line.startswith("  scgim ")
     ]
     assert len(lines) >= 8
     for line in lines:
@@ -169,9 +166,7 @@ def test_nothing_is_overwritten_unasked(fitted: Path, screen: Path, tmp_path: Pa
     assert ad.read_h5ad(out).n_obs == 5
 
 
-def test_fit_and_sample(
-    fitted: Path, screen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fit_and_sample(fitted: Path, screen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adata = ad.read_h5ad(fitted)
     fit = adata.uns["gim"]["params"]["fit"]
     assert (fit["rng"], fit["settings"]["max_steps"]) == (3, 5)
@@ -321,7 +316,7 @@ def test_the_truth_scores_one_against_itself(tmp_path: Path) -> None:
     from scgim import pp
 
     adata = datasets.simulated_sciplex3(n_genes=100)
-    pp.prepare(adata, dose_key="dose_value", n_genes=20, hold_out={"Dacinostat": 10_000})
+    pp.prepare(adata, dose_key="dose_value", genes="all", hold_out={"Dacinostat": 10_000})
     genes = adata.var_names[adata.var["gim"]]
     graph = adata[:, genes].varp["true_graph"].toarray()
     edges = [(genes[i], genes[j], 1.0) for i, j in np.argwhere(graph)]
@@ -345,9 +340,27 @@ def test_the_truth_scores_one_against_itself(tmp_path: Path) -> None:
     found = demo.compare_with_truth(adata).set_index("what")
     assert (found["f1"] == 1).all()
     assert (found["f1_random"] < 0.5).all()
+    assert demo.count_downstream(adata).loc["called"].tolist() == [0, 0]
 
     backwards = [(target, source, p) for source, target, p in edges]
     adata.uns["gim"]["graph"] = pd.DataFrame(backwards, columns=columns)
     found = demo.compare_with_truth(adata).set_index("what")
     assert found.loc["edges", "f1"] == 0
     assert found.loc["edges without direction", "f1"] == 1
+
+    # all genes called: of the wrong ones, those that a walk along the true edges reaches are downstream
+    adata.uns["gim"]["targets"]["is_target"] = True
+    full = adata.varp["true_graph"].toarray() > 0
+    wrong = downstream = 0
+    for row in adata.uns["gim"]["conditions"].itertuples():
+        if row.is_control:
+            continue
+        start = adata.var_names.isin([gene for drug, gene in pairs if drug == row.perturbation])
+        reached = start @ full
+        for _ in range(full.shape[0]):
+            reached = reached | (reached @ full)
+        modelled = adata.var["gim"].to_numpy()
+        wrong += int((modelled & ~start).sum())
+        downstream += int((modelled & ~start & reached).sum())
+    assert demo.count_downstream(adata).to_numpy().tolist() == [[wrong, downstream]] * 2
+    assert 0 < downstream < wrong
