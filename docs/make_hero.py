@@ -12,6 +12,7 @@ from pathlib import Path
 import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 import scgim
@@ -19,18 +20,21 @@ from scgim.demo import DOSE, DRUG
 
 HERE = Path(__file__).resolve().parent
 DPI = 200
-GAP = 60  # pixels between panels
+WIDTH = 1600  # pixels of the page
+GAP = 80  # pixels between panels
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="what `scgim demo --out FOLDER` wrote")
     parser.add_argument("--out", type=Path, default=HERE / "hero.png")
-    parser.add_argument("--width", type=int, default=1600, help="pixels")
     args = parser.parse_args()
+    draw(args.folder, args.out)
 
-    adata = ad.read_h5ad(args.folder / "fit.h5ad")
-    cells = ad.read_h5ad(args.folder / "cells.h5ad")
+
+def draw(folder: Path, out: Path) -> None:
+    adata = ad.read_h5ad(folder / "fit.h5ad")
+    cells = ad.read_h5ad(folder / "cells.h5ad")
     held_out = cells[cells.obs["dose"] == DOSE].copy()
     condition = str(held_out.obs["condition"].iloc[0])
     genes = strongest(adata, condition, 6)
@@ -38,24 +42,29 @@ def main() -> None:
     graph = picture(scgim.pl.graph(adata, condition=condition, title=False, isolated=False))
     marginals = picture(scgim.pl.marginals(adata, held_out, genes=genes, n_cols=3, title=False)[0])
     doses = picture(
-        scgim.pl.dose_response(adata, predicted=cells, perturbation=DRUG, genes=genes, n_cols=3, title=False)[
-            0
-        ]
+        scgim.pl.dose_response(adata, predicted=cells, perturbation=DRUG, genes=genes, n_cols=3, title=False)[0]
     )
+    shown = ["mean_distance", "wasserstein", "e_distance"]
+    errors = picture(scgim.pl.metrics(pd.read_csv(folder / "evaluation.csv"), metrics=shown)[0])
+    dose = f"{DRUG} {DOSE:,.0f} nM"
+    left = max(graph.width, errors.width)
     page = below(
-        titled(
-            graph, f"Learned graph: causes left of effects, coloured by the targets of {DRUG} {DOSE:,.0f} nM"
+        beside(
+            titled(graph, f"Learned graph, targets of {dose}"),
+            titled(marginals, f"Predicted cells, {dose}"),
+            first=left,
         ),
         beside(
-            titled(marginals, f"Predicted cells: {DRUG} {DOSE:,.0f} nM was held out"),
+            titled(errors, f"Error on {dose}, held out"),
             titled(doses, "Predicted dose response"),
+            first=left,
         ),
-        text("Simulated data (scgim demo).", size=9, color="0.35"),
+        text("Simulated data (scgim demo).", size=10, color="0.35"),
     )
-    height = round(page.height * args.width / page.width)
-    page = page.resize((args.width, height), Image.Resampling.LANCZOS)
-    page.quantize(colors=128, dither=Image.Dither.NONE).save(args.out, optimize=True)
-    print(f"wrote {args.out} ({args.out.stat().st_size / 1000:.0f} kB)")
+    height = round(page.height * WIDTH / page.width)
+    page = page.resize((WIDTH, height), Image.Resampling.LANCZOS)
+    page.quantize(colors=256, dither=Image.Dither.NONE).save(out, optimize=True)
+    print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)")
 
 
 def strongest(adata: ad.AnnData, condition: str, n: int) -> list[str]:
@@ -95,12 +104,11 @@ def below(*images: Image.Image, gap: int = GAP) -> Image.Image:
     return page
 
 
-def beside(*images: Image.Image) -> Image.Image:
-    page = blank(sum(i.width for i in images) + GAP * (len(images) - 1), max(i.height for i in images))
-    x = 0
-    for image in images:
-        page.paste(image, (x, 0))
-        x += image.width + GAP
+def beside(left: Image.Image, right: Image.Image, *, first: int) -> Image.Image:
+    """Two images, the left one in a column of `first` pixels."""
+    page = blank(first + GAP + right.width, max(left.height, right.height))
+    page.paste(left, (0, 0))
+    page.paste(right, (first + GAP, 0))
     return page
 
 

@@ -67,9 +67,7 @@ def imports(path: Path) -> frozenset[str]:
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join((*base, *([node.module] if node.module else [])))
             # `from scgim import pp` and `from . import pp` import a module, too
-            found.update(
-                [f"{module}.{alias.name}" for alias in node.names] if module == "scgim" else [module]
-            )
+            found.update([f"{module}.{alias.name}" for alias in node.names] if module == "scgim" else [module])
     return frozenset(found)
 
 
@@ -126,9 +124,7 @@ def test_optional_imports_name_an_extra_that_has_them() -> None:
 
 def loaded_by(statement: str) -> set[str]:
     """Top-level modules in `sys.modules` after a statement, in a process of its own."""
-    code = (
-        f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    )
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
 
@@ -211,6 +207,20 @@ def test_ci_runs_the_line_of_the_readme() -> None:
     assert len(lines) == 1, "the README has one test line"
     assert lines[0] in (REPOSITORY / ".ci" / "run").read_text().splitlines()
     assert lines[0].startswith("python -m venv")
+
+
+def test_numbers_of_the_readme_are_in_the_results() -> None:
+    """`docs/make_demo.py` writes both; a table edited by hand would be noticed here."""
+    (table,) = readme_blocks("text")
+    assert "SIMULATED" in table
+    assert table in (REPOSITORY / "docs" / "results" / "demo.md").read_text()
+
+
+def test_every_result_is_in_the_index() -> None:
+    folder = REPOSITORY / "docs" / "results"
+    index = (folder / "README.md").read_text()
+    pages = {path.name for path in folder.glob("*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"\]\((\w+\.md)\)", index))
 
 
 def test_the_workflow_runs_the_ci_script() -> None:
