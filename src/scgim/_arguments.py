@@ -117,9 +117,7 @@ def _add_demo(commands: Any) -> None:
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=_whole(1), metavar="N", help="training steps at most")
-    length.add_argument(
-        "--quick", action="store_true", help="few genes and steps: shows that it runs, not how well"
-    )
+    length.add_argument("--quick", action="store_true", help="few genes and steps: shows that it runs, not how well")
     _add_common(parser)
 
 
@@ -138,9 +136,7 @@ def _add_fit(commands: Any) -> None:
     add("--force", action="store_true", help="overwrite FILE")
 
     add = parser.add_argument_group("what is in the file").add_argument
-    add(
-        "--perturbation-key", default="perturbation", metavar="COL", help="obs column (default: perturbation)"
-    )
+    add("--perturbation-key", default="perturbation", metavar="COL", help="obs column (default: perturbation)")
     add("--dose-key", metavar="COL", help="obs column with doses; none if there are no doses")
     add("--dose-unit-key", metavar="COL", help="obs column with the unit of each dose")
     add("--control", default="control", metavar="LABEL", help="label of unperturbed cells (default: control)")
