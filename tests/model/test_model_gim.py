@@ -123,10 +123,10 @@ def test_sparsity_terms_of_the_prior():
         slope = gim.log_prior(batch, 0.0) - gim.log_prior(batch, 2.0)
         assert slope == pytest.approx(2 * float(gim.condition_interventions(batch)[0].sum()), rel=1e-4)
         z, theta, phi = (
-            sum(float(p.square().sum()) for p in module.parameters())
-            for module in (gim.graph, gim.mechanisms, gim.interventions)
+            sum(float(p.square().sum()) for n, p in module.named_parameters() if not (free and n.endswith("bias")))
+            for module, free in ((gim.graph, False), (gim.mechanisms, False), (gim.interventions, True))
         )
-        hidden = sum(float(p.square().sum()) for p in gim.interventions.target_net.net.parameters())
+        hidden = sum(float(layer.weight.square().sum()) for layer in list(gim.interventions.target_net.net)[::2])
         # The target network's hidden layers have a prior of their own.
         phi += hidden * (gim.priors.target_scale**-2 - 1)
         expected = -0.5 * (N_GENES * z + theta + phi) - 25.0 * float(gim.graph.probabilities().sum())

@@ -177,7 +177,9 @@ def _fit(
         bar.close()
     if state.done:
         stopped = "converged"
-    if state.best_state is not None:
+    # After a search the settled state is the estimate: an earlier one with a better held-out loss has not yet
+    # let go of edges and targets that the priors do not pay for.
+    if state.best_state is not None and (config.init == "random" or stopped == "interrupted"):
         gim.load_state_dict(state.best_state)
     probability = gim.graph.probabilities().detach().cpu().numpy()
     graph, n_dropped = break_cycles(probability)

@@ -136,7 +136,8 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps
     # A little weight on everything: untargeted genes get the effects that would make sense were they targets.
     weight = (targets + 0.02).unsqueeze(-1)
     nets = gim.interventions
-    optimiser = torch.optim.Adam(nets.parameters(), lr=5e-3)
+    optimiser = torch.optim.Adam(nets.parameters(), lr=2e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps, eta_min=1e-4)
     for _ in range(n_steps):
         optimiser.zero_grad()
         logits, effects = nets(features)
@@ -145,6 +146,7 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps
         loss = 20 * loss - nets.log_prior(gim.priors.intervention_scale, gim.priors.target_scale)
         loss.backward()
         optimiser.step()
+        schedule.step()
 
 
 @torch.no_grad()

@@ -108,6 +108,8 @@ class AmortizedInterventions(nn.Module):
         small = scale if target_scale is None else target_scale
         out = torch.zeros((), device=next(self.parameters()).device)
         for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                continue  # how many targets there are in general is for `target_sparsity` to say (`own`)
             own = small if name.startswith("target_net.net") else scale
             out = out - 0.5 / own**2 * parameter.square().sum()
         return out
