@@ -230,10 +230,11 @@ class GIM(nn.Module):
         n_genes = self.graph.n_genes
         k = n_effects(self.intervention, self.mechanisms.is_ziln)
         logits = self.graph.logits().masked_fill(~self.graph.allowed, -30.0).expand(n_graphs, -1, -1)
+        # Model and guide draw the latents from one distribution: their densities cancel, so none is computed.
         # Graph samples are independent estimates of one expectation, no repeated evidence: no plate.
-        graph = pyro.sample("graph", GumbelBernoulli(logits, self.gumbel_scale).to_event(3))
+        graph = pyro.sample("graph", GumbelBernoulli(logits, self.gumbel_scale).to_event(3).mask(False))
         zero = batch.x.new_zeros(batch.features.shape[0], n_genes, k)
-        noise = pyro.sample("effects_noise", Normal(zero, 1.0).to_event(3))
+        noise = pyro.sample("effects_noise", Normal(zero, 1.0).to_event(3).mask(False))
         return graph * self.graph.allowed, noise
 
     def model(
