@@ -12,17 +12,19 @@ from .control import Control
 from .mean_shift import MeanShift
 from .next_lower_dose import NextLowerDose
 from .prepared import fit, prepared_condition, training_data
-from .protocol import Baseline, CannotPredict, Condition, TrainingData
+from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData
 from .ridge import Ridge
 
 __all__ = [
     "Additive",
     "Baseline",
     "CannotPredict",
+    "Choice",
     "Condition",
     "Control",
     "MeanShift",
     "NextLowerDose",
+    "Range",
     "Ridge",
     "TrainingData",
     "fit",

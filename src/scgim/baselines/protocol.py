@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -11,6 +11,23 @@ import numpy as np
 import pandas as pd
 
 from scgim._rng import RngLike, as_generator
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high` to choose a hyper-parameter from; `log`: on a log scale; `whole`: integers."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values to choose a hyper-parameter from."""
+
+    values: tuple[object, ...]
 
 
 class CannotPredict(ValueError):
@@ -158,6 +175,8 @@ class Baseline(ABC):
     gives_graph: ClassVar[bool] = False
     #: `targets` works.
     gives_targets: ClassVar[bool] = False
+    #: Option of the constructor -> where the benchmark looks for its value (`own`); nothing to tune: empty.
+    search_space: ClassVar[Mapping[str, Range | Choice]] = {}
 
     @abstractmethod
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
@@ -168,11 +187,11 @@ class Baseline(ABC):
         """`n` predicted cells, float32 (n, genes); raises :class:`CannotPredict` where there is none."""
 
     def graph(self) -> np.ndarray:
-        """The learned graph (genes, genes), row = cause."""
+        """The learned graph, bool (genes, genes), row = cause; an undirected edge of a class has both entries."""
         raise CannotPredict(f"{self.name} gives no graph.")
 
     def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
-        """Target probabilities (conditions, genes)."""
+        """Target probabilities (0 or 1 where the method only decides), (conditions, genes)."""
         raise CannotPredict(f"{self.name} gives no targets.")
 
 
