@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import baselines, datasets, get, inference, metrics, model, pl, pp, simulate, tl  # noqa: F401
+    from . import baselines, benchmark, datasets, get, inference, metrics, model, pl, pp, simulate, tl  # noqa: F401
 
 _SUBMODULES = (
     "baselines",
+    "benchmark",
     "datasets",
     "get",
     "inference",

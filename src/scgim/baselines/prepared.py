@@ -196,9 +196,14 @@ def _require(adata: AnnData, key: str, group: str | None) -> tuple[Keys, dict[st
     return keys, slots
 
 
-def _make(method: str, slots: dict[str, Any], options: dict[str, Any]) -> Baseline:
+def method_class(method: str) -> type[Baseline]:
+    """The class behind a method's name; an unknown one is a ValueError that lists the known ones."""
     check_choice(method, "method", tuple(_METHODS))
-    kind = _METHODS[method]
+    return _METHODS[method]
+
+
+def _make(method: str, slots: dict[str, Any], options: dict[str, Any]) -> Baseline:
+    kind = method_class(method)
     if issubclass(kind, ShiftBaseline):
         declared = str(slots.get("params", {}).get("prepare", {}).get("input", ""))
         options = {"clip": declared in ("counts", "log1p"), **options}

@@ -1,0 +1,15 @@
+"""Tasks x methods x seeds -> one tidy table, with tables and figures made from it.
+
+A task says what to fit and what to predict, with the truth; a method follows the protocol of
+`scgim.baselines`; :func:`run` fits every method on every task in processes of their own and keeps what is done.
+"""
+
+from __future__ import annotations
+
+from .methods import Method
+from .run import Cell, failures, results, run
+from .scores import score
+from .synthetic import SyntheticTask
+from .tasks import Query, Task, TaskSpec
+
+__all__ = ["Cell", "Method", "Query", "SyntheticTask", "Task", "TaskSpec", "failures", "results", "run", "score"]
