@@ -45,6 +45,9 @@ class FitConfig:
         Widths of the intervention networks: two layers of 100.
     linear_skip
         A linear map beside the intervention networks (`own`).
+    amortised
+        True: networks map features to interventions (GIM). False: free target logits and effects per part
+        (BaCaDI*), which say nothing of unseen parts (`own` as a setting). `network_hidden` and `linear_skip` then idle.
     init
         ``search`` (`own`): greedy structure search, then the networks learn its targets; ``random``: the paper's.
     n_features
@@ -91,6 +94,7 @@ class FitConfig:
     mechanism_hidden: int = 10
     network_hidden: tuple[int, ...] = (100, 100)
     linear_skip: bool = True
+    amortised: bool = True
     init: Literal["search", "random"] = "search"
     n_features: int = 200
     max_parents: int = 10

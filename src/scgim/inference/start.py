@@ -14,6 +14,7 @@ from scgim._rng import torch_generator
 from scgim.model import (
     GIM,
     AmortizedInterventions,
+    FreeInterventions,
     LatentGraph,
     Mechanisms,
     Priors,
@@ -28,7 +29,7 @@ from .search import SearchResult, search_structure
 
 #: The search looks at so many times more control cells (`own`).
 _CONTROL_SHARE = 8
-#: Edge logits of the start: found by the search, or possible in its order (`own`).
+#: Edge logits of the start: found by the search, or possible in its order; free target logits likewise (`own`).
 _FOUND, _POSSIBLE = 3.0, -3.0
 
 
@@ -61,9 +62,7 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
     gim = GIM(
         LatentGraph(n_genes, inverse_temperature=float(config.inverse_temperature), generator=generator),
         mechanisms,
-        AmortizedInterventions(
-            data.features.shape[1], n_genes, k, config.network_hidden, config.linear_skip, generator
-        ),
+        _interventions(config, data, k, generator),
         config.intervention,
         Priors(
             graph_sparsity=float(config.graph_sparsity),
@@ -77,6 +76,17 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
     )
     mechanisms.standardise(data.x[~data.valid].cpu())
     return gim.to(data.x.device)
+
+
+def _interventions(
+    config: FitConfig, data: TrainingData, k: int, generator: torch.Generator
+) -> AmortizedInterventions | FreeInterventions:
+    n_parts, n_features = data.features.shape
+    if not config.amortised:
+        return FreeInterventions(n_parts, data.n_genes, k)
+    return AmortizedInterventions(
+        n_features, data.n_genes, k, config.network_hidden, config.linear_skip, generator
+    )
 
 
 def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generator, report) -> SearchResult:
@@ -119,7 +129,7 @@ def _shakes(config: FitConfig, n_genes: int) -> int:
 
 
 def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps: int = 400) -> None:
-    """Set the graph to the found one and teach the intervention networks the found targets and their marginals."""
+    """Set the graph to the found one and teach the interventions the found targets and their marginals."""
     device = data.x.device
     graph = torch.as_tensor(found.graph, device=device)
     order = topological_order(found.graph)
@@ -133,6 +143,10 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps
     targets = found.targets.to(device)[single].to(data.x)  # (conditions, genes)
     features = data.membership[single] @ data.features
     moments = condition_moments(gim, data)[single]  # (conditions, genes, k)
+    if isinstance(gim.interventions, FreeInterventions):
+        part = data.membership[single].argmax(1)
+        gim.interventions.start_at(part, torch.where(targets > 0.5, _FOUND, _POSSIBLE), moments)
+        return
     # A little weight on everything: untargeted genes get the effects that would make sense were they targets.
     weight = (targets + 0.02).unsqueeze(-1)
     nets = gim.interventions

@@ -128,6 +128,12 @@ class FreeInterventions(nn.Module):
             raise ValueError("FreeInterventions only knows the perturbations that it was fitted to.")
         return AtomicInterventions(self.target_logits, self.effects)
 
+    @torch.no_grad()
+    def start_at(self, parts: Tensor, target_logits: Tensor, effects: Tensor) -> None:
+        """Set the rows `parts` (rows,) to these logits (rows, genes) and effects (rows, genes, k)."""
+        self.target_logits[parts] = target_logits
+        self.effects[parts] = effects
+
     def log_prior(self, scale: float, target_scale: float | None = None) -> Tensor:
         """`log N(effects; 0, scale^2)` up to a constant; free logits have no prior but the sparsity."""
         return -0.5 / scale**2 * self.effects.square().sum()
