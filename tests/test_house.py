@@ -34,6 +34,7 @@ LEVELS = [
     {"tl"},
     {"pl"},
     {"benchmark"},
+    {"_benchmark_arguments"},
     {"demo", "_arguments"},
     {"cli"},
     {"__main__"},

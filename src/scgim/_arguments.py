@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scgim import __version__
+from scgim._benchmark_arguments import add_benchmark
 
 _EPILOG = """\
 examples:
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_fit(commands)
     _add_sample(commands)
+    add_benchmark(commands, _add_common, _whole)
     return parser
 
 
@@ -95,12 +97,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def _add_common(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+def _add_common(
+    parser: argparse.ArgumentParser, *, device: bool = True, seed: bool = True, threads: bool = True
+) -> None:
     group = parser.add_argument_group("running")
-    group.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed (default: 0)")
+    if seed:
+        group.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed (default: 0)")
     if device:
         group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    group.add_argument("--threads", type=_whole(1), metavar="N", help="CPU threads (default: all cores)")
+    if threads:
+        group.add_argument("--threads", type=_whole(1), metavar="N", help="CPU threads (default: all cores)")
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

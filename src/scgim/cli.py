@@ -1,4 +1,4 @@
-"""The command line: `scgim demo`, `scgim fit`, `scgim sample`.
+"""The command line: `scgim demo`, `scgim fit`, `scgim sample`, `scgim benchmark`.
 
 Exit codes: 0 done, 1 unexpected error, 2 bad usage or bad input (one sentence on standard error), 130 Ctrl-C.
 """
@@ -9,6 +9,7 @@ import argparse
 import dis
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         args = parser.parse_args(argv)
+        args.argv = list(argv)
     except SystemExit as stop:  # argparse has printed the help, or what is wrong
         return int(stop.code or 0)
     name = f"scgim {args.command}"
@@ -175,12 +177,52 @@ def _endings(adata: AnnData, key: str) -> set[str]:
     return {str(adata.uns[Keys(key, group).uns]["params"]["fit"]["stopped"]) for group in groups}
 
 
-_COMMANDS = {"demo": _demo, "fit": _fit, "sample": _sample}
+def _benchmark(args: argparse.Namespace) -> None:
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out} is a file; give a folder.")
+    from scgim.benchmark.experiments import SyntheticExperiment
+    from scgim.benchmark.synthetic_page import run_synthetic
+
+    chosen = {} if args.methods is None else {"methods": args.methods}
+    experiment = SyntheticExperiment(
+        experiments=args.experiments,
+        mechanisms=args.mechanisms,
+        graphs=args.graphs,
+        interventions=args.interventions,
+        seeds=args.seeds,
+        sweep_seeds=args.sweep_seeds,
+        small=args.small,
+        **chosen,
+    )
+    page = run_synthetic(
+        experiment,
+        args.out,
+        jobs=args.jobs,
+        time_limit=args.time_limit,
+        retry_failed=args.retry_failed,
+        progress=_show_progress(args),
+        command=shlex.join(["scgim", *_without_place(args.argv)]),
+    )
+    print(page.read_text())
+    print(f"wrote {page}, results.csv and figures to {args.out}")
+
+
+def _without_place(argv: Sequence[str]) -> list[str]:
+    """The arguments without `--out` and its folder: a page must not name a place on one machine."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and word != "--out" and not word.startswith("--out="):
+            kept.append(word)
+        skip = word == "--out"
+    return kept
+
+
+_COMMANDS = {"demo": _demo, "fit": _fit, "sample": _sample, "benchmark": _benchmark}
 
 
 def _set_up(args: argparse.Namespace) -> None:
     """Threads (before torch and NumPy are imported), figures and messages."""
-    if args.threads is not None:
+    if getattr(args, "threads", None) is not None:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[name] = str(args.threads)
         import torch

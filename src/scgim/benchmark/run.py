@@ -8,17 +8,18 @@ import math
 import multiprocessing
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from scgim import __version__
 
+from .curves import effect_curves
 from .methods import Method
 from .scores import score
 from .tasks import TaskSpec
@@ -137,8 +138,9 @@ def results(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per cell, split and metric: the columns of the task, method, split, metric, value, n (queries that
-        entered). Split "fit" has seconds, peak_memory_mib and failed (0 or 1); "graph" what concerns the graph.
+        One row per cell, split and metric: task (its name), the columns of the task, method, split, metric, value,
+        n (queries that entered). Split "fit" has seconds, peak_memory_mib and failed (0 or 1); "graph" what concerns
+        the graph.
         Cells without a result have no rows.
     """
     tables = []
@@ -149,7 +151,8 @@ def results(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
         rows = [{"split": "fit", "metric": "failed", "value": float(found["failure"] is not None), "n": 1}]
         rows += [{"split": "fit", "metric": k, "value": v, "n": 1} for k, v in found["fit"].items()]
         table = pd.DataFrame(rows + found["rows"])
-        for name, value in reversed(list({**cell.task.columns(), "method": cell.method.name}.items())):
+        identity = {"task": cell.task.name, **cell.task.columns(), "method": cell.method.name}
+        for name, value in reversed(list(identity.items())):
             table.insert(0, name, value)
         tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=RESULT_COLUMNS)
@@ -163,6 +166,15 @@ def failures(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
         if found is not None and found["failure"] is not None:
             rows.append((cell.task.name, cell.method.name, found["failure"]))
     return pd.DataFrame(rows, columns=["task", "method", "reason"])
+
+
+def curves(cell: Cell, out: str | Path) -> pd.DataFrame:
+    """True and learned dose responses of a finished cell: perturbation, dose, gene, true, learned, probability.
+
+    Empty where the task knows no curves or the method gives no effects.
+    """
+    found = _read(Path(out) / "cells", cell)
+    return pd.DataFrame((found or {}).get("curves", []))
 
 
 def _read(folder: Path, cell: Cell) -> dict[str, Any] | None:
@@ -187,14 +199,15 @@ def _write(folder: Path, cell: Cell, outcome: dict[str, Any]) -> None:
     partial.replace(folder / f"{cell.name}.json")
 
 
-def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None):
+def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Yield (cell, outcome) as they finish."""
     if jobs == 0:
         for cell in todo:
             yield cell, _attempt(cell, None)
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
-    waiting, running = list(reversed(todo)), {}
+    waiting = list(reversed(todo))
+    running: dict[Any, tuple[Cell, Any, float, dict[str, Any]]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -205,8 +218,8 @@ def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None):
                 there.close()
                 running[here] = (cell, process, time.monotonic(), {})
             soonest = min(_left(start, time_limit, fit) for _, _, start, fit in running.values())
-            for here in wait(list(running), timeout=soonest):
-                assert isinstance(here, Connection)
+            for ready in wait(list(running), timeout=soonest):
+                here = cast(Connection, ready)
                 cell, process, _, fit = running[here]
                 try:
                     message = here.recv()
@@ -263,7 +276,11 @@ def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
         for name in ("n_edges_dropped",):
             if hasattr(fitted, f"{name}_"):
                 fit[name] = float(getattr(fitted, f"{name}_"))
-        return {"failure": None, "fit": fit, "rows": score(fitted, task, cell.task.seed)}
+        rows, learned = score(fitted, task, cell.task.seed), effect_curves(fitted, cell.task)
+        if len(learned):
+            error = (learned["learned"] - learned["true"]).pow(2).mean() ** 0.5
+            rows.append({"split": "train", "metric": "effect_rmse", "value": float(error), "n": len(learned)})
+        return {"failure": None, "fit": fit, "rows": rows, "curves": learned.round(4).to_dict("list")}
     except Exception as error:
         logger.debug("%s", traceback.format_exc())
         return {"failure": f"{type(error).__name__}: {error}", "fit": fit, "rows": []}

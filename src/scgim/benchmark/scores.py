@@ -65,8 +65,7 @@ def score(
     for split, queries in task.splits.items():
         rows += [{"split": split, **row} for row in _target_rows(fitted, queries)]
         rows += [
-            {"split": split, **row}
-            for row in _cell_rows(fitted, queries, control, seed, n_predicted, n_transported)
+            {"split": split, **row} for row in _cell_rows(fitted, queries, control, seed, n_predicted, n_transported)
         ]
     return rows
 
@@ -132,7 +131,8 @@ def _cell_rows(
             logger.info("%s", reason)
             continue
         if not np.isfinite(cells).all():
-            raise FloatingPointError(f"{fitted.name} predicted values that are not finite for {query.condition.label!r}.")
+            label = query.condition.label
+            raise FloatingPointError(f"{fitted.name} predicted values that are not finite for {label!r}.")
         for name, metric in _CELL_METRICS.items():
             values[name].append(metric(query.cells, cells, control))
         if i in transported:

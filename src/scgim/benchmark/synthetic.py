@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,7 @@ class SyntheticTask:
     @property
     def name(self) -> str:
         """E.g. ``mlp-er-hard-seed3``, with whatever differs from the paper's design in between."""
-        changed = [
-            f"{f.name}{getattr(self, f.name)}" for f in fields(self)[4:] if getattr(self, f.name) != f.default
-        ]
+        changed = [f"{f.name}{getattr(self, f.name)}" for f in fields(self)[4:] if getattr(self, f.name) != f.default]
         return "-".join([self.mechanism, self.graph, self.intervention, *changed, f"seed{self.seed}"])
 
     def columns(self) -> dict[str, Any]:
@@ -85,6 +84,7 @@ class SyntheticTask:
         used = split_of[codes] == "train"
         train = TrainingData(x[used], codes[used], table, truth["features"])
         splits: dict[str, list[Query]] = {}
+        fresh: Iterable[np.ndarray]
         for split in SPLITS:
             rows = np.flatnonzero((split_of == split) & treated)
             if not len(rows):
@@ -105,11 +105,11 @@ class SyntheticTask:
             ]
         family = {"mechanism": self.mechanism, "intervention": self.intervention}
         clip = {"clip": self.mechanism == "ziln"}
-        defaults = {name: family for name in ("gim", "bacadi")}
-        defaults |= {name: clip for name in ("mean_shift", "ridge", "additive", "condot")}
+        defaults: dict[str, dict[str, Any]] = {name: dict(family) for name in ("gim", "bacadi")}
+        defaults |= {name: dict(clip) for name in ("mean_shift", "ridge", "additive", "condot")}
         return Task(train, splits, adata.varp["true_graph"].toarray() > 0, defaults)
 
-    def curves(self, n_doses: int = 24) -> tuple[list[Condition], np.ndarray, np.ndarray]:
+    def curves(self, n_doses: int = 12) -> tuple[list[Condition], np.ndarray, np.ndarray]:
         """Conditions of the trained perturbations along a grid of doses, with true targets and effects.
 
         Returns

@@ -1,0 +1,98 @@
+"""The arguments of `scgim benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_DESCRIPTION = """\
+Runs an experiment of the paper: every method on every data set, in processes of
+their own, then tables, figures and a page. What is finished is kept in the
+output folder: interrupt, and run the same command again to go on.
+"""
+
+_SYNTHETIC = """\
+Simulated systems with known graph, targets and dose responses: predicted cells in
+distribution, for new doses and for new targets, and learned graphs and targets
+against the true ones. Experiments: designs (mechanism x graph x intervention),
+paper (the paper's preset beside the default), and sweeps of the number of
+features, conditions and cells.
+"""
+
+_SYNTHETIC_EPILOG = """\
+examples:
+  # see it run: small systems, minutes
+  scgim benchmark synthetic --small --out try
+  # one design, ten systems, two processes
+  scgim benchmark synthetic --experiments designs --mechanisms mlp --graphs er --interventions hard \\
+      --seeds 400:410 --jobs 2 --out mlp
+  # other methods (some need: pip install "scgim[baselines]")
+  scgim benchmark synthetic --experiments designs --methods gim mean_shift ut_igsp condot --out all
+"""
+
+
+def add_benchmark(commands: Any, add_common: Callable[..., None], whole: Callable[[int], Any]) -> None:
+    """Add `benchmark` and its experiments to the commands."""
+    parser = commands.add_parser(
+        "benchmark",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="an experiment of the paper, with baselines",
+        description=_DESCRIPTION,
+    )
+    experiments = parser.add_subparsers(dest="experiment", metavar="EXPERIMENT", required=True)
+    synthetic = experiments.add_parser(
+        "synthetic",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="scgim benchmark synthetic [--small] [--jobs N] [--out DIR] [...]",
+        help="simulated systems with known truth",
+        description=_SYNTHETIC,
+        epilog=_SYNTHETIC_EPILOG,
+    )
+    add = synthetic.add_argument_group("what is run").add_argument
+    add("--small", action="store_true", help="small systems and short fits: shows that it runs, not how well")
+    names = ("designs", "paper", "features", "conditions", "cells")
+    add("--experiments", nargs="+", choices=names, default=list(names), metavar="NAME", help="(default: all)")
+    add("--mechanisms", nargs="+", choices=("linear", "mlp", "ziln"), default=["linear", "mlp"], metavar="NAME",
+        help="linear, mlp, ziln (default: linear mlp)")  # fmt: skip
+    add("--graphs", nargs="+", choices=("er", "sf"), default=["er", "sf"], metavar="NAME",
+        help="er, sf (default: both)")  # fmt: skip
+    add("--interventions", nargs="+", choices=("hard", "shift"), default=["hard", "shift"], metavar="NAME",
+        help="hard, shift (default: both)")  # fmt: skip
+    add("--methods", nargs="+", metavar="NAME",
+        help="methods of the designs (default: gim mean_shift ridge next_lower_dose control)")  # fmt: skip
+    add("--seeds", type=seeds, default="400:405", metavar="A:B", help="systems of the designs (default: 400:405)")
+    add("--sweep-seeds", type=seeds, default="400:403", metavar="A:B", help="of the others (default: 400:403)")
+    _add_run(synthetic, add_common, whole, Path("benchmark-synthetic"))
+
+
+def _add_run(parser: Any, add_common: Callable[..., None], whole: Callable[[int], Any], out: Path) -> None:
+    add = parser.add_argument_group("how").add_argument
+    add("--out", type=Path, default=out, metavar="DIR", help=f"folder (default: {out})")
+    add("--jobs", type=whole(1), default=1, metavar="N", help="fits at a time, one thread each (default: 1)")
+    add("--time-limit", type=float, metavar="S", help="seconds for one fit; a longer one is recorded as failed")
+    add("--retry-failed", action="store_true", help="run again what failed before")
+    add_common(parser, device=False, seed=False, threads=False)
+
+
+def seeds(text: str) -> list[int]:
+    """`3`, `3,5` or `3:6` (the end is left out).
+
+    Examples
+    --------
+    >>> from scgim._benchmark_arguments import seeds
+    >>> seeds("400:403"), seeds("1,7")
+    ([400, 401, 402], [1, 7])
+    """
+    try:
+        if ":" in text:
+            first, last = (int(part) for part in text.split(":"))
+            found = list(range(first, last))
+        else:
+            found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 400:405 or a list such as 1,7") from None
+    if not found or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} holds no seed, or a negative one")
+    return found

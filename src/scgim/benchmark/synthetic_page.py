@@ -1,0 +1,195 @@
+"""The synthetic experiment from one call: run what is missing, then tables, figures and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import figures
+from .experiments import SWEEPS, SyntheticExperiment
+from .provenance import commit, machine, versions
+from .report import markdown, mean_and_error, ratios, seeds_text, summarise, wide
+from .run import Cell, curves, failures, run
+from .synthetic import SPLITS
+
+_DESIGN = ["mechanism", "graph", "intervention"]
+_STRUCTURE = [
+    ("graph", "edge_f1"), ("graph", "sid"), ("graph", "shd"), ("graph", "edge_auprc"), ("graph", "is_dag"),
+    *((split, "target_f1") for split in SPLITS), *((split, "target_auprc") for split in SPLITS), ("fit", "seconds"),
+    ("fit", "peak_memory_mib"),
+]  # fmt: skip
+_CELLS = ("mean_distance", "wasserstein", "kde_nll", "pearson_delta", "e_distance")
+_AXES = {
+    "features": "features p", "conditions": "perturbations (x 4 doses)", "cells": "cells per condition",
+}  # fmt: skip
+
+
+def run_synthetic(
+    experiment: SyntheticExperiment,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    time_limit: float | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+    command: str = "",
+) -> Path:
+    """Run the synthetic experiment and write its table, figures and page.
+
+    Parameters
+    ----------
+    experiment
+        What to run.
+    out
+        Folder: ``results.csv`` (tidy), ``report.md``, figures as PNG, and ``cells/`` with what is finished.
+    jobs, time_limit, retry_failed, progress
+        As for :func:`scgim.benchmark.run`.
+    command
+        The command line, for the page.
+
+    Returns
+    -------
+    Path
+        The page. It is written again with every call from what is finished.
+    """
+    out = Path(out)
+    by_experiment = experiment.cells()
+    # One list without repetitions: the default design is part of every sweep.
+    cells = list({cell.name: cell for own in by_experiment.values() for cell in own}.values())
+    table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
+    table.to_csv(out / "results.csv", index=False, float_format="%.6g")
+    parts = [_introduction(table, experiment, command)]
+    for name, own in by_experiment.items():
+        names = {(cell.task.name, cell.method.name) for cell in own}
+        keys = zip(table["task"], table["method"], strict=True)
+        parts += _section(name, table[[key in names for key in keys]], own, experiment, out)
+    failed = failures(cells, out)
+    if len(failed):
+        parts += ["## Failed", markdown(failed)]
+    page = out / "report.md"
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return page
+
+
+def _introduction(table: pd.DataFrame, experiment: SyntheticExperiment, command: str) -> str:
+    label = " (small setting: it shows that the experiment runs, not how well)" if experiment.small else ""
+    lines = [
+        f"# Known truth: the synthetic experiment{label}",
+        "",
+        f"- Command: `{command}`" if command else "",
+        "- Data: **simulated** (`scgim.simulate.synthetic`); in distribution: fresh cells of the training conditions",
+        f"- Seeds: {seeds_text(table)}; one fit per system, one configuration for all systems of a family",
+        f"- Machine: {machine()}; one thread per fit",
+        f"- Versions: {versions()}; {commit()}",
+        "- Mean ± standard error over systems; ↑ more is better, ↓ less is better; empty: the method has no such thing",
+    ]
+    return "\n".join(line for i, line in enumerate(lines) if line or i < 2)
+
+
+def _section(
+    name: str, table: pd.DataFrame, cells: Sequence[Cell], experiment: SyntheticExperiment, out: Path
+) -> list[str]:
+    if table.empty:
+        return []
+    if name == "designs":
+        return _designs(table, cells, out)
+    if name == "paper":
+        return _paper(table)
+    return _sweep(name, table, out)
+
+
+def _designs(table: pd.DataFrame, cells: Sequence[Cell], out: Path) -> list[str]:
+    summary = summarise(table, _DESIGN)
+    parts = ["## Every design", "### Graph and targets"]
+    parts.append(markdown(_named(wide(_with_graph(summary), [*_DESIGN, "method"], _STRUCTURE))))
+    if {"gim", "mean_shift"} <= set(table["method"]):
+        parts += [
+            "### Mean distance of GIM over that of the mean-shift MLP, system by system",
+            markdown(_ratio_table(table)),
+        ]
+    for split, title in SPLITS.items():
+        parts += [f"### Cells, {title}"]
+        parts.append(markdown(_named(wide(summary, [*_DESIGN, "method"], [(split, m) for m in _CELLS]))))
+    for (graph, intervention), own in table.groupby(["graph", "intervention"], sort=False):
+        stem = f"{graph}_{intervention}"
+        axes = figures.strips(own, ["sid", "edge_f1", "target_f1"], splits=SPLITS)
+        parts.append(_save(axes, out, f"structure_{stem}", f"Graph and targets, {graph}, {intervention}"))
+        axes = figures.strips(own, ["mean_distance", "kde_nll"], splits=SPLITS, log=["mean_distance", "kde_nll"])
+        parts.append(_save(axes, out, f"cells_{stem}", f"Cells, {graph}, {intervention}"))
+    gim = [cell for cell in cells if cell.method.name == "gim"]
+    if gim:
+        learned = curves(gim[-1], out)
+        if len(learned):
+            axes = figures.hill_curves(learned, doses=(0.5, 1.0, 1.5, 2.0))
+            parts.append(_save(axes, out, "hill_curves", f"Learned and true dose responses, {gim[-1].task.name}"))
+    return parts
+
+
+def _with_graph(summary: pd.DataFrame) -> pd.DataFrame:
+    """Only methods that give a graph or targets."""
+    gives = summary.loc[summary["metric"].isin(["edge_f1", "target_f1"]), "method"].unique()
+    return summary[summary["method"].isin(gives)]
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    renamed = {name: _split_title(name) for name in table.columns}
+    return table.rename(columns=renamed).assign(method=table["method"].map(figures.method_name))
+
+
+def _split_title(name: str) -> str:
+    for split, title in SPLITS.items():
+        if name.endswith(f", {split}"):
+            return name.removesuffix(split) + title
+    return name
+
+
+def _ratio_table(table: pd.DataFrame, by: Sequence[str] = _DESIGN) -> pd.DataFrame:
+    found = ratios(table, by, "mean_distance", "gim", "mean_shift")
+    text = [mean_and_error(m, s) for m, s in zip(found["mean"], found["sem"], strict=True)]
+    pivot = found.assign(text=text).pivot(index=list(by), columns="split", values="text")
+    return pivot[[s for s in SPLITS if s in pivot]].rename(columns=SPLITS).reset_index()
+
+
+def _paper(table: pd.DataFrame) -> list[str]:
+    summary = summarise(table, ["mechanism"])
+    columns = [c for c in _STRUCTURE if c[1] != "edge_auprc"] + [(split, "mean_distance") for split in SPLITS]
+    return [
+        "## The paper's preset beside the default",
+        markdown(_named(wide(summary, ["mechanism", "method"], columns))),
+    ]
+
+
+def _sweep(name: str, table: pd.DataFrame, out: Path) -> list[str]:
+    setting = SWEEPS[name][0]
+    summary = summarise(table, ["mechanism", setting])
+    columns = [
+        ("graph", "edge_f1"),
+        *((s, "target_f1") for s in SPLITS),
+        *((s, "mean_distance") for s in SPLITS),
+        ("fit", "seconds"),
+    ]
+    axes = figures.sweep(
+        table,
+        setting,
+        ["edge_f1", "target_f1", "mean_distance"],
+        splits=SPLITS,
+        label=_AXES[name],
+        log=name != "features",
+    )
+    return [
+        f"## Sweep of {_AXES[name]}",
+        markdown(_named(wide(summary, ["mechanism", setting, "method"], columns))),
+        _save(axes, out, f"sweep_{name}", f"Sweep of {_AXES[name]}"),
+    ]
+
+
+def _save(axes: Any, out: Path, stem: str, title: str) -> str:
+    from matplotlib import pyplot as plt
+
+    figure = axes.flat[0].figure
+    figure.savefig(out / f"{stem}.png", dpi=150)
+    plt.close(figure)
+    return f"![{title}]({stem}.png)"

@@ -1,0 +1,206 @@
+"""Tasks, runs that resume, and what is made of their results."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scgim import benchmark as bm
+from scgim.baselines import Baseline, CannotPredict
+from scgim.benchmark import report
+from scgim.benchmark.experiments import SWEEPS, SyntheticExperiment
+
+TINY: dict[str, Any] = {
+    "mechanism": "linear", "n_genes": 5, "n_perturbations": 4, "n_features": 4, "n_new_targets": 2, "n_control": 60,
+    "cells_per_condition": 20,
+}  # fmt: skip
+
+
+class Known(Baseline):
+    """Knows graph and targets of the task with seed 0, and predicts control cells."""
+
+    name: ClassVar[str] = "known"
+    can_predict_unseen: ClassVar[bool] = True
+    gives_graph: ClassVar[bool] = True
+    gives_targets: ClassVar[bool] = True
+
+    def __init__(self, flip: bool = False) -> None:
+        self.flip = flip
+
+    def fit(self, data, rng=0):
+        self.task_ = bm.SyntheticTask(**TINY).load()
+        self.control_ = data.x[data.control]
+        return self
+
+    def graph(self):
+        return self.task_.graph.T if self.flip else self.task_.graph
+
+    def targets(self, conditions):
+        known = {q.condition.label: q.targets for split in self.task_.splits.values() for q in split}
+        return np.stack([known[c.label] for c in conditions]).astype(float)
+
+    def sample(self, condition, n, rng=0):
+        return np.random.default_rng(rng).choice(self.control_, n)
+
+
+class Broken(Known):
+    name: ClassVar[str] = "broken"
+
+    def fit(self, data, rng=0):
+        raise CannotPredict("broken cannot be fitted: it is broken.")
+
+
+class Slow(Known):
+    name: ClassVar[str] = "slow"
+
+    def fit(self, data, rng=0):
+        time.sleep(120)
+        return self
+
+
+class Dying(Known):
+    name: ClassVar[str] = "dying"
+
+    def fit(self, data, rng=0):
+        os._exit(3)
+
+
+def value(table: pd.DataFrame, split: str, metric: str) -> float:
+    found = table.loc[(table["split"] == split) & (table["metric"] == metric), "value"]
+    assert len(found) == 1
+    return float(found.iloc[0])
+
+
+def test_a_task_is_the_same_every_time_and_holds_out_what_it_asks() -> None:
+    first, again, other = (bm.SyntheticTask(**TINY, seed=s).load() for s in (0, 0, 1))
+    for split, queries in first.splits.items():
+        for query, same in zip(queries, again.splits[split], strict=True):
+            assert np.array_equal(query.cells, same.cells)
+    assert not np.array_equal(first.train.x, other.train.x)
+    trained = {first.train.condition(row).label for row in first.train.trained}
+    assert {q.condition.label for q in first.splits["train"]} == trained
+    unseen = {q.condition.label for split in ("new_dose", "new_target") for q in first.splits[split]}
+    assert unseen and not unseen & trained
+    # judged on fresh cells: none of them was trained on
+    rows = {row.tobytes() for row in first.train.x}
+    assert not any(cell.tobytes() in rows for split in first.splits.values() for q in split for cell in q.cells)
+
+
+def test_names_tell_tasks_apart() -> None:
+    specs = [bm.SyntheticTask(), bm.SyntheticTask(seed=1), bm.SyntheticTask(n_genes=10), bm.SyntheticTask(graph="sf")]
+    assert len({spec.name for spec in specs}) == len(specs)
+
+
+def test_scores_of_a_method_that_knows_the_truth(tmp_path: Path) -> None:
+    task = bm.SyntheticTask(**TINY)
+    cells = [bm.Cell(task, bm.Method("known", Known)), bm.Cell(task, bm.Method("flipped", Known, {"flip": True}))]
+    table = bm.run(cells, tmp_path, jobs=0, progress=False)
+    known, flipped = (table[table["method"] == name] for name in ("known", "flipped"))
+    assert value(known, "graph", "edge_f1") == 1 and value(known, "graph", "sid") == 0
+    assert value(flipped, "graph", "edge_f1") == 0 and value(flipped, "graph", "skeleton_f1") == 1
+    for split in ("train", "new_dose", "new_target"):
+        assert value(known, split, "target_f1") == 1
+        assert value(known, split, "mean_distance") > 0
+
+
+def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = bm.SyntheticTask(**TINY)
+    cells = [bm.Cell(task, bm.Method("known", Known)), bm.Cell(task, bm.Method("ridge"))]
+    bm.run(cells[:1], tmp_path, jobs=0, progress=False)
+    fitted = []
+    monkeypatch.setattr(Known, "fit", lambda self, data, rng=0: fitted.append(1))
+    table = bm.run(cells, tmp_path, jobs=0, progress=False)
+    assert not fitted and set(table["method"]) == {"known", "ridge"}
+    # other options: the stored result does not count
+    monkeypatch.undo()
+    changed = bm.Cell(task, bm.Method("known", Known, {"flip": True}))
+    table = bm.run([changed], tmp_path, jobs=0, progress=False)
+    assert value(table, "graph", "edge_f1") == 0
+
+
+def test_failures_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    task = bm.SyntheticTask(**TINY)
+    kinds = {"broken": Broken, "slow": Slow, "dying": Dying, "known": Known}
+    cells = [bm.Cell(task, bm.Method(name, kind)) for name, kind in kinds.items()]
+    # A child imports the classes by the name of this module, which only a process with the same path can find.
+    table = bm.run(cells, tmp_path, jobs=2, time_limit=25, progress=False)
+    failed = bm.failures(cells, tmp_path).set_index("method")["reason"]
+    assert "it is broken" in failed["broken"]
+    assert "25 s" in failed["slow"]
+    assert "exit code 3" in failed["dying"]
+    known = table[table["method"] == "known"]
+    assert value(known, "fit", "failed") == 0 and value(known, "fit", "peak_memory_mib") > 50
+    # failures are results, too: run again only when asked
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").glob("*.json")}
+    bm.run(cells, tmp_path, jobs=1, progress=False)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").glob("*.json")}
+    bm.run(cells[:1], tmp_path, jobs=0, retry_failed=True, progress=False)
+    assert (tmp_path / "cells" / f"{cells[0].name}.json").stat().st_mtime_ns > min(before.values())
+
+
+def test_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    cells = [bm.Cell(bm.SyntheticTask(**TINY), bm.Method(name)) for name in ("control", "mean_shift")]
+    here = bm.run(cells, tmp_path / "a", jobs=0, progress=False)
+    there = bm.run(cells, tmp_path / "b", jobs=2, progress=False)
+    timeless = ["seconds", "peak_memory_mib"]
+    pd.testing.assert_frame_equal(
+        here[~here["metric"].isin(timeless)].reset_index(drop=True),
+        there[~there["metric"].isin(timeless)].reset_index(drop=True),
+    )
+
+
+def test_bad_runs_are_refused_before_work(tmp_path: Path) -> None:
+    task = bm.SyntheticTask(**TINY)
+    with pytest.raises(ValueError, match="nosuch"):
+        bm.run([bm.Cell(task, bm.Method("nosuch"))], tmp_path, jobs=0)
+    with pytest.raises(ValueError, match="Two cells"):
+        bm.run([bm.Cell(task, bm.Method("ridge"))] * 2, tmp_path, jobs=0)
+    with pytest.raises(ValueError, match="jobs"):
+        bm.run([bm.Cell(task, bm.Method("ridge"))], tmp_path, jobs=0, time_limit=5)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_nan_survives_the_file(tmp_path: Path) -> None:
+    cell = bm.Cell(bm.SyntheticTask(**TINY), bm.Method("ridge"))
+    bm.run([cell], tmp_path, jobs=0, progress=False)
+    path = tmp_path / "cells" / f"{cell.name}.json"
+    stored = json.loads(path.read_text())
+    stored["rows"][0]["value"] = None
+    path.write_text(json.dumps(stored))
+    assert np.isnan(bm.results([cell], tmp_path)["value"]).sum() == 1
+
+
+def test_summaries() -> None:
+    rows = [
+        ("mlp", seed, method, "test", "mean_distance", v)
+        for method, values in {"gim": (1.0, 2.0), "mean_shift": (2.0, 2.0)}.items()
+        for seed, v in enumerate(values)
+    ]
+    table = pd.DataFrame(rows, columns=["mechanism", "seed", "method", "split", "metric", "value"])
+    summary = report.summarise(table, ["mechanism"]).set_index("method")
+    assert summary.loc["gim", "mean"] == 1.5 and summary.loc["gim", "systems"] == 2
+    assert summary.loc["gim", "sem"] == pytest.approx(0.5)
+    ratio = report.ratios(table, ["mechanism"], "mean_distance", "gim", "mean_shift")
+    assert ratio["mean"].item() == pytest.approx(0.75) and ratio["sem"].item() == pytest.approx(0.25)
+    wide = report.wide(summary.reset_index(), ["mechanism", "method"], [("test", "mean_distance"), ("test", "sid")])
+    assert wide.iloc[0, 2] == "1.500 ± 0.500" and wide.shape == (2, 3)
+
+
+def test_experiments_share_cells_and_vary_one_setting() -> None:
+    experiment = SyntheticExperiment(seeds=(1, 2), sweep_seeds=(1,), mechanisms=("mlp",))
+    cells = experiment.cells()
+    assert len(cells["designs"]) == 4 * 2 * len(experiment.methods)
+    for name, (setting, values) in SWEEPS.items():
+        default = getattr(bm.SyntheticTask(), setting)
+        assert default in values  # the design of the other tables is one point of every sweep
+        assert {getattr(c.task, setting) for c in cells[name]} == set(values)
+        assert {c.name for c in cells[name]} & {c.name for c in cells["designs"]}
+    with pytest.raises(ValueError, match="experiments"):
+        SyntheticExperiment(experiments=("nothing",))
