@@ -6,10 +6,30 @@ A task says what to fit and what to predict, with the truth; a method follows th
 
 from __future__ import annotations
 
+from .curves import effect_curves
+from .experiments import SyntheticExperiment
 from .methods import Method
 from .run import Cell, failures, results, run
 from .scores import score
 from .synthetic import SyntheticTask
+from .synthetic_page import run_synthetic
 from .tasks import Query, Task, TaskSpec
+from .tune import ValidationTask, tune
 
-__all__ = ["Cell", "Method", "Query", "SyntheticTask", "Task", "TaskSpec", "failures", "results", "run", "score"]
+__all__ = [
+    "Cell",
+    "Method",
+    "Query",
+    "SyntheticExperiment",
+    "SyntheticTask",
+    "Task",
+    "TaskSpec",
+    "ValidationTask",
+    "effect_curves",
+    "failures",
+    "results",
+    "run",
+    "run_synthetic",
+    "score",
+    "tune",
+]
