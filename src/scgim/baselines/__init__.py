@@ -8,7 +8,10 @@ the reason: never a made-up number. :func:`fit` takes a prepared AnnData.
 from __future__ import annotations
 
 from .additive import Additive
+from .bacadi import BaCaDI
 from .control import Control
+from .gim import GIMMethod
+from .limits import TimeLimitExceeded, fit_within
 from .mean_shift import MeanShift
 from .next_lower_dose import NextLowerDose
 from .prepared import fit, prepared_condition, training_data
@@ -17,17 +20,21 @@ from .ridge import Ridge
 
 __all__ = [
     "Additive",
+    "BaCaDI",
     "Baseline",
     "CannotPredict",
     "Choice",
     "Condition",
     "Control",
+    "GIMMethod",
     "MeanShift",
     "NextLowerDose",
     "Range",
     "Ridge",
+    "TimeLimitExceeded",
     "TrainingData",
     "fit",
+    "fit_within",
     "prepared_condition",
     "training_data",
 ]

@@ -12,7 +12,10 @@ from scgim._rng import RngLike
 from scgim._validation import check_choice, listing, require_prepared, suggestion
 
 from .additive import Additive
+from .bacadi import BaCaDI
 from .control import Control
+from .gim import GIMMethod
+from .limits import fit_within
 from .mean_shift import MeanShift
 from .next_lower_dose import NextLowerDose
 from .protocol import Baseline, Condition, TrainingData
@@ -28,6 +31,8 @@ _METHODS: dict[str, type[Baseline]] = {
     "mean_shift": MeanShift,
     "ridge": Ridge,
     "additive": Additive,
+    "gim": GIMMethod,
+    "bacadi": BaCaDI,
 }
 
 
@@ -38,9 +43,10 @@ def fit(
     key: str = "gim",
     group: str | None = None,
     rng: RngLike = 0,
+    time_limit: float | None = None,
     **options: Any,
 ) -> Baseline:
-    """Fit a baseline on the training cells of a prepared AnnData.
+    """Fit a baseline, or GIM under the baselines' protocol, on the training cells of a prepared AnnData.
 
     Parameters
     ----------
@@ -48,14 +54,18 @@ def fit(
         Prepared by `scgim.pp.prepare`. Nothing is written into it. Cells whose split is "train" or "valid"
         are used (baselines have no use for a validation set of cells), "test" never.
     method
-        "control", "next_lower_dose", "mean_shift", "ridge" or "additive"; or a baseline object.
+        "control", "next_lower_dose", "mean_shift", "ridge", "additive", "bacadi" or "gim"; or a baseline object.
     key, group
         Which preparation: its `key_added`, and one of its groups where `groupby` was given.
     rng
         Seed or generator.
+    time_limit
+        Most seconds for the fit, which then runs in a process of its own, see :func:`fit_within`: a script must call
+        this under ``if __name__ == "__main__":``. None: no limit.
     **options
-        Of the baseline, e.g. ``steps=500`` for "mean_shift". `clip` of the mean-shift baselines is by default
-        True where the data were declared to be >= 0 (``input="counts"`` or ``"log1p"``), else False.
+        Of the baseline, e.g. ``steps=500`` for "mean_shift". By default, where the data were declared to be >= 0
+        (``input="counts"`` or ``"log1p"``), `clip` of the mean-shift baselines is True and `mechanism` of "gim" and
+        "bacadi" is "ziln", else False and "mlp".
 
     Returns
     -------
@@ -68,6 +78,8 @@ def fit(
         If nothing was prepared under `key`.
     ValueError
         If the method is unknown or there are no control cells to train on.
+    CannotPredict
+        If the data do not suit the method. `TimeLimitExceeded` is one: the fit took longer than `time_limit`.
 
     Examples
     --------
@@ -83,7 +95,9 @@ def fit(
     baseline = method if isinstance(method, Baseline) else _make(method, slots, options)
     data = training_data(adata, key=keys.key, group=keys.group)
     with log_duration(f"baseline {baseline.name} fitted on {len(data.x)} cells"):
-        return baseline.fit(data, rng)
+        if time_limit is None:
+            return baseline.fit(data, rng)
+        return fit_within(baseline, data, rng, seconds=time_limit)
 
 
 def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None) -> TrainingData:
@@ -204,9 +218,12 @@ def method_class(method: str) -> type[Baseline]:
 
 def _make(method: str, slots: dict[str, Any], options: dict[str, Any]) -> Baseline:
     kind = method_class(method)
+    declared = str(slots.get("params", {}).get("prepare", {}).get("input", ""))
+    positive = declared in ("counts", "log1p")
     if issubclass(kind, ShiftBaseline):
-        declared = str(slots.get("params", {}).get("prepare", {}).get("input", ""))
-        options = {"clip": declared in ("counts", "log1p"), **options}
+        options = {"clip": positive, **options}
+    elif issubclass(kind, GIMMethod) and declared:
+        options = {"mechanism": "ziln" if positive else "mlp", **options}
     return kind(**options)
 
 

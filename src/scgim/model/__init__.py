@@ -14,7 +14,7 @@ from .interventions import (
     n_effects,
 )
 from .mechanisms import KINDS, Mechanisms
-from .sampling import Action, Noise, abduct, counterfactual, draw_noise, propagate, touched_genes
+from .sampling import Action, Noise, abduct, counterfactual, draw_action, draw_noise, propagate, touched_genes
 
 __all__ = [
     "GIM",
@@ -37,6 +37,7 @@ __all__ = [
     "break_cycles",
     "combine",
     "counterfactual",
+    "draw_action",
     "draw_noise",
     "exponential_trace",
     "is_acyclic",

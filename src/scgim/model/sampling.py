@@ -43,6 +43,31 @@ def draw_noise(gim: GIM, n_cells: int, generator: torch.Generator) -> Noise:
 
 
 @torch.no_grad()
+def draw_action(
+    gim: GIM,
+    target_prob: Tensor,
+    effects: Tensor,
+    n_cells: int,
+    generator: torch.Generator,
+    values: Tensor | None = None,
+) -> Action:
+    """Each cell's atomic interventions from one condition's distribution: t ~ Bernoulli, psi ~ Normal.
+
+    Parameters
+    ----------
+    target_prob, effects
+        (genes,) and (genes, k), of the condition.
+    values
+        (genes,) genes held at a value, NaN elsewhere; or None.
+    """
+    draw = torch.rand(n_cells, len(target_prob), generator=generator)
+    noise = torch.randn(n_cells, *effects.shape, generator=generator)
+    psi = effects + gim.priors.effect_noise * noise
+    held = None if values is None else values.expand(n_cells, -1)
+    return Action(draw < target_prob, gim.replaced_parameters(psi), held)
+
+
+@torch.no_grad()
 def propagate(gim: GIM, graph: np.ndarray, noise: Noise, action: Action | None) -> Tensor:
     """Push noise through the (changed) mechanisms in topological order; (cells, genes).
 
