@@ -205,7 +205,7 @@ def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None) -> Iterator
         for cell in todo:
             yield cell, _attempt(cell, None)
         return
-    context = multiprocessing.get_context("spawn")  # a forked torch may hang
+    context = _context()
     waiting = list(reversed(todo))
     running: dict[Any, tuple[Cell, Any, float, dict[str, Any]]] = {}
     try:
@@ -244,6 +244,16 @@ def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None) -> Iterator
     finally:
         for _, process, _, _ in running.values():
             process.kill()
+
+
+def _context() -> Any:
+    """Fresh processes: forked from a clean server that has imported the libraries but used none of them, where the
+    system can do that (a torch that has worked must not be forked), else spawned."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scgim.benchmark", "scgim.inference", "anndata", "sklearn.linear_model"])
+    return context
 
 
 def _left(start: float, time_limit: float | None, fit: dict[str, Any]) -> float:
