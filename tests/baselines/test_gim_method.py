@@ -91,7 +91,8 @@ def test_the_result_is_that_of_fit_gim(kind, pairs):
         np.testing.assert_allclose(fitted.sample(condition, 20, 3), cells, rtol=1e-4, atol=1e-5)
 
 
-def test_a_random_start_holds_cells_out_of_every_condition(monkeypatch):
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_random_start_holds_cells_out_of_every_condition(kind, monkeypatch):
     """Where convergence is decided on held-out cells, the method holds some out by itself."""
     import scgim.inference
 
@@ -99,10 +100,10 @@ def test_a_random_start_holds_cells_out_of_every_condition(monkeypatch):
     fit = scgim.inference.fit
     monkeypatch.setattr(scgim.inference, "fit", lambda data, *a, **k: seen.update(data=data) or fit(data, *a, **k))
     data = planted()
-    GIMMethod(preset="paper", mechanism="linear", **{**FAST, "max_steps": 2}).fit(data)
+    kind(preset="paper", mechanism="linear", intervention="shift", **{**FAST, "max_steps": 2}).fit(data)
     held_out = np.bincount(data.codes[seen["data"].valid.numpy()], minlength=N_GENES + 1)
     np.testing.assert_array_equal(held_out, np.round(0.1 * np.bincount(data.codes)))
-    GIMMethod(mechanism="linear", **{**FAST, "max_steps": 2}).fit(data)
+    kind(mechanism="linear", **{**FAST, "max_steps": 2}).fit(data)
     assert not seen["data"].valid.any()
 
 
