@@ -1,4 +1,4 @@
-"""How the time of a fit grows with the number of genes: one training step, and the structure search."""
+"""How the time of a fit grows with genes, cells and conditions: the structure search, and a training step."""
 
 from __future__ import annotations
 
@@ -9,13 +9,49 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from recording import Note, make_parser
-from speed import Step, alone, sciplex3_like, tensors
+from speed import Step, alone
+
+#: What varies -> values, and the other settings of the simulator (`scgim.benchmark.SyntheticTask`).
+SERIES: dict[str, tuple[tuple[int, ...], dict[str, int]]] = {
+    "genes": ((20, 50, 100, 200, 500), {"n_perturbations": 25, "cells_per_condition": 50}),
+    "cells": ((20, 40, 80, 160, 320, 640), {"n_perturbations": 25, "n_genes": 50}),
+    "conditions": ((10, 20, 40, 80, 160), {"n_genes": 50}),
+}
+#: Steps of a fit with the default settings.
+FIT_STEPS = 2_000
 
 
-def time_genes(
-    n_genes: int, n_cells: int, threads: int, seed: int, steps: int, search: bool
+def system(vary: str, value: int, mechanism: str, seed: int, n_features: int = 20) -> Any:
+    """Tensors of one simulated system: 4 doses a perturbation, 16 control cells for each one of a condition."""
+    import torch
+
+    from scgim.baselines.parts import Parts
+    from scgim.benchmark import SyntheticTask
+    from scgim.inference import TrainingData
+
+    settings: dict[str, int] = dict(SERIES[vary][1])
+    if vary == "conditions":  # the number of cells stays
+        settings |= {"n_perturbations": value, "cells_per_condition": 8_000 // (4 * value), "n_control": 800}
+    else:
+        settings["n_genes" if vary == "genes" else "cells_per_condition"] = value
+        settings["n_control"] = 16 * settings["cells_per_condition"]
+    spec = SyntheticTask(mechanism=mechanism, seed=seed, n_new_targets=0, n_features=n_features, **settings)
+    data = spec.load().train
+    _, condition = np.unique(data.codes, return_inverse=True)
+    parts = Parts.of(data)
+    return TrainingData(
+        x=torch.tensor(data.x),
+        condition=torch.as_tensor(condition),
+        valid=torch.zeros(len(data.x), dtype=torch.bool),
+        features=torch.as_tensor(parts.features),
+        membership=torch.as_tensor(parts.membership),
+    )
+
+
+def time_one(
+    vary: str, value: int, mechanism: str, threads: int, seed: int, steps: int, search: bool
 ) -> dict[str, Any]:
-    """Seconds per training step, and of the structure search, at one number of genes."""
+    """Seconds per training step, and of the structure search, of one system."""
     import pyro
     import torch
 
@@ -23,67 +59,80 @@ def time_genes(
     from scgim.inference.start import find_structure, resolve_sparsity
 
     torch.set_num_threads(threads)
-    data = tensors(sciplex3_like(n_cells, n_genes, seed, all_genes=max(1_500, 8 * n_genes)))
+    data = system(vary, value, mechanism, seed)
     searched, edges = float("nan"), -1
     if search:
         start = time.perf_counter()
         found = find_structure(
-            resolve_sparsity(make_config(), data), data, np.random.default_rng(seed), lambda text: None
+            resolve_sparsity(make_config(mechanism=mechanism), data), data, np.random.default_rng(seed), lambda text: None
         )
         searched, edges = time.perf_counter() - start, int(found.graph.sum())
     with pyro.validation_enabled(False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        step = Step(data, seed, with_pyro=True)
+        step = Step(data, seed, with_pyro=True, mechanism=mechanism)
         step(0)
         seconds = []
         for i in range(steps):
             start = time.perf_counter()
             step(i)
             seconds.append(time.perf_counter() - start)
+    median = float(np.median(seconds))
     return {
+        "varied": vary,
         "genes": data.n_genes,
         "cells": len(data.x),
+        "conditions": data.n_conditions,
         "graphs per step": step.n_graphs,
-        "step (ms)": 1e3 * float(np.median(seconds)),
-        "step, quartiles (ms)": " to ".join(f"{1e3 * q:.0f}" for q in np.quantile(seconds, [0.25, 0.75])),
+        "step (ms)": 1e3 * median,
+        "step, quartiles (ms)": " to ".join(f"{1e3 * q:.1f}" for q in np.quantile(seconds, [0.25, 0.75])),
+        f"{FIT_STEPS:,} steps (s)": FIT_STEPS * median,
         "search (s)": searched,
         "edges found": edges,
     }
 
 
-def exponent(genes: pd.Series, seconds: pd.Series) -> float:
-    """Slope of log time against log genes, by least squares."""
+def exponent(sizes: pd.Series, seconds: pd.Series) -> float:
+    """Slope of log time against log size, by least squares."""
     used = seconds.notna() & (seconds > 0)
     if used.sum() < 2:
         return float("nan")
-    return float(np.polyfit(np.log(genes[used].astype(float)), np.log(seconds[used].astype(float)), 1)[0])
+    return float(np.polyfit(np.log(sizes[used].astype(float)), np.log(seconds[used].astype(float)), 1)[0])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, data=False, fit=False)
-    parser.add_argument("--genes", type=int, nargs="+", default=[20, 50, 100, 200])
-    parser.add_argument("--cells", type=int, default=6_000)
+    parser.add_argument("--vary", nargs="+", choices=list(SERIES), default=list(SERIES))
+    parser.add_argument("--most", type=int, default=10**9, help="leave out larger values")
+    parser.add_argument("--mechanism", choices=("linear", "mlp", "ziln"), default="ziln")
     parser.add_argument("--steps", type=int, default=20, help="training steps that are timed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-search", action="store_true", help="leave the structure search out")
     args = parser.parse_args(argv)
     note = Note(
-        "Time against the number of genes",
-        data="**simulated** (`scgim.datasets.simulated_sciplex3`): 48 in the network, the rest background",
+        "Time against the size of the data",
+        data=f"**simulated** (`scgim.simulate.synthetic`), mechanism {args.mechanism}, 2 edges per gene",
         argv=argv,
         script="scaling.py",
         seeds=[args.seed],
     )
-    rows = [
-        alone(time_genes, n, args.cells, args.threads, args.seed, args.steps, not args.no_search)
-        for n in args.genes
-    ]
-    table = pd.DataFrame(rows)
-    growth = f"a step grows as genes^{exponent(table['genes'], table['step (ms)']):.1f}"
-    if not args.no_search:
-        growth += f", the search as genes^{exponent(table['genes'], table['search (s)']):.1f}"
-    note.table(f"Threads of torch: {args.threads}", table.round(1), f"Fitted over the rows above: {growth}.")
-    note.write(args.out, "scaling", table)
+    tables = []
+    for vary in args.vary:
+        rows = [
+            alone(time_one, vary, value, args.mechanism, args.threads, args.seed, args.steps, not args.no_search)
+            for value in SERIES[vary][0]
+            if value <= args.most
+        ]
+        table = pd.DataFrame(rows)
+        growth = f"a step grows as {vary}^{exponent(table[vary], table['step (ms)']):.1f}"
+        if not args.no_search:
+            growth += f", the search as {vary}^{exponent(table[vary], table['search (s)']):.1f}"
+            share = table["search (s)"] / (table["search (s)"] + table[f"{FIT_STEPS:,} steps (s)"])
+            growth += f"; the search is {share.iloc[0]:.0%} of the time in the first row, {share.iloc[-1]:.0%} in the last"
+        shown = table.drop(columns="varied").round(1)
+        note.table(f"More {vary}", shown, f"Least squares over the rows above, log-log: {growth}.")
+        tables.append(table)
+    note.text(f"Threads of torch: {args.threads}. A fit is one search and {FIT_STEPS:,} steps with the default settings.")
+    note.write(args.out, "scaling", pd.concat(tables))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def time_prepare(n_cells: int, n_genes: int, seed: int, repeats: int = 3) -> dic
 class Step:
     """One training step of the fit, through Pyro or with the same arithmetic in torch alone."""
 
-    def __init__(self, data: Any, seed: int, *, with_pyro: bool) -> None:
+    def __init__(self, data: Any, seed: int, *, with_pyro: bool, mechanism: str = "ziln") -> None:
         import torch
         from pyro.infer import Trace_ELBO
 
@@ -136,7 +136,7 @@ class Step:
         from scgim.inference.start import build, resolve_sparsity
 
         self.torch, self.require_finite = torch, require_finite
-        config = resolve_sparsity(make_config(), data)
+        config = resolve_sparsity(make_config(mechanism=mechanism), data)
         self.gim = build(config, data, np.random.default_rng(seed))
         self.n_graphs = graphs_per_step(config, data.n_genes)
         self.optimiser = make_optimiser(self.gim, config)

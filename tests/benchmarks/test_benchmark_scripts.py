@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -192,13 +193,18 @@ def test_speed(script, tmp_path, monkeypatch):
     assert len(ratio) == 2 and (ratio > 0).all()
 
 
-def test_scaling(script, tmp_path):
+def test_scaling(script, tmp_path, monkeypatch):
     scaling = script("scaling")
     # time = genes^2 exactly
     genes = pd.Series([10, 20, 40])
     assert scaling.exponent(genes, genes**2.0) == pytest.approx(2)
-    row = scaling.time_genes(6, 300, 1, 0, 2, search=True)
-    assert row["genes"] == 6 and row["step (ms)"] > 0 and row["search (s)"] > 0
+    monkeypatch.setattr(scaling, "SERIES", {"genes": ((6, 9), {"n_perturbations": 5, "cells_per_condition": 20})})
+    monkeypatch.setattr(scaling, "alone", lambda function, *args: function(*args))
+    monkeypatch.setattr(scaling, "system", partial(scaling.system, n_features=6))
+    scaling.main(["--vary", "genes", "--steps", "2", "--out", str(tmp_path)])
+    page, table = written(tmp_path, "scaling")
+    assert table["genes"].tolist() == [6, 9] and (table["step (ms)"] > 0).all() and (table["search (s)"] > 0).all()
+    assert "genes^" in page
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
