@@ -107,6 +107,18 @@ def test_a_random_start_holds_cells_out_of_every_condition(kind, monkeypatch):
     assert not seen["data"].valid.any()
 
 
+def test_effects_are_those_that_were_planted():
+    """A target has N(3, 0.5^2), whatever its parents do; a shift moves by what it moves."""
+    data = planted()
+    effects = GIMMethod(**EASY).fit(data).effects(conditions(data)[1:])
+    np.testing.assert_allclose(np.diag(effects), 3, atol=0.3)
+    moved = data.x.copy()
+    lonely = N_GENES - 1  # no parents, no children
+    moved[data.codes == N_GENES, lonely] = moved[data.codes == 0, lonely][: (data.codes == N_GENES).sum()] + 2
+    shift = GIMMethod(**EASY, intervention="shift").fit(dataclasses.replace(data, x=moved))
+    assert abs(shift.effects([data.condition(N_GENES)])[0, lonely] - 2) < 0.4
+
+
 # -- unseen conditions ------------------------------------------------------------------------------------
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from .gim import GIMMethod
-from .protocol import CannotPredict, Choice, Condition, Range, TrainingData
+from .intervention_model import InterventionModel
+from .protocol import CannotPredict, Condition, TrainingData
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class BaCaDI(GIMMethod):
+class BaCaDI(InterventionModel):
     """Free target logits and effects per condition instead of networks; otherwise GIM.
 
     Causal discovery with unknown interventions (Hägele et al. 2023), in the form that Schneider et al. (2025)
@@ -25,8 +24,9 @@ class BaCaDI(GIMMethod):
     Parameters
     ----------
     preset, mechanism, intervention, device, **settings
-        As of :class:`GIMMethod`. ``network_hidden``, ``linear_skip`` and ``target_scale`` have no effect;
-        ``intervention_scale`` is the prior scale of the effects, in units of the genes' spreads.
+        See :class:`~scgim.baselines.intervention_model.InterventionModel`. ``network_hidden``, ``linear_skip`` and
+        ``target_scale`` have no effect; ``intervention_scale`` is the prior scale of the effects, in units of the
+        genes' spreads.
 
     Notes
     -----
@@ -48,10 +48,6 @@ class BaCaDI(GIMMethod):
     """
 
     name: ClassVar[str] = "bacadi"
-    can_predict_unseen: ClassVar[bool] = False
-    search_space: ClassVar[Mapping[str, Range | Choice]] = {
-        option: values for option, values in GIMMethod.search_space.items() if option != "target_scale"
-    }
     _amortised: ClassVar[bool] = False
 
     def _training_parts(self, data: TrainingData, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

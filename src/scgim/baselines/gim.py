@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
-
+from .intervention_model import InterventionModel
 from .parts import Parts
-from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData, check_fitted
+from .protocol import CannotPredict, Choice, Condition, Range, TrainingData, check_fitted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Of the cells of each condition, for a fit from a random start (`own`).
-_VALID = 0.1
 
-
-class GIMMethod(Baseline):
+class GIMMethod(InterventionModel):
     """Generative intervention model (Schneider et al., ICML 2025): what `scgim.tl.fit_gim` fits.
 
     With the same cells, settings and seed, graph, targets and cells are those of `scgim.tl.fit_gim` and
@@ -31,27 +27,8 @@ class GIMMethod(Baseline):
 
     Parameters
     ----------
-    preset
-        "default" or "paper", as in `scgim.tl.fit_gim`.
-    mechanism
-        "ziln", "mlp" or "linear"; "auto" (`own`): "ziln" where no value is negative and some are 0, else "mlp".
-    intervention
-        "hard" or "shift".
-    device
-        Where to fit, e.g. "cpu" or "cuda".
-    **settings
-        Any field of `scgim.inference.FitConfig`, e.g. ``max_steps=1000`` or ``graph_sparsity=50.0``.
-
-    Attributes
-    ----------
-    gim_
-        The fitted `scgim.model.GIM`, on the CPU.
-    config_
-        Its settings, with "auto" resolved.
-    history_
-        Course of the fit: name -> values.
-    n_edges_dropped_
-        Edges above one half that were dropped because they closed a cycle.
+    preset, mechanism, intervention, device, **settings
+        See :class:`~scgim.baselines.intervention_model.InterventionModel`, also for the attributes of a fit.
 
     Notes
     -----
@@ -76,113 +53,21 @@ class GIMMethod(Baseline):
 
     name: ClassVar[str] = "gim"
     can_predict_unseen: ClassVar[bool] = True
-    gives_graph: ClassVar[bool] = True
-    gives_targets: ClassVar[bool] = True
     search_space: ClassVar[Mapping[str, Range | Choice]] = {
-        "graph_sparsity": Range(5.0, 200.0, log=True),
-        "target_sparsity": Range(2.0, 50.0, log=True),
-        "mechanism_scale": Range(1.0, 10.0, log=True),
-        "intervention_scale": Range(0.3, 3.0, log=True),
+        **InterventionModel.search_space,
         "target_scale": Range(0.03, 0.3, log=True),
     }
-    #: Networks from features to interventions, or free interventions per condition.
     _amortised: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        preset: str = "default",
-        mechanism: Literal["auto", "linear", "mlp", "ziln"] = "auto",
-        intervention: Literal["hard", "shift"] = "hard",
-        device: str = "cpu",
-        **settings: Any,
-    ) -> None:
-        from scgim.inference import make_config
-
-        settings = {"intervention": intervention, "amortised": self._amortised, **settings}
-        if settings["amortised"] != self._amortised:
-            raise TypeError(f"amortised cannot be set: it is what tells gim from bacadi, and this is {self.name}.")
-        # Settings that do not exist are refused now, before any data.
-        make_config(preset, mechanism="mlp" if mechanism == "auto" else mechanism, **settings)
-        self.preset, self.mechanism, self.device = preset, mechanism, device
-        self.settings = settings
-
-    def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
-        """Fit the model.
-
-        Raises
-        ------
-        CannotPredict
-            If the data do not suit the mechanism, there is no perturbed condition, or the optimisation stops being
-            finite.
-        """
-        import torch
-
-        from scgim.inference import TrainingData as Tensors
-        from scgim.inference import fit, make_config
-
-        mechanism = _mechanism_for(data.x) if self.mechanism == "auto" else self.mechanism
-        config = make_config(self.preset, mechanism=mechanism, **self.settings)
-        self._refuse(data, mechanism)
-        used, condition = np.unique(data.codes, return_inverse=True)
-        features, membership = self._training_parts(data, used)
-        generator = as_generator(rng)
-        seed = draw_seed(generator)
-        valid = np.zeros(len(data.x), dtype=bool)
-        if config.init == "random":
-            valid = _some_of_each(data.codes, _VALID, generator)
-        tensors = Tensors(
-            x=torch.tensor(data.x),
-            condition=torch.as_tensor(condition),
-            valid=torch.as_tensor(valid),
-            features=torch.as_tensor(features),
-            membership=torch.as_tensor(membership),
-        )
-        try:
-            result = fit(tensors.to(self.device), config, rng=seed, progress=False)
-        except FloatingPointError as error:
-            raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
-        self.gim_ = result.gim.to("cpu").eval()
-        self.graph_, self.n_edges_dropped_ = result.graph, result.n_dropped
-        self.config_, self.history_ = result.config, result.history
-        return self
-
-    def graph(self) -> np.ndarray:
-        """The learned DAG, bool (genes, genes), row = cause."""
-        check_fitted(self, "gim_")
-        return self.graph_.copy()
-
-    def edge_probabilities(self) -> np.ndarray:
-        """Probability of every edge, (genes, genes), row = cause; `graph` is where it exceeds one half."""
-        check_fitted(self, "gim_")
-        return self.gim_.graph.probabilities().detach().numpy()
-
-    def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
-        """Target probabilities, (conditions, genes); zeros for the control."""
-        check_fitted(self, "gim_")
-        return self._interventions(list(conditions))[0].numpy()
-
     def effects(self, conditions: Sequence[Condition]) -> np.ndarray:
-        """What each gene's mechanism would be replaced by, were it a target, (conditions, genes): the mean for hard
-        interventions (for "ziln" of the log of positive values), the shift for shifts; in the units of the data."""
+        """What becomes of a gene where it is a target, (conditions, genes), in the units of the data.
+
+        Hard interventions: the location of the mechanism that replaces its own (of log x for "ziln"); shifts: the
+        shift of the location. Whether it is a target, `targets` says.
+        """
         check_fitted(self, "gim_")
-        replaced = self.gim_.replaced_parameters(self._interventions(list(conditions))[1])
-        return (replaced["shift"] if "shift" in replaced else replaced["mean"]).detach().numpy()
-
-    def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
-        """`n` cells by ancestral sampling, each with atomic interventions of its own; float32 (n, genes)."""
-        from scgim.model import draw_action, draw_noise, propagate
-
-        check_fitted(self, "gim_")
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}.")
-        prob, effects = self._interventions([condition])
-        generator = torch_generator(as_generator(rng))
-        action = draw_action(self.gim_, prob[0], effects[0], n, generator)
-        noise = draw_noise(self.gim_, n, generator)
-        return propagate(self.gim_, self.graph_, noise, action).numpy()
-
-    # -- what is amortised --------------------------------------------------------------------------------
+        parameters = self.gim_.replaced_parameters(self._interventions(list(conditions))[1])
+        return parameters["shift" if "shift" in parameters else "mean"].detach().numpy()
 
     def _training_parts(self, data: TrainingData, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (parts, p) and membership (used conditions, parts) of the fit."""
@@ -195,52 +80,3 @@ class GIMMethod(Baseline):
         """target_prob (conditions, genes) and effects (conditions, genes, k)."""
         features, membership = self.parts_.rows(conditions, self.name)
         return self._combined(features, membership)
-
-    def _combined(self, features: np.ndarray, membership: np.ndarray) -> tuple[Tensor, Tensor]:
-        import torch
-
-        from scgim.model import combine, n_effects
-
-        if not membership.any():  # nothing but controls
-            shape = len(membership), self.gim_.graph.n_genes
-            k = n_effects(self.gim_.intervention, self.gim_.mechanisms.is_ziln)
-            return torch.zeros(shape), torch.zeros(*shape, k)
-        with torch.no_grad():
-            atomic = self.gim_.atomic(torch.as_tensor(features))
-            return combine(atomic, torch.as_tensor(membership), additive=self.gim_.intervention == "shift")
-
-    # -- what is refused ----------------------------------------------------------------------------------
-
-    def _refuse(self, data: TrainingData, mechanism: str) -> None:
-        """Decline what the mechanism cannot describe."""
-        prefix = f"{self.name} cannot be fitted: "
-        if not len(data.trained):
-            raise CannotPredict(prefix + "no perturbed condition has training cells.")
-        if mechanism != "ziln":
-            bad = np.ptp(data.x, axis=0) == 0
-            reason = "never vary in the training cells; leave them out"
-        elif (data.x < 0).any():
-            bad = (data.x < 0).any(axis=0)
-            reason = "have negative values, which mechanism='ziln' cannot describe; use 'mlp'"
-        else:
-            bad = (data.x > 0).sum(axis=0) < 2
-            reason = "are (almost) never above 0 in the training cells; leave them out"
-        if bad.any():
-            raise CannotPredict(prefix + f"genes number {_first(np.flatnonzero(bad))} {reason}.")
-
-
-def _mechanism_for(x: np.ndarray) -> Literal["mlp", "ziln"]:
-    return "ziln" if (x >= 0).all() and (x == 0).any() else "mlp"
-
-
-def _some_of_each(codes: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """bool (cells,): a random `share` of the cells of each condition, never all of them."""
-    chosen = np.zeros(len(codes), dtype=bool)
-    for code in np.unique(codes):
-        cells = rng.permutation(np.flatnonzero(codes == code))
-        chosen[cells[: min(round(share * len(cells)), len(cells) - 1)]] = True
-    return chosen
-
-
-def _first(numbers: np.ndarray, most: int = 10) -> str:
-    return ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")

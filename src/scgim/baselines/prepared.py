@@ -15,6 +15,7 @@ from .additive import Additive
 from .bacadi import BaCaDI
 from .control import Control
 from .gim import GIMMethod
+from .intervention_model import InterventionModel
 from .limits import fit_within
 from .mean_shift import MeanShift
 from .next_lower_dose import NextLowerDose
@@ -222,7 +223,7 @@ def _make(method: str, slots: dict[str, Any], options: dict[str, Any]) -> Baseli
     positive = declared in ("counts", "log1p")
     if issubclass(kind, ShiftBaseline):
         options = {"clip": positive, **options}
-    elif issubclass(kind, GIMMethod) and declared:
+    elif issubclass(kind, InterventionModel) and declared:
         options = {"mechanism": "ziln" if positive else "mlp", **options}
     return kind(**options)
 
