@@ -29,7 +29,7 @@ SMALL: dict[str, int] = {
     "n_genes": 8, "n_perturbations": 10, "cells_per_condition": 25, "n_control": 200, "n_features": 8,
     "n_new_targets": 4,
 }  # fmt: skip
-_SMALL_STEPS = 200
+_SMALL_STEPS = 500
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .report import heading
+from .scores import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,8 +71,9 @@ def strips(
         found = results.loc[results["metric"] == metric, "split"].unique()
         columns += [(split, metric) for split in ("graph", "fit", *splits) if split in found]
     values = results[rows].unique()
-    methods = list(results["method"].unique())
-    colors = method_colors(methods)
+    shown = results[results["metric"].isin(metrics) & results["value"].notna()]
+    methods = list(shown["method"].unique())
+    colors = method_colors(list(results["method"].unique()))
     height = 0.24 * len(methods) + 0.75
     _, axes = plt.subplots(
         len(values), len(columns), figsize=(2.0 * len(columns) + 1.1, height * len(values) + 0.2), squeeze=False,
@@ -84,7 +86,7 @@ def strips(
             for y, method in enumerate(methods):
                 _strip(ax, y, own.loc[own["method"] == method, "value"].dropna().to_numpy(), colors[method])
             if metric in log:
-                ax.set_xscale("log")
+                _log_axis(ax)
             labels = [method_name(m) for m in methods] if j == 0 else [""] * len(methods)
             ax.set_yticks(range(len(methods)), labels, fontsize=8)
             ax.set_ylim(len(methods) - 0.4, -0.6)
@@ -97,6 +99,20 @@ def strips(
             if j == 0:
                 ax.set_ylabel(str(value), fontsize=9, fontweight="bold")
     return axes
+
+
+def _log_axis(ax: Axes) -> None:
+    """Few ticks, as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    decades = np.log10(high / low)
+    subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 4.0, 6.0)
+    ax.xaxis.set_major_locator(LogLocator(subs=subs))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _strip(ax: Axes, y: int, values: np.ndarray, color: str) -> None:
@@ -173,8 +189,10 @@ def sweep(
                 ax.set_xlabel(label or setting, fontsize=8)
             if j == 0:
                 ax.set_ylabel(str(value), fontsize=9, fontweight="bold")
-            low, high = ax.get_ylim()
-            ax.set_ylim(min(0.0, low) if low > 0 and high < 1.2 else low, high)
+            if metric in HIGHER_IS_BETTER:  # shares: the whole range, so that panels compare
+                ax.set_ylim(0, 1.03)
+            else:
+                ax.set_ylim(bottom=0)
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     return axes
@@ -188,7 +206,7 @@ def _line(ax: Axes, own: pd.DataFrame, setting: str, color: str, label: str) -> 
     x = mean.index.to_numpy(dtype=float)
     ax.plot(own[setting], own["value"], "o", color=color, markersize=2, alpha=0.4, markeredgewidth=0)
     ax.fill_between(x, mean - sem, mean + sem, color=color, alpha=0.2, linewidth=0)
-    ax.plot(x, mean, "-o", color=color, linewidth=1.4, markersize=3.5, label=label)
+    ax.plot(x, mean, "-o", color=color, linewidth=1.4, markersize=3.5, label=label, clip_on=False)
 
 
 def hill_curves(curves: pd.DataFrame, *, n: int = 8, doses: Sequence[float] = (), columns: int = 4) -> np.ndarray:

@@ -77,7 +77,7 @@ def wide(summary: pd.DataFrame, rows: Sequence[str], columns: Sequence[tuple[str
     columns
         (split, metric) pairs, in order.
     """
-    wanted = summary.set_index(["split", "metric"])
+    wanted = summary.set_index(["split", "metric"]).sort_index()
     out = summary[list(rows)].drop_duplicates().reset_index(drop=True)
     for split, metric in columns:
         name = heading(metric) if split in ("fit", "graph") else f"{heading(metric)}, {split}"

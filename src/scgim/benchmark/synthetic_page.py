@@ -103,8 +103,10 @@ def _section(
 
 def _designs(table: pd.DataFrame, cells: Sequence[Cell], out: Path) -> list[str]:
     summary = summarise(table, _DESIGN)
-    parts = ["## Every design", "### Graph and targets"]
-    parts.append(markdown(_named(wide(_with_graph(summary), [*_DESIGN, "method"], _STRUCTURE))))
+    parts = ["## Every design"]
+    learned = _with_graph(summary)
+    if len(learned):
+        parts += ["### Graph and targets", markdown(_named(wide(learned, [*_DESIGN, "method"], _STRUCTURE)))]
     if {"gim", "mean_shift"} <= set(table["method"]):
         parts += [
             "### Mean distance of GIM over that of the mean-shift MLP, system by system",
@@ -115,8 +117,9 @@ def _designs(table: pd.DataFrame, cells: Sequence[Cell], out: Path) -> list[str]
         parts.append(markdown(_named(wide(summary, [*_DESIGN, "method"], [(split, m) for m in _CELLS]))))
     for (graph, intervention), own in table.groupby(["graph", "intervention"], sort=False):
         stem = f"{graph}_{intervention}"
-        axes = figures.strips(own, ["sid", "edge_f1", "target_f1"], splits=SPLITS)
-        parts.append(_save(axes, out, f"structure_{stem}", f"Graph and targets, {graph}, {intervention}"))
+        if own["metric"].isin(["edge_f1", "target_f1"]).any():
+            axes = figures.strips(own, ["sid", "edge_f1", "target_f1"], splits=SPLITS)
+            parts.append(_save(axes, out, f"structure_{stem}", f"Graph and targets, {graph}, {intervention}"))
         axes = figures.strips(own, ["mean_distance", "kde_nll"], splits=SPLITS, log=["mean_distance", "kde_nll"])
         parts.append(_save(axes, out, f"cells_{stem}", f"Cells, {graph}, {intervention}"))
     gim = [cell for cell in cells if cell.method.name == "gim"]

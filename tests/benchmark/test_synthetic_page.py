@@ -1,0 +1,91 @@
+"""The synthetic experiment from one call, its page and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from scgim import benchmark as bm
+from scgim.benchmark import figures
+from scgim.benchmark.run import curves as learned_curves
+from scgim.benchmark.synthetic import SPLITS
+from scgim.cli import main
+
+matplotlib.use("Agg")
+SMALL = bm.SyntheticExperiment(
+    experiments=("designs", "features"), mechanisms=("linear",), graphs=("er",), interventions=("hard",), seeds=(0,),
+    sweep_seeds=(0,), methods=("gim", "mean_shift", "control"), small=True, options={"gim": {"max_steps": 60}},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("synthetic")
+    bm.run_synthetic(SMALL, out, jobs=0, progress=False, command="scgim benchmark synthetic --small")
+    return out
+
+
+def test_page_table_and_figures(folder: Path) -> None:
+    page = (folder / "report.md").read_text()
+    for text in ("simulated", "small setting", "scgim benchmark synthetic --small", "Edge-F1 ↑", "GIM", "Sweep"):
+        assert text in page
+    for line in page.splitlines():
+        if line.startswith("!["):
+            assert (folder / line.split("(")[1].rstrip(")")).stat().st_size > 5_000
+    table = pd.read_csv(folder / "results.csv")
+    assert set(table["method"]) == {"gim", "mean_shift", "control"}
+    assert set(table["n_features"]) == {4, 8}
+    gim = table[(table["method"] == "gim") & (table["n_features"] == 8)].set_index(["split", "metric"])["value"]
+    assert gim["graph", "is_dag"] == 1
+    for split in SPLITS:
+        for metric in ("target_f1", "mean_distance", "wasserstein", "kde_nll", "pearson_delta", "e_distance"):
+            assert np.isfinite(gim[split, metric])
+    # a method without a graph has an empty cell, no number
+    assert not ((table["method"] == "control") & table["metric"].isin(["edge_f1", "target_f1"])).any()
+
+
+def test_learned_curves_belong_to_true_targets(folder: Path) -> None:
+    cell = SMALL.cells()["designs"][0]
+    curves = learned_curves(cell, folder)
+    truth = cell.task.simulate().uns["truth"]["hill"]
+    assert set(curves["perturbation"]) <= set(truth["perturbation"].astype(str))
+    top = curves[curves["dose"] == curves["dose"].max()]
+    assert (top["true"] > 0).all()
+    axes = figures.hill_curves(curves, n=3)
+    assert len(axes) == 3
+    drawn = axes[0].lines[0].get_xydata()
+    first = curves[(curves["perturbation"] == curves["perturbation"][0]) & (curves["gene"] == curves["gene"][0])]
+    assert np.allclose(drawn, first[["dose", "true"]])
+    matplotlib.pyplot.close("all")
+
+
+def test_figures_show_what_the_table_says(folder: Path) -> None:
+    table = pd.read_csv(folder / "results.csv")
+    table = table[table["n_features"] == 8]
+    axes = figures.strips(table, ["edge_f1", "mean_distance"], splits=SPLITS)
+    assert axes.shape == (1, 4)
+    own = table[(table["method"] == "gim") & (table["metric"] == "edge_f1")]["value"].item()
+    assert any(np.allclose(line.get_xdata(), own) for line in axes[0, 0].lines)
+    names = [label.get_text() for label in axes[0, 0].get_yticklabels()]
+    assert names == ["GIM", "mean-shift MLP", "control"]
+    matplotlib.pyplot.close("all")
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["benchmark", "synthetic", "--small", "--experiments", "designs", "--mechanisms", "linear", "--graphs", "er",
+    argv = ["benchmark", "synthetic", "--small", "--experiments", "designs", "--mechanisms", "linear", "--graphs", "er",
+            "--interventions", "hard", "--seeds", "0:1", "--methods", "ridge", "--out", str(tmp_path / "out"), "-q"]  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "ridge" in printed and (tmp_path / "out" / "results.csv").is_file()
+    assert str(tmp_path) not in (tmp_path / "out" / "report.md").read_text()  # the page names no place
+    (tmp_path / "file").write_text("")
+    assert main([*argv[:-2], str(tmp_path / "file"), "-q"]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert main(["benchmark", "synthetic", "--methods", "nosuch", "--out", str(tmp_path / "b")]) == 2
+    assert "nosuch" in capsys.readouterr().err
+    assert main(["benchmark", "synthetic", "--seeds", "5:5"]) == 2
+    assert "no seed" in capsys.readouterr().err
