@@ -31,9 +31,15 @@ class UTIGSP(CausalBaseline):
     that takes away edges or targets; where none does, up to `depth` turns that change nothing are tried first. The
     best of several starts is kept, and the result is its equivalence class given the targets.
 
-    Differences to the paper (`own`): a covered edge may be turned round whether or not its ends are targets of the
-    same conditions, as with many conditions two sets of test results are hardly ever equal. And the parents follow
-    from the order alone, by tests given all genes before, so that no edge lost to an early test is lost for good.
+    Differences to the paper (`own`):
+
+    - A covered edge may be turned round whether or not its ends are targets of the same conditions: with many
+      conditions two sets of test results are hardly ever equal.
+    - The parents follow from the order alone, by tests given all genes before, so that no edge that an early test
+      missed is lost for good.
+    - Where no covered edge helps, single genes are moved to a better place in the order. With finite samples a wrong
+      order gives a dense graph with hardly any covered edge, and the search would end there, far above the score of
+      the true order.
 
     Parameters
     ----------
@@ -44,7 +50,9 @@ class UTIGSP(CausalBaseline):
     n_restarts
         Random orders to start from (`own`: 5).
     depth
-        Most turns in a row that may leave the score as it is; 4 in the authors' experiments.
+        Most turns in a row that may leave the score as it is (`own`: 4).
+    insertions
+        False: no moves but turns of covered edges, as in the paper.
     intervention
         "hard" or "shift", of the model that cells are sampled from; the search does not use it.
 
@@ -108,9 +116,8 @@ class UTIGSP(CausalBaseline):
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         tests = GaussianTests(data, self.alpha, self.alpha_inv)
         starts = [rng.permutation(tests.n_genes).tolist() for _ in range(self.n_restarts)]
-        best = min(
-            (_search(tests, start, self.depth, self.insertions) for start in starts), key=lambda state: state.score
-        )
+        found = [_search(tests, start, self.depth, self.insertions) for start in starts]
+        best = min(found, key=lambda state: state.score)
         self.score_ = best.score
         self.dag_ = np.zeros((tests.n_genes, tests.n_genes), dtype=bool)
         targets = np.zeros((len(data.conditions), tests.n_genes), dtype=bool)
