@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import signal
 import sys
 import time
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -51,10 +52,11 @@ def fit_within(
     Returns
     -------
     Baseline
-        `baseline` itself, fitted, with two attributes more: ``fit_seconds_``, seconds of the fit in its process,
-        and ``peak_memory_``, the most memory that this process has held at a time in MiB (resident set): the fit,
-        its data, and the interpreter with all libraries (torch alone: about 250 MiB), but no further processes that
-        the method itself starts. NaN where the system does not tell.
+        `baseline` itself, fitted, with two attributes more. ``fit_seconds_``: seconds of the fit in its process,
+        loading of what `fit` is the first to import included (torch: two or three seconds). ``peak_memory_``: the
+        most memory that this process has held at a time, in MiB (resident set): the fit, its data, and the
+        interpreter with all libraries (torch and pyro: about 300 MiB), but no further processes that the method
+        starts; NaN where the system does not tell.
 
     Raises
     ------
@@ -92,6 +94,7 @@ def fit_within(
     there.close()
     try:
         kind, content = _receive(baseline.name, process, here, task, seconds)
+        process.join(5)
     finally:
         here.close()
         _end(process)
@@ -139,6 +142,7 @@ def _end(process: BaseProcess) -> None:
 
 
 def _work(there: Connection) -> None:
+    signal.signal(signal.SIGTERM, _leave)
     try:
         baseline, data, rng = pickle.loads(there.recv_bytes())
         there.send_bytes(pickle.dumps((_STARTED, None)))
@@ -157,6 +161,11 @@ def _work(there: Connection) -> None:
         message = pickle.dumps((_FAILED, (_sendable(error), traceback.format_exc())))
     there.send_bytes(message)
     there.close()
+
+
+def _leave(*_: object) -> NoReturn:
+    """Asked to end: leave by an exception, so that what the process holds of the system is given back."""
+    raise SystemExit(1)
 
 
 def _sendable(error: Exception) -> Exception:
