@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -131,3 +134,20 @@ def test_errors_name_what_is_missing(prepared):
     del prepared.obs["gim_split"]
     with pytest.raises(KeyError, match="gim_split"):
         scgim.baselines.fit(prepared, method="ridge")
+
+
+def test_importing_the_baselines_is_light():
+    """What only some methods need, they import when they are fitted."""
+    code = "import sys, scgim.baselines; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "pyro", "sklearn", "anndata", "scanpy", "gnies", "causallearn"} & set(done.stdout.split())
+
+
+def test_every_method_has_its_name():
+    from scgim.baselines.prepared import _METHODS, method_class
+
+    assert {name: method_class(name).name for name in _METHODS} == {name: name for name in _METHODS}
+    for kind in _METHODS.values():
+        assert kind.__name__ in scgim.baselines.__all__
+    with pytest.raises(ValueError, match="ut_igsp"):
+        method_class("ut_igps")

@@ -17,8 +17,10 @@ from .next_lower_dose import NextLowerDose
 from .prepared import fit, prepared_condition, training_data
 from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData
 from .ridge import Ridge
+from .ut_igsp import UTIGSP
 
 __all__ = [
+    "UTIGSP",
     "Additive",
     "BaCaDI",
     "Baseline",

@@ -55,7 +55,7 @@ def fit_within(
         `baseline` itself, fitted, with two attributes more. ``fit_seconds_``: seconds of the fit in its process,
         loading of what `fit` is the first to import included (torch: two or three seconds). ``peak_memory_``: the
         most memory that this process has held at a time, in MiB (resident set): the fit, its data, and the
-        interpreter with all libraries (torch and pyro: about 300 MiB), but no further processes that the method
+        interpreter with all libraries (torch and pyro: about 250 MiB), but no further processes that the method
         starts; NaN where the system does not tell.
 
     Raises

@@ -22,6 +22,7 @@ from .next_lower_dose import NextLowerDose
 from .protocol import Baseline, Condition, TrainingData
 from .ridge import Ridge
 from .shift import ShiftBaseline
+from .ut_igsp import UTIGSP
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,6 +35,7 @@ _METHODS: dict[str, type[Baseline]] = {
     "additive": Additive,
     "gim": GIMMethod,
     "bacadi": BaCaDI,
+    "ut_igsp": UTIGSP,
 }
 
 
@@ -55,7 +57,8 @@ def fit(
         Prepared by `scgim.pp.prepare`. Nothing is written into it. Cells whose split is "train" or "valid"
         are used (baselines have no use for a validation set of cells), "test" never.
     method
-        "control", "next_lower_dose", "mean_shift", "ridge", "additive", "bacadi" or "gim"; or a baseline object.
+        "control", "next_lower_dose", "mean_shift", "ridge", "additive", "ut_igsp", "bacadi" or "gim"; or a baseline
+        object.
     key, group
         Which preparation: its `key_added`, and one of its groups where `groupby` was given.
     rng
