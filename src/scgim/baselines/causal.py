@@ -97,7 +97,7 @@ class CausalBaseline(Baseline):
         """
         check_fitted(self, "scm_")
         rows = [self._row(condition, "targets") for condition in conditions]
-        return self.targets_[rows].astype(float).reshape(len(rows), -1)
+        return self.targets_[np.array(rows, dtype=int)].astype(float)
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` cells of a training condition or the control, from the sampling model; float32 (n, genes).

@@ -1,0 +1,50 @@
+"""The script that measures causal baselines: its design, its page, and what it says of methods that cannot run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+TINY = ["--genes", "4", "--perturbations", "3", "--cells", "60", "--controls", "300"]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("causal_baselines")
+    for name in ("causal_baselines", "recording"):
+        sys.modules.pop(name, None)
+
+
+def test_page_and_table(script, tmp_path, capsys):
+    script.main(["--seeds", "0:2", "--methods", "ut_igsp", "--out", str(tmp_path), *TINY])
+    page, table = (tmp_path / "causal_baselines.md").read_text(), pd.read_csv(tmp_path / "causal_baselines.csv")
+    assert page.strip() in capsys.readouterr().out
+    assert "**simulated**" in page and "4 genes" in page and "Edge-F1, favoured >= 0.95" in page
+    assert len(table) == 4 and set(table["seed"]) == {0, 1}
+    assert table["edge_f1"].between(0, 1).all() and (table["seconds"] > 0).all()
+
+
+def test_methods_that_cannot_run_are_named(script, tmp_path, monkeypatch):
+    methods = [
+        script.Compared("Not there", "nowhere:Nothing"),
+        script.Compared("UT-IGSP", "ut_igsp:UTIGSP", goals={"edge_f1": 0.5}),
+    ]
+    monkeypatch.setattr(script, "METHODS", methods)
+    script.main(["--seeds", "0", "--out", str(tmp_path), *TINY, "--cells", "3"])  # too few cells for the tests
+    page, table = (tmp_path / "causal_baselines.md").read_text(), pd.read_csv(tmp_path / "causal_baselines.csv")
+    assert "Not there is left out" in page
+    assert "its tests need at least 5 cells" in page and "NOT reached" in page
+    assert table["failure"].notna().all()
+
+
+def test_every_target_set_is_one_condition(script):
+    data, graph, targets = script.easy_system(3, genes=6, perturbations=5, cells=10, controls=20)
+    assert data.x.shape == (70, 6) and graph.shape == (6, 6) and targets.shape == (6, 6)
+    assert len({tuple(row) for row in targets[1:]}) == 5
+    assert not targets[0].any() and targets[1:].sum(1).max() <= 2
