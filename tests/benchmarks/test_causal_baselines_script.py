@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-TINY = ["--genes", "4", "--perturbations", "3", "--cells", "60", "--controls", "300"]
+TINY = ["--genes", "4", "--perturbations", "3", "--cells", "60", "--controls", "300", "--large-seeds="]
 
 
 @pytest.fixture
@@ -43,8 +43,17 @@ def test_methods_that_cannot_run_are_named(script, tmp_path, monkeypatch):
     assert table["failure"].notna().all()
 
 
+def test_the_large_design_has_a_table_of_its_own(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "LARGE", {**script.LARGE, "genes": 5, "perturbations": 2})
+    argv = ["--seeds", "0", "--methods", "ut_igsp", "--out", str(tmp_path), *TINY, "--large-seeds", "0"]
+    script.main(argv)
+    table = pd.read_csv(tmp_path / "causal_baselines.csv")
+    assert table.groupby("design").size().to_dict() == {"easy": 2, "large": 2}
+    assert "## The large design" in (tmp_path / "causal_baselines.md").read_text()
+
+
 def test_every_target_set_is_one_condition(script):
-    data, graph, targets = script.easy_system(3, genes=6, perturbations=5, cells=10, controls=20)
+    data, graph, targets = script.simulate(3, genes=6, perturbations=5, cells=10, controls=20)
     assert data.x.shape == (70, 6) and graph.shape == (6, 6) and targets.shape == (6, 6)
     assert len({tuple(row) for row in targets[1:]}) == 5
     assert not targets[0].any() and targets[1:].sum(1).max() <= 2

@@ -52,7 +52,7 @@ class UTIGSP(CausalBaseline):
     depth
         Most turns in a row that may leave the score as it is (`own`: 4).
     insertions
-        False: no moves but turns of covered edges, as in the paper.
+        False: no moves but turns of covered edges, the moves of the paper.
     intervention
         "hard" or "shift", of the model that cells are sampled from; the search does not use it.
 
