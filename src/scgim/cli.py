@@ -200,6 +200,8 @@ def _benchmark(args: argparse.Namespace) -> None:
         jobs=args.jobs,
         time_limit=args.time_limit,
         retry_failed=args.retry_failed,
+        tune_trials=args.tune,
+        tune_seeds=args.tune_seeds,
         progress=_show_progress(args),
         command=shlex.join(["scgim", *_without_place(args.argv)]),
     )

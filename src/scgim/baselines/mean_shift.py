@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -12,7 +12,7 @@ import numpy as np
 from scgim._rng import RngLike, as_generator, torch_generator
 from scgim._threads import one_thread
 
-from .protocol import CannotPredict, Condition, TrainingData, check_fitted
+from .protocol import CannotPredict, Choice, Condition, Range, TrainingData, check_fitted
 from .shift import FeatureScale, ShiftBaseline, check_features, trained_shifts
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class MeanShift(ShiftBaseline):
     clip
         See :class:`ShiftBaseline`.
 
+    Notes
+    -----
+    `search_space` (`own`): learning_rate 1e-4 to 1e-2, weight_decay 0.01 to 10, steps 300 to 3,000, all on a log
+    scale, and both activations.
+
     Examples
     --------
     >>> import numpy as np, pandas as pd
@@ -51,6 +56,12 @@ class MeanShift(ShiftBaseline):
     """
 
     name: ClassVar[str] = "mean_shift"
+    search_space: ClassVar[Mapping[str, Range | Choice]] = {
+        "learning_rate": Range(1e-4, 1e-2, log=True),
+        "weight_decay": Range(1e-2, 10.0, log=True),
+        "steps": Range(300, 3_000, log=True, whole=True),
+        "activation": Choice(("relu", "tanh")),
+    }
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ A task says what to fit and what to predict, with the truth; a method follows th
 from __future__ import annotations
 
 from .curves import effect_curves
-from .experiments import SyntheticExperiment
+from .experiments import SyntheticExperiment, tune_methods
 from .methods import Method
 from .run import Cell, failures, results, run
 from .scores import score
@@ -32,4 +32,5 @@ __all__ = [
     "run_synthetic",
     "score",
     "tune",
+    "tune_methods",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from . import figures
-from .experiments import SWEEPS, SyntheticExperiment
+from .experiments import SWEEPS, SyntheticExperiment, tune_methods
 from .provenance import commit, machine, versions
 from .report import markdown, mean_and_error, ratios, seeds_text, summarise, wide
 from .run import Cell, curves, failures, run
@@ -35,6 +35,8 @@ def run_synthetic(
     time_limit: float | None = None,
     retry_failed: bool = False,
     progress: bool = True,
+    tune_trials: int = 0,
+    tune_seeds: Sequence[int] = (500,),
     command: str = "",
 ) -> Path:
     """Run the synthetic experiment and write its table, figures and page.
@@ -47,6 +49,8 @@ def run_synthetic(
         Folder: ``results.csv`` (tidy), ``report.md``, figures as PNG, and ``cells/`` with what is finished.
     jobs, time_limit, retry_failed, progress
         As for :func:`scgim.benchmark.run`.
+    tune_trials, tune_seeds
+        Choose hyper-parameters first, see :func:`scgim.benchmark.tune_methods`; 0: keep the defaults.
     command
         The command line, for the page.
 
@@ -56,6 +60,12 @@ def run_synthetic(
         The page. It is written again with every call from what is finished.
     """
     out = Path(out)
+    trials = pd.DataFrame()
+    if tune_trials:
+        experiment, trials = tune_methods(
+            experiment, out, n_trials=tune_trials, seeds=tune_seeds, jobs=jobs, time_limit=time_limit, progress=progress
+        )
+        trials.to_csv(out / "tuning.csv", index=False, float_format="%.6g")
     by_experiment = experiment.cells()
     # One list without repetitions: the default design is part of every sweep.
     cells = list({cell.name: cell for own in by_experiment.values() for cell in own}.values())
@@ -66,6 +76,8 @@ def run_synthetic(
         names = {(cell.task.name, cell.method.name) for cell in own}
         keys = zip(table["task"], table["method"], strict=True)
         parts += _section(name, table[[key in names for key in keys]], own, experiment, out)
+    if len(trials):
+        parts += _tuning(trials, tune_seeds)
     failed = failures(cells, out)
     if len(failed):
         parts += ["## Failed", markdown(failed)]
@@ -187,6 +199,35 @@ def _sweep(name: str, table: pd.DataFrame, out: Path) -> list[str]:
         markdown(_named(wide(summary, ["mechanism", setting, "method"], columns))),
         _save(axes, out, f"sweep_{name}", f"Sweep of {_AXES[name]}"),
     ]
+
+
+def _tuning(trials: pd.DataFrame, seeds: Sequence[int]) -> list[str]:
+    fixed = ["mechanism", "method", "trial", "kde_nll", "seconds", "chosen"]
+    rows = []
+    for (mechanism, method), own in trials.groupby(["mechanism", "method"], sort=False):
+        best = own[own["chosen"]].iloc[0]
+        options = {k: v for k, v in best.drop(fixed).dropna().items()}
+        rows.append(
+            {
+                "mechanism": mechanism,
+                "method": figures.method_name(str(method)),
+                "trials": len(own),
+                "failed": int((own["kde_nll"] == float("inf")).sum()),
+                "KDE-NLL, defaults": f"{own.loc[own['trial'] == 0, 'kde_nll'].item():.2f}",
+                "KDE-NLL, chosen": f"{best['kde_nll']:.2f}",
+                "chosen": ", ".join(f"{k} = {_short(v)}" for k, v in options.items()) or "the defaults",
+            }
+        )
+    text = (
+        f"Chosen on systems {', '.join(map(str, seeds))}, of which no cell is reported: by KDE-NLL of training "
+        "conditions that were held out once more, or, for methods that cannot predict unseen conditions, of held-out "
+        "cells. The first trial is the defaults. Search ranges (`own`): `search_space` of each class in `scgim.baselines`."
+    )
+    return ["## Hyper-parameters", text, markdown(pd.DataFrame(rows))]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _save(axes: Any, out: Path, stem: str, title: str) -> str:
