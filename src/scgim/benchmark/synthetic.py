@@ -107,6 +107,8 @@ class SyntheticTask:
         clip = {"clip": self.mechanism == "ziln"}
         defaults: dict[str, dict[str, Any]] = {name: dict(family) for name in ("gim", "bacadi")}
         defaults |= {name: dict(clip) for name in ("mean_shift", "ridge", "additive", "condot")}
+        causal = ("ut_igsp", "gnies", "jci_pc", "jci_pc_context")
+        defaults |= {name: {"intervention": self.intervention} for name in causal}
         return Task(train, splits, adata.varp["true_graph"].toarray() > 0, defaults)
 
     def curves(self, n_doses: int = 12) -> tuple[list[Condition], np.ndarray, np.ndarray]:

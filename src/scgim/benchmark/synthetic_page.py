@@ -221,7 +221,7 @@ def _tuning(trials: pd.DataFrame, seeds: Sequence[int]) -> list[str]:
     text = (
         f"Chosen on systems {', '.join(map(str, seeds))}, of which no cell is reported: by KDE-NLL of training "
         "conditions that were held out once more, or, for methods that cannot predict unseen conditions, of held-out "
-        "cells. The first trial is the defaults. Search ranges (`own`): `search_space` of each class in `scgim.baselines`."
+        "cells. The first trial is the defaults. Search ranges (`own`): `search_space` in `scgim.baselines`."
     )
     return ["## Hyper-parameters", text, markdown(pd.DataFrame(rows))]
 
