@@ -11,6 +11,7 @@ from .additive import Additive
 from .bacadi import BaCaDI
 from .control import Control
 from .gim import GIMMethod
+from .jci_pc import JCIPC, JCIPCContext
 from .limits import TimeLimitExceeded, fit_within
 from .mean_shift import MeanShift
 from .next_lower_dose import NextLowerDose
@@ -20,6 +21,7 @@ from .ridge import Ridge
 from .ut_igsp import UTIGSP
 
 __all__ = [
+    "JCIPC",
     "UTIGSP",
     "Additive",
     "BaCaDI",
@@ -29,6 +31,7 @@ __all__ = [
     "Condition",
     "Control",
     "GIMMethod",
+    "JCIPCContext",
     "MeanShift",
     "NextLowerDose",
     "Range",

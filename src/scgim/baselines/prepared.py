@@ -16,6 +16,7 @@ from .bacadi import BaCaDI
 from .control import Control
 from .gim import GIMMethod
 from .intervention_model import InterventionModel
+from .jci_pc import JCIPC, JCIPCContext
 from .limits import fit_within
 from .mean_shift import MeanShift
 from .next_lower_dose import NextLowerDose
@@ -36,6 +37,8 @@ _METHODS: dict[str, type[Baseline]] = {
     "gim": GIMMethod,
     "bacadi": BaCaDI,
     "ut_igsp": UTIGSP,
+    "jci_pc": JCIPC,
+    "jci_pc_context": JCIPCContext,
 }
 
 
@@ -57,8 +60,8 @@ def fit(
         Prepared by `scgim.pp.prepare`. Nothing is written into it. Cells whose split is "train" or "valid"
         are used (baselines have no use for a validation set of cells), "test" never.
     method
-        "control", "next_lower_dose", "mean_shift", "ridge", "additive", "ut_igsp", "bacadi" or "gim"; or a baseline
-        object.
+        "control", "next_lower_dose", "mean_shift", "ridge", "additive", "ut_igsp", "jci_pc", "jci_pc_context",
+        "bacadi" or "gim"; or a baseline object.
     key, group
         Which preparation: its `key_added`, and one of its groups where `groupby` was given.
     rng
