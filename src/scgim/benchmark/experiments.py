@@ -22,7 +22,7 @@ logger = logging.getLogger("scgim")
 
 #: Experiment -> (setting that varies, its values, the settings that go with a value). All values `own`.
 SWEEPS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "features": ("n_features", (2, 5, 10, 20, 30, 40)),
+    "features": ("n_features", (2, 5, 10, 20, 40)),
     "conditions": ("n_perturbations", (10, 20, 40, 80)),
     "cells": ("cells_per_condition", (12, 25, 50, 100)),
 }

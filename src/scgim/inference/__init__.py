@@ -4,6 +4,7 @@ from .config import PRESETS, FitConfig, make_config
 from .data import BalancedSampler, TrainingData
 from .fit import FitResult, fit, held_out_loss
 from .lagrangian import AugmentedLagrangian, half_cosine
+from .refit import refit_effects
 from .scores import LocalScores
 from .search import SearchResult, search_structure
 from .start import build, find_structure, resolve_sparsity, start_from_search
@@ -26,6 +27,7 @@ __all__ = [
     "held_out_loss",
     "make_config",
     "pack",
+    "refit_effects",
     "resolve_sparsity",
     "search_structure",
     "start_from_search",

@@ -81,6 +81,11 @@ class FitConfig:
     warmup_steps, settle_fraction
         After a search: steps in which only mechanisms and effects learn, and the last share of the steps over which the
         learning rate falls (`own`).
+    effect_pull
+        After a search and the fit, the effect networks are refitted with untargeted genes pulled towards the control's
+        marginal with this precision, in units of each gene's spread (`own`); ``"auto"``: 20 for Gaussian mechanisms,
+        where it halves what is left of the error on new targets' effects, and 0 (no refit) for ``ziln``, where drugs
+        move many genes a little and the pull would undo that; see :func:`scgim.inference.refit_effects`.
     sparsity_steps
         Steps over which beta_I rises along a half cosine.
     penalty, penalty_growth, sufficient_progress
@@ -118,6 +123,7 @@ class FitConfig:
     learning_rate: float = 5e-3
     warmup_steps: int = 300
     settle_fraction: float = 0.5
+    effect_pull: float | Literal["auto"] = "auto"
     sparsity_steps: int = 500
     penalty: float = 1e-2
     penalty_growth: float = 2.0
@@ -152,6 +158,8 @@ class FitConfig:
             _check_number(name, getattr(self, name), least=0)
         for width in self.network_hidden:
             _check_number("network_hidden", width, least=1, whole=True)
+        if self.effect_pull != "auto":
+            _check_number("effect_pull", self.effect_pull, least=0)
         if self.n_shakes != "auto":
             _check_number("n_shakes", self.n_shakes, least=0, whole=True)
 

@@ -26,6 +26,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .config import FitConfig
 from .data import BalancedSampler, TrainingData
 from .lagrangian import AugmentedLagrangian, half_cosine
+from .refit import refit_effects
 from .start import build, find_structure, resolve_sparsity, start_from_search
 
 logger = logging.getLogger("scgim")
@@ -181,6 +182,7 @@ def _fit(
     # let go of edges and targets that the priors do not pay for.
     if state.best_state is not None and (config.init == "random" or stopped == "interrupted"):
         gim.load_state_dict(state.best_state)
+    refit_effects(gim, data, float(config.effect_pull))
     probability = gim.graph.probabilities().detach().cpu().numpy()
     graph, n_dropped = break_cycles(probability)
     if n_dropped:

@@ -48,10 +48,15 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
         per_condition = max(2.0, n_cells / max(1, data.n_conditions))
         k = n_effects(config.intervention, config.mechanism == "ziln")
         target = 0.5 * k * math.log(per_condition) + math.log(max(2, data.n_genes))
+    pull = config.effect_pull
+    if isinstance(pull, str):
+        pull = 20.0 if config.init == "search" and config.mechanism != "ziln" else 0.0
     alpha = config.inverse_temperature
     if isinstance(alpha, str):  # 1 as in the paper's start; after a search the prior on z must not outweigh the data
         alpha = float(data.n_genes) if config.init == "search" else 1.0
-    return replace(config, graph_sparsity=graph, target_sparsity=target, inverse_temperature=alpha)
+    return replace(
+        config, graph_sparsity=graph, target_sparsity=target, inverse_temperature=alpha, effect_pull=pull
+    )
 
 
 def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GIM:
