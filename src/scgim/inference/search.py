@@ -156,6 +156,8 @@ def search_structure(
     ----------
     scores
         Local scores.
+    generator
+        Randomness of the shakes.
     max_parents
         Most parents per gene.
     n_candidates

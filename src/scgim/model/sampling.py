@@ -55,8 +55,14 @@ def draw_action(
 
     Parameters
     ----------
+    gim
+        The model.
     target_prob, effects
         (genes,) and (genes, k), of the condition.
+    n_cells
+        Number of cells.
+    generator
+        Randomness, on the CPU.
     values
         (genes,) genes held at a value, NaN elsewhere; or None.
     """
@@ -73,8 +79,12 @@ def propagate(gim: GIM, graph: np.ndarray, noise: Noise, action: Action | None) 
 
     Parameters
     ----------
+    gim
+        The model.
     graph
         (genes, genes) bool DAG, row = cause.
+    noise, action
+        Of the cells; without an action they are unperturbed.
     """
     mechanisms = gim.mechanisms
     x = torch.zeros_like(noise.normal)
