@@ -83,17 +83,20 @@ def test_log_likelihood_equals_its_definition(kind, intervention):
     assert found == pytest.approx(direct_log_likelihood(gim, batch, graph, noise), rel=2e-5)
 
 
+@pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("objective", ["elbo", "log_mean_exp"])
 @pytest.mark.parametrize("intervention", BOTH)
-def test_elbo_of_the_pyro_pair_is_log_likelihood_plus_log_prior(objective, intervention):
+def test_elbo_of_the_pyro_pair_is_log_likelihood_plus_log_prior(objective, intervention, sampled):
     gim, batch = make_gim("ziln", intervention), make_batch("ziln")
+    gim.sample_targets = sampled
     torch.manual_seed(5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         loss = Trace_ELBO().differentiable_loss(gim.model, gim.guide, batch, 2, objective, 1.7)
     torch.manual_seed(5)
-    graph, noise = gim._sample_latents(batch, 2)
-    expected = gim.cell_log_likelihood(batch, graph, noise, objective) + gim.log_prior(batch, 1.7)
+    graph, noise, targets = gim._sample_latents(batch, 2)
+    assert (targets is not None) == sampled
+    expected = gim.cell_log_likelihood(batch, graph, noise, objective, targets) + gim.log_prior(batch, 1.7)
     torch.testing.assert_close(-loss, expected)
     parameters = [p for p in gim.parameters() if p.requires_grad]
     by_pyro = torch.autograd.grad(-loss, parameters, allow_unused=True)
@@ -111,10 +114,29 @@ def test_elbo_of_the_pyro_pair_is_log_likelihood_plus_log_prior(objective, inter
 def test_the_graph_sample_carries_gradient_to_z():
     gim, batch = make_gim("mlp"), make_batch("mlp")
     torch.manual_seed(1)
-    graph, noise = gim._sample_latents(batch, 2)
+    graph, noise, _ = gim._sample_latents(batch, 2)
     gim.cell_log_likelihood(batch, graph, noise).backward()
     assert torch.isfinite(gim.graph.z.grad).all()
     assert gim.graph.z.grad.abs().sum() > 0
+
+
+def test_sampled_targets_are_unbiased_and_carry_gradient_to_the_target_network():
+    gim, batch = make_gim("mlp"), make_batch("mlp")
+    gim.sample_targets = True
+    torch.manual_seed(3)
+    prob = gim.condition_interventions(batch)[0].detach()
+    draws = []
+    for _ in range(400):
+        graph, noise, targets = gim._sample_latents(batch, 2)
+        draws.append(targets.detach())
+    assert set(torch.stack(draws).unique().tolist()) <= {0.0, 1.0}
+    control = batch.membership.sum(1) == 0
+    assert not torch.stack(draws)[:, control].any()  # the control has no target, in no draw
+    error = (torch.stack(draws).mean(0) - prob).abs()
+    assert error.max() < 5 * (0.25 / 400) ** 0.5
+    gim.cell_log_likelihood(batch, graph, noise, "log_mean_exp", targets).backward()
+    gradients = [p.grad for p in gim.interventions.target_net.parameters()]
+    assert all(torch.isfinite(g).all() for g in gradients) and sum(float(g.abs().sum()) for g in gradients) > 0
 
 
 def test_sparsity_terms_of_the_prior():

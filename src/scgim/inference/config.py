@@ -66,6 +66,8 @@ class FitConfig:
         Prior scales of theta, of phi and of the target network's hidden weights, and sigma_psi (all `own`).
     objective
         ``elbo`` (`own` default) or ``log_mean_exp`` (the paper's).
+    sample_targets
+        Draw targets by Gumbel-sigmoid, as the paper does; False (`own`): sum over them exactly.
     gumbel_scale, inverse_temperature
         tau (`own`: 1) and alpha; ``"auto"`` (`own`): the number of genes after a search, so that the prior on Z does
         not outweigh the data, and 1 from the paper's random start.
@@ -113,6 +115,7 @@ class FitConfig:
     target_scale: float = 0.1
     effect_noise: float = 0.02
     objective: Literal["elbo", "log_mean_exp"] = "elbo"
+    sample_targets: bool = False
     gumbel_scale: float = 1.0
     inverse_temperature: float | Literal["auto"] = "auto"
     n_graphs: int = 16
@@ -168,12 +171,14 @@ class FitConfig:
         return asdict(self)
 
 
-#: `paper`: random start, log-mean-exp, graph samples shared by all cells, as far as the paper's values are known.
+#: `paper`: random start, log-mean-exp over samples of graph and targets that all cells share, as far as the values
+#: of the paper are known.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "init": "random",
         "objective": "log_mean_exp",
+        "sample_targets": True,
         "linear_skip": False,
         "n_graphs": 8,
         "mechanism_scale": 1.0,

@@ -78,6 +78,7 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
             effect_noise=config.effect_noise,
         ),
         config.gumbel_scale,
+        config.sample_targets,
     )
     mechanisms.standardise(data.x[~data.valid].cpu())
     return gim.to(data.x.device)

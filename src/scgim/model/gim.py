@@ -88,7 +88,9 @@ class GIM(nn.Module):
     priors
         Strengths of the priors.
     gumbel_scale
-        tau of the graph's relaxation.
+        tau of the relaxation of the graph and of sampled targets.
+    sample_targets
+        Draw the targets by Gumbel-sigmoid, as the paper does; otherwise they are summed out exactly (`own`).
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class GIM(nn.Module):
         intervention: Literal["hard", "shift"] = "hard",
         priors: Priors | None = None,
         gumbel_scale: float = 1.0,
+        sample_targets: bool = False,
     ) -> None:
         super().__init__()
         n_effects(intervention, mechanisms.is_ziln)  # validates the kind
@@ -106,6 +109,7 @@ class GIM(nn.Module):
         self.intervention = intervention
         self.priors = priors or Priors()
         self.gumbel_scale = gumbel_scale
+        self.sample_targets = sample_targets
 
     # -- interventions ------------------------------------------------------------------------------------
 
@@ -191,20 +195,21 @@ class GIM(nn.Module):
         graph: Tensor,
         effects_noise: Tensor | None = None,
         objective: Objective = "elbo",
+        targets: Tensor | None = None,
     ) -> Tensor:
-        """Log likelihood of the (weighted) cells with the targets summed out; a scalar.
+        """Log likelihood of the (weighted) cells, targets summed out unless a sample of them is given; a scalar.
 
         ``elbo``: `sum_t p(t) log p(x | t)`, additive over cells. ``log_mean_exp``:
         `log sum_t p(t) p(X_k | t)`, one t shared by all cells of a condition as in the paper (in a minibatch
-        the condition's sum is scaled up).
+        the condition's sum is scaled up). `targets` (conditions, genes): one sample of them, for which the two agree.
         """
         prob, effects, fixed = self.condition_interventions(batch, effects_noise)
         own, replaced = self.gene_log_likelihoods(batch.x, batch.condition, graph, effects)
         if fixed is not None:
             replaced = torch.where(fixed[batch.condition], torch.zeros_like(replaced), replaced)
         weight = batch.weight.unsqueeze(1)
-        if objective == "elbo":
-            prob = prob[batch.condition]
+        if objective == "elbo" or targets is not None:
+            prob = (prob if targets is None else targets)[batch.condition]
             return (weight * ((1 - prob) * own + prob * replaced)).sum()
         zeros = torch.zeros_like(prob)
         total_own = zeros.index_add(0, batch.condition, weight * own)  # (conditions, genes)
@@ -226,7 +231,7 @@ class GIM(nn.Module):
         prob, _, _ = self.condition_interventions(batch)
         return prior - target_sparsity * prob.sum()
 
-    def _sample_latents(self, batch: Batch, n_graphs: int) -> tuple[Tensor, Tensor]:
+    def _sample_latents(self, batch: Batch, n_graphs: int) -> tuple[Tensor, Tensor, Tensor | None]:
         n_genes = self.graph.n_genes
         k = n_effects(self.intervention, self.mechanisms.is_ziln)
         logits = self.graph.logits().masked_fill(~self.graph.allowed, -30.0).expand(n_graphs, -1, -1)
@@ -235,7 +240,13 @@ class GIM(nn.Module):
         graph = pyro.sample("graph", GumbelBernoulli(logits, self.gumbel_scale).to_event(3).mask(False))
         zero = batch.x.new_zeros(batch.features.shape[0], n_genes, k)
         noise = pyro.sample("effects_noise", Normal(zero, 1.0).to_event(3).mask(False))
-        return graph * self.graph.allowed, noise
+        if not self.sample_targets:
+            return graph * self.graph.allowed, noise, None
+        prob, _, _ = self.condition_interventions(batch)
+        drawn = GumbelBernoulli(torch.logit(prob.clamp(1e-6, 1 - 1e-6)), self.gumbel_scale)
+        targets = pyro.sample("targets", drawn.to_event(2).mask(False))
+        targets = torch.where(prob < 1e-12, torch.zeros_like(prob), targets)  # the control has none, for certain
+        return graph * self.graph.allowed, noise, torch.where(prob > 1 - 1e-6, torch.ones_like(prob), targets)
 
     def model(
         self,
@@ -246,9 +257,9 @@ class GIM(nn.Module):
     ) -> None:
         """Pyro model: latents from their distribution given (Z, phi), cells observed, priors as a factor."""
         sparsity = self.priors.target_sparsity if target_sparsity is None else target_sparsity
-        graph, noise = self._sample_latents(batch, n_graphs)
+        graph, noise, targets = self._sample_latents(batch, n_graphs)
         pyro.factor("log_prior", self.log_prior(batch, sparsity))
-        pyro.factor("cells", self.cell_log_likelihood(batch, graph, noise, objective))
+        pyro.factor("cells", self.cell_log_likelihood(batch, graph, noise, objective, targets))
 
     def guide(
         self,
