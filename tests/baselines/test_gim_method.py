@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -39,10 +40,15 @@ def conditions(data: TrainingData) -> list[Condition]:
     return [data.condition(row) for row in range(len(data.conditions))]
 
 
+@cache
+def easy_fit(kind: type) -> GIMMethod | BaCaDI:
+    """Of the planted system; long enough to find it."""
+    return kind(**EASY).fit(planted(), 0)
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_graph_targets_and_means_of_an_easy_system_are_found(kind):
-    data = planted()
-    fitted = kind(**EASY).fit(data, 0)
+    data, fitted = planted(), easy_fit(kind)
     np.testing.assert_array_equal(fitted.graph(), GRAPH)
     np.testing.assert_array_equal(fitted.edge_probabilities() > 0.5, GRAPH)
     probability = fitted.targets(conditions(data))
@@ -111,7 +117,7 @@ def test_a_random_start_holds_cells_out_of_every_condition(kind, monkeypatch):
 def test_effects_are_those_that_were_planted():
     """A target has N(3, 0.5^2), whatever its parents do; a shift moves by what it moves."""
     data = planted()
-    effects = GIMMethod(**EASY).fit(data).effects(conditions(data)[1:])
+    effects = easy_fit(GIMMethod).effects(conditions(data)[1:])
     np.testing.assert_allclose(np.diag(effects), 3, atol=0.3)
     moved = data.x.copy()
     lonely = N_GENES - 1  # no parents, no children
