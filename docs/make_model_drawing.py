@@ -16,19 +16,19 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 
 HERE = Path(__file__).resolve().parent
-WIDTH, HEIGHT = 11.6, 4.05  # inches; all positions below are in inches, too
+WIDTH, HEIGHT = 10.4, 4.05  # inches; all positions below are in inches, too
 TOP, BOTTOM = 3.35, 1.05  # of the pictures, between titles and captions
-LEFT = (0.1, 3.0, 6.35, 9.25)  # of the four columns
-SPAN = (2.2, 2.65, 2.2, 2.25)
-TITLE, LABEL, SMALL = 13, 11, 9.5  # points
+LEFT = (0.1, 2.68, 5.58, 8.12)  # of the four columns
+SPAN = (2.06, 2.4, 2.1, 2.2)
+TITLE, LABEL, SMALL = 14.5, 12, 11  # points
 
 #: The example: genes and their places, edges, and the probability and effect of each gene's intervention.
 PLACES = {
     "A": (0.55, 2.05),
-    "B": (0.15, 1.15),
+    "B": (0.25, 1.15),
     "C": (1.35, 1.45),
     "D": (0.45, 0.2),
-    "E": (1.95, 0.75),
+    "E": (1.85, 0.75),
     "F": (1.35, 0.0),
 }
 EDGES = ("AB", "AC", "BD", "CE", "DF", "EF")
@@ -72,20 +72,21 @@ def draw(colors: Colors) -> plt.Figure:
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="equal")
     ax.axis("off")
-    titles = (r"Features  $\gamma$", "Atomic interventions", "Causal graph", "Cells")
+    titles = (r"Features  $\gamma$", "Interventions", "Causal graph", "Cells")
     captions = (
-        "drug and dose, a fingerprint,\nor numbers of your own",
-        "networks $g$ and $h$ say which genes\nare acted on, and what they become",
-        "a targeted gene no longer listens\nto its causes; those below it follow",
-        "drawn gene by gene, from causes\nto effects, zeros included",
+        "drug and dose, structure,\nor your own numbers",
+        "networks $g$ and $h$ say which\ngenes are acted on, and how",
+        "a targeted gene no longer\nlistens to its causes",
+        "drawn from causes to\neffects, zeros included",
     )
     for number, (left, span, title, caption) in enumerate(zip(LEFT, SPAN, titles, captions, strict=True), 1):
         ax.text(left, HEIGHT - 0.32, str(number), size=TITLE, color=colors.gene, weight="bold", va="center")
         ax.text(left + 0.24, HEIGHT - 0.32, title, size=TITLE, color=colors.ink, weight="bold", va="center")
-        ax.text(left, BOTTOM - 0.3, caption, size=SMALL, color=colors.soft, va="top", linespacing=1.45)
+        for row, line in enumerate(caption.split("\n")):
+            ax.text(left, BOTTOM - 0.45 - 0.23 * row, line, size=SMALL, color=colors.soft, va="baseline")
         if number < len(LEFT):
             middle = (left + span + LEFT[number]) / 2
-            arrow(ax, (middle - 0.24, 2.25), (middle + 0.24, 2.25), colors.soft, width=1.8, head=16)
+            arrow(ax, (middle - 0.17, 2.42), (middle + 0.17, 2.42), colors.soft, width=1.8, head=16)
     features(ax, colors)
     interventions(ax, colors)
     graph(ax, colors)
@@ -97,43 +98,43 @@ def features(ax: Axes, colors: Colors) -> None:
     """One perturbation as one-hot drug, one-hot dose and rescaled dose."""
     left = LEFT[0]
     box = FancyBboxPatch(
-        (left + 0.04, 3.0), 2.1, 0.34, boxstyle="round,pad=0.02,rounding_size=0.1", fc="none", ec=colors.acted, lw=1.3
+        (left + 0.04, 3.0), 1.98, 0.34, boxstyle="round,pad=0.02,rounding_size=0.1", fc="none", ec=colors.acted, lw=1.3
     )
     ax.add_patch(box)
-    ax.text(left + 1.09, 3.17, "drug 2, 10,000 nM", size=LABEL - 1, color=colors.ink, ha="center", va="center")
-    arrow(ax, (left + 1.09, 2.94), (left + 1.09, 2.68), colors.soft, width=1.2, head=10)
+    ax.text(left + 1.03, 3.17, "drug 2, 10,000 nM", size=LABEL - 1, color=colors.ink, ha="center", va="center")
+    arrow(ax, (left + 1.03, 2.94), (left + 1.03, 2.68), colors.soft, width=1.2, head=10)
     for y, name, code in ((2.2, "drug", (0, 1, 0, 0)), (1.68, "dose", (0, 0, 0, 1))):
         ax.text(left, y + 0.17, name, size=SMALL, color=colors.soft, va="center")
         for i, value in enumerate(code):
             fill = colors.gene if value else "none"
-            ax.add_patch(Rectangle((left + 0.74 + 0.36 * i, y), 0.34, 0.34, fc=fill, ec=colors.soft, lw=0.8))
+            ax.add_patch(Rectangle((left + 0.74 + 0.33 * i, y), 0.31, 0.34, fc=fill, ec=colors.soft, lw=0.8))
             text_color = colors.paper if value else colors.soft
             ax.text(
-                left + 0.91 + 0.36 * i, y + 0.165, str(value), size=SMALL, color=text_color, ha="center", va="center"
+                left + 0.895 + 0.33 * i, y + 0.165, str(value), size=SMALL, color=text_color, ha="center", va="center"
             )
     ax.text(left, 1.33, "log dose", size=SMALL, color=colors.soft, va="center")
-    ax.add_patch(Rectangle((left + 0.74, 1.25), 1.42, 0.16, fc=colors.gene, ec="none"))
+    ax.add_patch(Rectangle((left + 0.74, 1.25), 1.3, 0.16, fc=colors.gene, ec="none"))
 
 
 def interventions(ax: Axes, colors: Colors) -> None:
     """Per gene: the probability of being a target, and the distribution of what replaces its mechanism."""
     left = LEFT[1]
-    ax.text(left + 0.42, TOP, r"target?  $t$", size=LABEL, color=colors.ink, va="center")
-    ax.text(left + 1.62, TOP, r"effect  $\psi$", size=LABEL, color=colors.ink, va="center")
+    ax.text(left + 0.38, TOP, r"target?  $t$", size=LABEL, color=colors.ink, va="center")
+    ax.text(left + 1.5, TOP, r"effect  $\psi$", size=LABEL, color=colors.ink, va="center")
     grid = np.linspace(-1, 1, 80)
     for row, (gene, probability) in enumerate(TARGETS.items()):
         y = TOP - 0.42 - 0.36 * row
         acted = probability > 0.5
         color = colors.acted if acted else colors.soft
         ax.text(left + 0.1, y, gene, size=LABEL, color=colors.ink, style="italic", va="center")
-        ax.add_patch(Rectangle((left + 0.42, y - 0.08), 0.95, 0.16, fc=colors.faint, ec="none"))
-        ax.add_patch(Rectangle((left + 0.42, y - 0.08), 0.95 * probability, 0.16, fc=color, ec="none"))
-        ax.plot([left + 1.62, left + 2.62], [y - 0.12] * 2, color=colors.faint, lw=0.8)
+        ax.add_patch(Rectangle((left + 0.38, y - 0.08), 0.85, 0.16, fc=colors.faint, ec="none"))
+        ax.add_patch(Rectangle((left + 0.38, y - 0.08), 0.85 * probability, 0.16, fc=color, ec="none"))
+        ax.plot([left + 1.5, left + 2.4], [y - 0.12] * 2, color=colors.faint, lw=0.8)
         if acted:
             bell = np.exp(-0.5 * ((grid - EFFECTS[gene]) / 0.14) ** 2)
-            x = left + 2.12 + 0.5 * grid
+            x = left + 1.95 + 0.45 * grid
             ax.fill_between(x, y - 0.12, y - 0.12 + 0.3 * bell, color=color, lw=0, alpha=0.85)
-    ax.plot([left + 2.12] * 2, [TOP - 0.2, TOP - 0.42 - 0.36 * 5 - 0.12], color=colors.faint, lw=0.8, zorder=0)
+    ax.plot([left + 1.95] * 2, [TOP - 0.2, TOP - 0.42 - 0.36 * 5 - 0.12], color=colors.faint, lw=0.8, zorder=0)
 
 
 def graph(ax: Axes, colors: Colors) -> None:

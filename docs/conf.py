@@ -1,0 +1,89 @@
+"""Settings of the documentation: python -m sphinx -W -b html docs docs/_build/html
+
+The build needs no network. Links into the documentation of other packages (AnnData, NumPy, ...) would need their
+inventories, so they are made only where SCGIM_DOCS_INTERSPHINX=1 asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+project = PROJECT["name"]
+version = release = PROJECT["version"]
+author = PROJECT["authors"][0]["name"]
+copyright = author
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "extensions.returns",  # before napoleon
+    # Docstrings are in numpydoc's format, which tests/docs holds them to with numpydoc's validator. Napoleon reads
+    # them here because sphinx-autodoc-typehints adds types to its fields, and not to those of numpydoc.
+    "sphinx.ext.napoleon",
+    "sphinx_autodoc_typehints",  # after napoleon
+    "sphinx_copybutton",
+    "sphinx_design",
+    "extensions.command_line",
+    "extensions.formulas",
+    "extensions.tutorials",
+]
+if os.environ.get("SCGIM_DOCS_INTERSPHINX") == "1":
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+        "networkx": ("https://networkx.org/documentation/stable/", None),
+        "numpy": ("https://numpy.org/doc/stable/", None),
+        "pandas": ("https://pandas.pydata.org/docs/", None),
+        "python": ("https://docs.python.org/3/", None),
+        "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    }
+
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["_build", "generated/tutorials/gallery.md", "jupyter_execute", "**/.ipynb_checkpoints"]
+templates_path = ["_templates"]
+
+# Notebooks are committed with their outputs; a build shows these and runs nothing.
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+
+autosummary_generate = True
+autosummary_imported_members = True
+autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
+default_role = "py:obj"  # `X` is code, and a link where scgim has something of that name
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+typehints_defaults = "comma"
+typehints_document_rtype = False  # the docstrings say what is returned
+always_document_param_types = False
+
+html_theme = "sphinx_book_theme"
+html_title = f"{project} {version}"
+html_static_path = ["_static"]
+html_css_files = ["scgim.css"]
+html_extra_path = ["llms.txt"]
+html_math_renderer = "drawn"
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": project},
+    "navbar_persistent": [],  # the search is in the sidebar
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+}
+html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
