@@ -63,9 +63,8 @@ def time_one(
     searched, edges = float("nan"), -1
     if search:
         start = time.process_time()
-        found = find_structure(
-            resolve_sparsity(make_config(mechanism=mechanism), data), data, np.random.default_rng(seed), lambda text: None
-        )
+        config = resolve_sparsity(make_config(mechanism=mechanism), data)
+        found = find_structure(config, data, np.random.default_rng(seed), lambda text: None)
         searched, edges = time.process_time() - start, int(found.graph.sum())
     with pyro.validation_enabled(False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -127,13 +126,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not args.no_search:
             growth += f", the search as {vary}^{exponent(table[vary], table['search (s)']):.1f}"
             share = table["search (s)"] / (table["search (s)"] + table[f"{FIT_STEPS:,} steps (s)"])
-            growth += f"; the search is {share.iloc[0]:.0%} of the time in the first row, {share.iloc[-1]:.0%} in the last"
+            growth += f"; the search takes {share.iloc[0]:.0%} of a fit in the first row, {share.iloc[-1]:.0%} in the last"
         shown = table.drop(columns="varied").round(1)
         note.table(f"More {vary}", shown, f"Least squares over the rows above, log-log: {growth}.")
         tables.append(table)
     note.text(
-        f"CPU time of the process, which other work on the machine does not lengthen; threads of torch: {args.threads}. "
-        f"A fit is one search and {FIT_STEPS:,} steps with the default settings."
+        f"CPU time of the process, which other work on the machine hardly lengthens; threads of torch: {args.threads}."
+        f" A fit is one search and {FIT_STEPS:,} steps with the default settings."
     )
     note.write(args.out, "scaling", pd.concat(tables))
 
