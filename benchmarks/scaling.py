@@ -126,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not args.no_search:
             growth += f", the search as {vary}^{exponent(table[vary], table['search (s)']):.1f}"
             share = table["search (s)"] / (table["search (s)"] + table[f"{FIT_STEPS:,} steps (s)"])
-            growth += f"; the search takes {share.iloc[0]:.0%} of a fit in the first row, {share.iloc[-1]:.0%} in the last"
+            growth += f"; the search takes {share.iloc[0]:.0%} of a fit in the first row"
+            growth += f" and {share.iloc[-1]:.0%} in the last"
         shown = table.drop(columns="varied").round(1)
         note.table(f"More {vary}", shown, f"Least squares over the rows above, log-log: {growth}.")
         tables.append(table)
