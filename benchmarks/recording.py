@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scgim.benchmark.provenance import commit, machine, versions
+from scgim.benchmark.report import markdown
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUT = REPOSITORY / "docs" / "results"
 _READING = "\n## Reading\n"
@@ -97,38 +100,10 @@ def use_threads(n: int) -> None:
     torch.set_num_threads(n)
 
 
-def machine() -> str:
-    """Kind of machine and how busy it was, without anything that names it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
-    text = f"{cores} CPU core{'s' if cores != 1 else ''}"
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        text += f", {round(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30)} GiB"
-    if hasattr(os, "getloadavg"):
-        text += f"; load average at the start {os.getloadavg()[0]:.1f}"
-    return text
-
-
-def versions() -> str:
-    """Versions that a number may depend on."""
-    from importlib.metadata import version
-
-    names = ("scgim", "torch", "pyro-ppl", "scanpy", "numpy")
-    return f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in names)
-
-
 def code() -> str:
-    """The commit of the code, and whether the package was changed since; empty where git cannot tell."""
-    import subprocess
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        changed = ", with changes in src that are not committed" if git("status", "--short", "src") else ""
-        return f"; commit {git('rev-parse', '--short', 'HEAD')}{changed}"
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    """The commit of the code, with a separator before it; empty where git cannot tell."""
+    found = commit()
+    return f"; {found}" if found else ""
 
 
 def command(argv: Sequence[str] | None, script: str) -> str:
@@ -150,16 +125,6 @@ def mean_and_spread(values: Iterable[float], digits: int = 2) -> str:
     if array.size == 1:
         return f"{array[0]:.{digits}f}"
     return f"{array.mean():.{digits}f} ± {array.std(ddof=1):.{digits}f}"
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table with its columns, without its index."""
-
-    def row(cells: Iterable[Any]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-    lines = [row(table.columns), "|" + " --- |" * table.shape[1]]
-    return "\n".join(lines + [row(values) for values in table.itertuples(index=False)])
 
 
 class Note:
@@ -198,13 +163,18 @@ class Note:
         body = "\n\n".join(self.parts)
         page = "\n\n".join([f"# {self.title}", "\n".join(about), body])
         print(page)
-        if path.is_file() and _READING in (old := path.read_text(encoding="utf-8")):
-            before, reading = old.split(_READING, 1)
-            mark = "" if body in before or _STALE in reading else f"\n{_STALE}\n"
-            page += f"\n{_READING}{mark}{reading.rstrip()}"
-        path.write_text(page + "\n", encoding="utf-8")
+        path.write_text(keep_reading(path, page, body) + "\n", encoding="utf-8")
         tidy.to_csv(folder / f"{name}.csv", index=False, float_format="%.5g")
         return path
+
+
+def keep_reading(path: Path, page: str, numbers: str) -> str:
+    """`page` with the section "Reading" of the file that is there; marked where its `numbers` have changed since."""
+    if not path.is_file() or _READING not in (old := path.read_text(encoding="utf-8")):
+        return page
+    before, reading = old.split(_READING, 1)
+    mark = "" if numbers in before or _STALE in reading else f"\n{_STALE}\n"
+    return f"{page}\n{_READING}{mark}{reading.rstrip()}"
 
 
 def save(figure_axes: Any, folder: Path, name: str) -> None:

@@ -117,7 +117,7 @@ def test_optional_imports_name_an_extra_that_has_them() -> None:
                 continue
             module = ast.literal_eval(node.args[0]).split(".")[0]
             extra = ast.literal_eval(node.keywords[0].value)
-            wanted = {"ot": "POT"}.get(module, module)
+            wanted = {"ot": "POT", "causallearn": "causal-learn"}.get(module, module)
             assert any(entry.startswith(f"{wanted}>=") for entry in extras[extra]), (module, extra)
             found += 1
     assert found

@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 
 #: Distribution names that differ from the name of their module.
-_DISTRIBUTIONS = {"ot": "POT", "sklearn": "scikit-learn"}
+_DISTRIBUTIONS = {"causallearn": "causal-learn", "ot": "POT", "sklearn": "scikit-learn"}
 
 
 def optional_import(name: str, *, extra: str) -> ModuleType:
