@@ -10,7 +10,7 @@ from typing import Any, Literal
 from scgim.model import INTERVENTIONS, KINDS, OBJECTIVES
 
 _AT_LEAST_ONE = (
-    "batch_size", "max_steps", "check_every", "n_graphs", "mechanism_hidden", "patience", "n_features",
+    "batch_size", "max_steps", "check_every", "n_graphs", "mechanism_hidden", "patience", "max_wait", "n_features",
     "n_candidates", "search_cells",
 )  # fmt: skip
 _POSITIVE = (
@@ -75,9 +75,10 @@ class FitConfig:
         Graph samples per step (`own`: 16; with ``log_mean_exp``, the M inside the log).
     batch_size
         Cells per step, balanced over conditions (`own`).
-    max_steps, check_every, patience
+    max_steps, check_every, patience, max_wait
         Steps at most; steps between two looks at the held-out objective; looks without improvement before the
-        multipliers grow or the fit ends (`own`).
+        multipliers grow or the fit ends, and looks after which the multipliers grow although it still improves: slow
+        gains of the mechanisms would otherwise keep the penalty at its start (`own`).
     learning_rate
         Adam (`own`).
     warmup_steps, settle_fraction
@@ -123,6 +124,7 @@ class FitConfig:
     max_steps: int = 2000
     check_every: int = 100
     patience: int = 3
+    max_wait: int = 4
     learning_rate: float = 5e-3
     warmup_steps: int = 300
     settle_fraction: float = 0.5

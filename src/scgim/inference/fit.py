@@ -76,6 +76,7 @@ class _Progress:
     best_state: dict[str, Tensor] | None = None
     reference: float = math.inf
     stale: int = 0
+    waited: int = 0
     done: bool = False
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
@@ -307,13 +308,15 @@ def _check(
     acyclic = h <= config.acyclicity_tolerance
     if acyclic and held_out < state.best:
         state.best, state.best_state = held_out, copy.deepcopy(gim.state_dict())
-    if held_out < state.reference - 1e-3:
-        state.reference, state.stale = held_out, 0
-        return False
-    state.stale += 1
-    if config.init == "search" or state.stale < config.patience or _ramp(config, state.step) < 1:
+    if config.init == "search" or _ramp(config, state.step) < 1:
         return False  # after a search the number of steps is set: the learning rate settles over it
-    state.stale = 0
+    improved = held_out < state.reference - 1e-3
+    state.reference, state.stale = (held_out, 0) if improved else (state.reference, state.stale + 1)
+    state.waited += 1
+    converged = state.stale >= config.patience
+    if not converged and (acyclic or state.waited < config.max_wait):
+        return False
+    state.stale = state.waited = 0
     if lagrangian.update(h):
         return True
     state.reference = math.inf  # the objective has changed
