@@ -39,9 +39,11 @@ def refit_effects(gim: GIM, data: TrainingData, pull: float, n_steps: int = 400)
     control = condition_moments(gim, data)[data.membership.sum(1) == 0].mean(0)  # (genes, k)
     with torch.no_grad():
         parts = gim.atomic(data.features, data.known_targets)
-        is_target = (parts.target_prob > 0.5).unsqueeze(-1)  # (parts, genes, 1)
-        goal = torch.where(is_target, parts.effects, control)
-        weight = torch.where(is_target, _HELD, pull)
+        probability = parts.target_prob.unsqueeze(-1)  # (parts, genes, 1)
+        # Held as firmly as the effect is used: a gene that is a target now and then keeps its effect, too.
+        held, pulled = _HELD * probability, pull * (1 - probability)
+        weight = held + pulled
+        goal = (held * parts.effects + pulled * control) / weight
     effect_nets = nets.effect_net
     optimiser = torch.optim.Adam(effect_nets.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps, eta_min=1e-4)
