@@ -61,7 +61,7 @@ class LatentGraph(nn.Module):
 
     @torch.no_grad()
     def set_logits(self, logits: Tensor) -> None:
-        """Set z so that `logits()` equals the argument where the rank allows it, with |U| = |V|."""
+        """Set z so that `logits()` equals the argument where the rank allows it, with U and V of equal norm."""
         left, singular, right = torch.linalg.svd(logits / self.inverse_temperature)
         rank = min(self.z.shape[2], logits.shape[0])
         root = singular[:rank].sqrt()

@@ -42,6 +42,7 @@ def draw_mechanisms(graph: np.ndarray, *, family: Family = "mlp", rng: RngLike =
           with the output weights divided by sqrt(5), for a log location of unit order (own).
         - "saturating" (own): `x_j = sum_i w_ij 2 tanh(x_i / 2) + e_j`, `|w_ij| ~ U[0.5, 1]`, random sign:
           linear for small values and bounded for large ones, as log fold changes along a pathway are.
+
         The noise variance is 0.1 (own), for "ziln" on the log of the positive part.
     rng
         Seed or generator.
