@@ -25,7 +25,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "extensions.returns",  # before napoleon
+    "extensions.returns",
     # Docstrings are in numpydoc's format, which tests/docs holds them to with numpydoc's validator. Napoleon reads
     # them here because sphinx-autodoc-typehints adds types to its fields, and not to those of numpydoc.
     "sphinx.ext.napoleon",
@@ -47,7 +47,7 @@ if os.environ.get("SCGIM_DOCS_INTERSPHINX") == "1":
         "torch": ("https://docs.pytorch.org/docs/stable/", None),
     }
 
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["_build", "generated/tutorials/gallery.md", "jupyter_execute", "**/.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
