@@ -140,7 +140,7 @@ def _path(directed: np.ndarray, start: int, end: int) -> bool:
 def _add_colliders(directed: np.ndarray, adjacent: np.ndarray, separators: np.ndarray) -> None:
     """Direct i -> k <- j in place, where k is in no set that separates i and j, as far as no cycle arises."""
     for k in range(len(adjacent)):
-        for i, j in combinations(np.flatnonzero(adjacent[k]), 2):
+        for i, j in combinations(np.flatnonzero(adjacent[k]).tolist(), 2):
             if adjacent[i, j] or any(k in given for given in separators[i, j]):
                 continue
             if not _path(directed, k, i) and not _path(directed, k, j):

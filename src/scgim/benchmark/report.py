@@ -18,6 +18,7 @@ NAMES = {
     "target_auprc": "target AUPRC", "targets_per_condition": "targets per condition", "mean_distance": "mean distance",
     "wasserstein": "Wasserstein", "kde_nll": "KDE-NLL", "pearson_means": "Pearson of means",
     "pearson_delta": "Pearson of differences", "e_distance": "E-distance", "seconds": "seconds",
+    "cpu_seconds": "CPU seconds",
     "peak_memory_mib": "peak memory, MiB", "failed": "failed",
 }  # fmt: skip
 

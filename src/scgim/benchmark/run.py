@@ -18,6 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from scgim import __version__
+from scgim.baselines.limits import peak_memory
 
 from .curves import effect_curves
 from .methods import Method
@@ -100,7 +101,7 @@ def run(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     table = run([Cell(tiny, Method("ridge"))], folder, jobs=0, progress=False)
     >>> table.query("split == 'fit'")["metric"].tolist()
-    ['failed', 'seconds']
+    ['failed', 'seconds', 'cpu_seconds']
     """
     cells = list(cells)
     names = [cell.name for cell in cells]
@@ -139,7 +140,7 @@ def results(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per cell, split and metric: task (its name), the columns of the task, method, split, metric, value,
-        n (queries that entered). Split "fit" has seconds, peak_memory_mib and failed (0 or 1); "graph" what concerns
+        n (queries that entered). Split "fit" has seconds, cpu_seconds, peak_memory_mib and failed (0 or 1); "graph" what concerns
         the graph.
         Cells without a result have no rows.
     """
@@ -277,9 +278,9 @@ def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
     try:
         task = cell.task.load()
         method = cell.method.make(task)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         fitted = method.fit(task.train, cell.task.seed)
-        fit["seconds"] = time.perf_counter() - start
+        fit["seconds"], fit["cpu_seconds"] = time.perf_counter() - start, time.process_time() - cpu
         if there is not None:
             fit["peak_memory_mib"] = peak_memory()
             there.send(fit)
@@ -294,12 +295,3 @@ def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
     except Exception as error:
         logger.debug("%s", traceback.format_exc())
         return {"failure": f"{type(error).__name__}: {error}", "fit": fit, "rows": []}
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process in MiB, the interpreter and all libraries included."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -18,8 +18,8 @@ from .synthetic import SPLITS
 _DESIGN = ["mechanism", "graph", "intervention"]
 _STRUCTURE = [
     ("graph", "edge_f1"), ("graph", "sid"), ("graph", "shd"), ("graph", "edge_auprc"), ("graph", "is_dag"),
-    *((split, "target_f1") for split in SPLITS), *((split, "target_auprc") for split in SPLITS), ("fit", "seconds"),
-    ("fit", "peak_memory_mib"),
+    *((split, "target_f1") for split in SPLITS), *((split, "target_auprc") for split in SPLITS),
+    ("fit", "seconds"), ("fit", "cpu_seconds"), ("fit", "peak_memory_mib"),
 ]  # fmt: skip
 _CELLS = ("mean_distance", "wasserstein", "kde_nll", "pearson_delta", "e_distance")
 _AXES = {

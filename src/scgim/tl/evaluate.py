@@ -60,7 +60,7 @@ def evaluate(
     predicted
         Predicted cells, as `scgim.tl.sample_cells` returns them: `obs["condition"]` and the modelled genes.
     baselines
-        Names ("control", "next_lower_dose", "mean_shift", "ridge", "additive") or baseline objects. Each
+        Names that `scgim.baselines.fit` knows ("control", "mean_shift", ...) or baseline objects. Each
         predicts as many cells per condition as `predicted` has.
     metrics
         Any of mean_distance, pearson_means, pearson_delta, kde_nll, wasserstein, sinkhorn_divergence,

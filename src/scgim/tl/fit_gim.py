@@ -143,6 +143,11 @@ def fit_gim(
     make_config(
         preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings
     )
+    if not settings.get("amortised", True):
+        raise ValueError(
+            "amortised=False gives no model of new perturbations to store: use "
+            'scgim.baselines.fit(adata, method="bacadi").'
+        )
     chosen_device = resolve_device(device)
     generator = as_generator(rng)
     chosen = [group] if groups is None or group is not None else groups

@@ -22,6 +22,7 @@ from scgim.model import (
     Mechanisms,
     Priors,
     combine,
+    draw_action,
     n_effects,
 )
 
@@ -147,11 +148,7 @@ class StoredModel:
         generator: torch.Generator,
     ) -> Action:
         """Each cell's atomic interventions from one condition's distribution: t ~ Bernoulli, psi ~ Normal."""
-        draw = torch.rand(n_cells, self.n_genes, generator=generator)
-        noise = torch.randn(n_cells, *effects.shape, generator=generator)
-        psi = effects + self.gim.priors.effect_noise * noise
-        values = None if held is None else held.expand(n_cells, -1)
-        return Action(draw < prob, self.gim.replaced_parameters(psi), values)
+        return draw_action(self.gim, prob, effects, n_cells, generator, held)
 
     @torch.no_grad()
     def expected_effect(self, effects: torch.Tensor, held: torch.Tensor | None = None) -> np.ndarray:
