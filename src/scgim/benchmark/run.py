@@ -140,8 +140,8 @@ def results(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per cell, split and metric: task (its name), the columns of the task, method, split, metric, value,
-        n (queries that entered). Split "fit" has seconds, cpu_seconds, peak_memory_mib and failed (0 or 1); "graph" what concerns
-        the graph.
+        n (queries that entered). Split "fit" has seconds, cpu_seconds, peak_memory_mib and failed (0 or 1); "graph"
+        what concerns the graph.
         Cells without a result have no rows.
     """
     tables = []
