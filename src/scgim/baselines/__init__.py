@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .additive import Additive
 from .bacadi import BaCaDI
+from .condot import CondOT
 from .control import Control
 from .gim import GIMMethod
 from .jci_pc import JCIPC, JCIPCContext
@@ -28,6 +29,7 @@ __all__ = [
     "Baseline",
     "CannotPredict",
     "Choice",
+    "CondOT",
     "Condition",
     "Control",
     "GIMMethod",

@@ -13,6 +13,7 @@ from scgim._validation import check_choice, listing, require_prepared, suggestio
 
 from .additive import Additive
 from .bacadi import BaCaDI
+from .condot import CondOT
 from .control import Control
 from .gim import GIMMethod
 from .intervention_model import InterventionModel
@@ -34,6 +35,7 @@ _METHODS: dict[str, type[Baseline]] = {
     "mean_shift": MeanShift,
     "ridge": Ridge,
     "additive": Additive,
+    "condot": CondOT,
     "gim": GIMMethod,
     "bacadi": BaCaDI,
     "ut_igsp": UTIGSP,
@@ -61,7 +63,7 @@ def fit(
         are used (baselines have no use for a validation set of cells), "test" never.
     method
         "control", "next_lower_dose", "mean_shift", "ridge", "additive", "ut_igsp", "jci_pc", "jci_pc_context",
-        "bacadi" or "gim"; or a baseline object.
+        "condot", "bacadi" or "gim"; or a baseline object.
     key, group
         Which preparation: its `key_added`, and one of its groups where `groupby` was given.
     rng
@@ -227,7 +229,7 @@ def _make(method: str, slots: dict[str, Any], options: dict[str, Any]) -> Baseli
     kind = method_class(method)
     declared = str(slots.get("params", {}).get("prepare", {}).get("input", ""))
     positive = declared in ("counts", "log1p")
-    if issubclass(kind, ShiftBaseline):
+    if issubclass(kind, ShiftBaseline | CondOT):
         options = {"clip": positive, **options}
     elif issubclass(kind, InterventionModel) and declared:
         options = {"mechanism": "ziln" if positive else "mlp", **options}
