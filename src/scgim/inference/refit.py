@@ -11,7 +11,7 @@ from .data import TrainingData
 from .start import condition_moments
 
 #: Precision that holds the effects on targets where they are, and prior scale of the hidden layers (both `own`).
-_HELD, _HIDDEN_SCALE = 2_000.0, 0.3
+_HELD, _HIDDEN_SCALE = 1_000.0, 0.3
 
 
 def refit_effects(gim: GIM, data: TrainingData, pull: float, n_steps: int = 400) -> None:
