@@ -57,6 +57,9 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 
+# A function among the settings (typehints_formatter) cannot be compared with that of the last build.
+suppress_warnings = ["config.cache"]
+
 autosummary_generate = True
 autosummary_imported_members = True
 autodoc_member_order = "bysource"
@@ -66,7 +69,19 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 typehints_defaults = "comma"
 typehints_document_rtype = False  # the docstrings say what is returned
-always_document_param_types = False
+
+
+def typehints_formatter(annotation: object, config: object) -> str | None:
+    """Short names for types that would be written out over many lines."""
+    import numpy.typing as npt
+
+    from scgim._rng import RngLike
+
+    for known, name in ((npt.ArrayLike, "array_like"), (RngLike, "int | numpy.random.Generator")):
+        if annotation == known:
+            return f"``{name}``"
+    return None
+
 
 html_theme = "sphinx_book_theme"
 html_title = f"{project} {version}"

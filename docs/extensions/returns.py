@@ -16,6 +16,8 @@ from sphinx.ext.napoleon import NumpyDocstring
 def keep_prose(docstring: NumpyDocstring, section: str) -> list[str]:
     """The lines of the section as the body of a field `returns`."""
     lines = docstring._dedent(docstring._consume_to_next_section())
+    if lines and lines[0] == ":":  # sphinx-autodoc-typehints' mark for "no type here"
+        del lines[0]
     return [":returns:", *(f"    {line}".rstrip() for line in lines), ""]
 
 
