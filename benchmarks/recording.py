@@ -103,7 +103,7 @@ def use_threads(n: int) -> None:
 def code() -> str:
     """The commit of the code, with a separator before it; empty where git cannot tell."""
     found = commit()
-    return f"; {found}" if found else ""
+    return f"; commit {found}" if found else ""
 
 
 def command(argv: Sequence[str] | None, script: str) -> str:

@@ -27,7 +27,7 @@ def versions() -> str:
 
 
 def commit() -> str:
-    """The commit of the package and whether it was changed since; empty where git cannot tell."""
+    """The short hash of the package's commit and whether it was changed since; empty where git cannot tell."""
     import subprocess
 
     folder = Path(__file__).resolve().parents[3]
@@ -40,6 +40,6 @@ def commit() -> str:
 
     try:
         changed = ", with changes in src that are not committed" if git("status", "--short", "src") else ""
-        return f"commit {git('rev-parse', '--short', 'HEAD')}{changed}"
+        return f"{git('rev-parse', '--short', 'HEAD')}{changed}"
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -22,6 +22,7 @@ from scgim.baselines.limits import peak_memory
 
 from .curves import effect_curves
 from .methods import Method
+from .provenance import commit
 from .scores import score
 from .tasks import TaskSpec
 
@@ -121,9 +122,10 @@ def run(
     if len(todo) < len(cells):
         logger.info("%d of %d cells are finished already", len(cells) - len(todo), len(cells))
     bar = tqdm(total=len(todo), disable=not progress, desc="benchmark", unit="cell")
+    code = commit() if todo else ""
     try:
         for cell, outcome in _outcomes(todo, jobs, time_limit):
-            _write(folder, cell, outcome)
+            _write(folder, cell, {"commit": code, **outcome})
             if outcome["failure"] is not None:
                 logger.warning("%s failed: %s", cell.name, outcome["failure"])
             bar.set_postfix_str(cell.name)
@@ -167,6 +169,12 @@ def failures(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
         if found is not None and found["failure"] is not None:
             rows.append((cell.task.name, cell.method.name, found["failure"]))
     return pd.DataFrame(rows, columns=["task", "method", "reason"])
+
+
+def commits(cells: Sequence[Cell], out: str | Path) -> list[str]:
+    """The commits of scgim that the stored results were computed with; empty for an installed package."""
+    found = (_read(Path(out) / "cells", cell) for cell in cells)
+    return sorted({str(result["commit"]) for result in found if result is not None and result.get("commit")})
 
 
 def curves(cell: Cell, out: str | Path) -> pd.DataFrame:

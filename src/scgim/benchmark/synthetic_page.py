@@ -10,9 +10,9 @@ import pandas as pd
 
 from . import figures
 from .experiments import SWEEPS, SyntheticExperiment, tune_methods
-from .provenance import commit, machine, versions
+from .provenance import machine, versions
 from .report import markdown, mean_and_error, ratios, seeds_text, summarise, wide
-from .run import Cell, curves, failures, run
+from .run import Cell, commits, curves, failures, run
 from .synthetic import SPLITS
 
 _DESIGN = ["mechanism", "graph", "intervention"]
@@ -71,7 +71,7 @@ def run_synthetic(
     cells = list({cell.name: cell for own in by_experiment.values() for cell in own}.values())
     table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
     table.to_csv(out / "results.csv", index=False, float_format="%.6g")
-    parts = [_introduction(table, experiment, command)]
+    parts = [_introduction(table, experiment, command, ", ".join(commits(cells, out)))]
     for name, own in by_experiment.items():
         names = {(cell.task.name, cell.method.name) for cell in own}
         keys = zip(table["task"], table["method"], strict=True)
@@ -86,7 +86,7 @@ def run_synthetic(
     return page
 
 
-def _introduction(table: pd.DataFrame, experiment: SyntheticExperiment, command: str) -> str:
+def _introduction(table: pd.DataFrame, experiment: SyntheticExperiment, command: str, code: str) -> str:
     label = " (small setting: it shows that the experiment runs, not how well)" if experiment.small else ""
     lines = [
         f"# Known truth: the synthetic experiment{label}",
@@ -95,7 +95,7 @@ def _introduction(table: pd.DataFrame, experiment: SyntheticExperiment, command:
         "- Data: **simulated** (`scgim.simulate.synthetic`); in distribution: fresh cells of the training conditions",
         f"- Seeds: {seeds_text(table)}; one fit per system, one configuration for all systems of a family",
         f"- Machine: {machine()}; one thread per fit",
-        f"- Versions: {versions()}; {commit()}",
+        f"- Versions: {versions()}" + (f"; fitted at commit {code}" if code else ""),
         "- Mean ± standard error over systems; ↑ more is better, ↓ less is better; empty: the method has no such thing",
     ]
     return "\n".join(line for i, line in enumerate(lines) if line or i < 2)
@@ -179,6 +179,8 @@ def _paper(table: pd.DataFrame) -> list[str]:
 
 def _sweep(name: str, table: pd.DataFrame, out: Path) -> list[str]:
     setting = SWEEPS[name][0]
+    order = table["mechanism"].map({name: i for i, name in enumerate(table["mechanism"].unique())})
+    table = table.assign(order=order).sort_values(["order", setting], kind="stable")
     summary = summarise(table, ["mechanism", setting])
     columns = [
         ("graph", "edge_f1"),
