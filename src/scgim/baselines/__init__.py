@@ -12,6 +12,7 @@ from .bacadi import BaCaDI
 from .condot import CondOT
 from .control import Control
 from .gim import GIMMethod
+from .gnies import GnIES
 from .jci_pc import JCIPC, JCIPCContext
 from .limits import TimeLimitExceeded, fit_within
 from .mean_shift import MeanShift
@@ -33,6 +34,7 @@ __all__ = [
     "Condition",
     "Control",
     "GIMMethod",
+    "GnIES",
     "JCIPCContext",
     "MeanShift",
     "NextLowerDose",

@@ -16,6 +16,7 @@ from .bacadi import BaCaDI
 from .condot import CondOT
 from .control import Control
 from .gim import GIMMethod
+from .gnies import GnIES
 from .intervention_model import InterventionModel
 from .jci_pc import JCIPC, JCIPCContext
 from .limits import fit_within
@@ -37,6 +38,7 @@ _METHODS: dict[str, type[Baseline]] = {
     "additive": Additive,
     "condot": CondOT,
     "gim": GIMMethod,
+    "gnies": GnIES,
     "bacadi": BaCaDI,
     "ut_igsp": UTIGSP,
     "jci_pc": JCIPC,
@@ -63,7 +65,7 @@ def fit(
         are used (baselines have no use for a validation set of cells), "test" never.
     method
         "control", "next_lower_dose", "mean_shift", "ridge", "additive", "ut_igsp", "jci_pc", "jci_pc_context",
-        "condot", "bacadi" or "gim"; or a baseline object.
+        "gnies", "condot", "bacadi" or "gim"; or a baseline object.
     key, group
         Which preparation: its `key_added`, and one of its groups where `groupby` was given.
     rng
