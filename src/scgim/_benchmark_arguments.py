@@ -62,8 +62,8 @@ def add_benchmark(commands: Any, add_common: Callable[..., None], whole: Callabl
         help="hard, shift (default: both)")  # fmt: skip
     add("--methods", nargs="+", metavar="NAME",
         help="methods of the designs (default: gim mean_shift ridge next_lower_dose control)")  # fmt: skip
-    add("--seeds", type=seeds, default="400:405", metavar="A:B", help="systems of the designs (default: 400:405)")
-    add("--sweep-seeds", type=seeds, default="400:403", metavar="A:B", help="of the others (default: 400:403)")
+    add("--seeds", type=seeds, metavar="A:B", help="systems of the designs (default: 400:405; --small: 400)")
+    add("--sweep-seeds", type=seeds, metavar="A:B", help="of the others (default: 400:403; --small: 400)")
     add("--tune", type=whole(0), default=0, metavar="N",
         help="choose hyper-parameters first, N trials for every method (default: 0, keep the defaults)")  # fmt: skip
     add("--tune-seeds", type=seeds, default="500:501", metavar="A:B", help="systems for that (default: 500:501)")

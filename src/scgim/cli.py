@@ -189,8 +189,8 @@ def _benchmark(args: argparse.Namespace) -> None:
         mechanisms=args.mechanisms,
         graphs=args.graphs,
         interventions=args.interventions,
-        seeds=args.seeds,
-        sweep_seeds=args.sweep_seeds,
+        seeds=args.seeds or ([400] if args.small else list(range(400, 405))),
+        sweep_seeds=args.sweep_seeds or ([400] if args.small else list(range(400, 403))),
         small=args.small,
         **chosen,
     )
