@@ -28,7 +28,7 @@ def help_of(*words: str) -> str:
     parser: argparse.ArgumentParser = build_parser()
     for word in words:
         parser = commands_of(parser)[word]
-    with mock.patch.dict(os.environ, {"COLUMNS": "90"}):
+    with mock.patch.dict(os.environ, {"COLUMNS": "84"}):
         return parser.format_help()
 
 
