@@ -62,6 +62,8 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for path in PAGES:
         assert (tmp_path / "html" / path.relative_to(DOCS).with_suffix(".html")).is_file(), path
+    html = (tmp_path / "html" / "generated" / "api" / "scgim.pp.prepare.html").read_text(encoding="utf-8")
+    assert "<strong>return_summary</strong>" in html, "the reference holds no docstrings"
     html = (tmp_path / "html" / "command_line.html").read_text(encoding="utf-8")
     assert "--hold-out" in html
     for name in ("index.html", "guide/model.html"):
