@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+# sphinx-autodoc-typehints calls what Sphinx 10 will remove, and says so for every function.
+warnings.filterwarnings("ignore", message=".*sphinx_autodoc_typehints.* is deprecated")
 
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
