@@ -3,73 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+from benchmark_methods import TINY, Broken, Dying, Known, Slow
 
 from scgim import benchmark as bm
-from scgim.baselines import Baseline, CannotPredict
 from scgim.benchmark import report
 from scgim.benchmark.experiments import SWEEPS, SyntheticExperiment
-
-TINY: dict[str, Any] = {
-    "mechanism": "linear", "n_genes": 5, "n_perturbations": 4, "n_features": 4, "n_new_targets": 2, "n_control": 60,
-    "cells_per_condition": 20,
-}  # fmt: skip
-
-
-class Known(Baseline):
-    """Knows graph and targets of the task with seed 0, and predicts control cells."""
-
-    name: ClassVar[str] = "known"
-    can_predict_unseen: ClassVar[bool] = True
-    gives_graph: ClassVar[bool] = True
-    gives_targets: ClassVar[bool] = True
-
-    def __init__(self, flip: bool = False) -> None:
-        self.flip = flip
-
-    def fit(self, data, rng=0):
-        self.task_ = bm.SyntheticTask(**TINY).load()
-        self.control_ = data.x[data.control]
-        return self
-
-    def graph(self):
-        return self.task_.graph.T if self.flip else self.task_.graph
-
-    def targets(self, conditions):
-        known = {q.condition.label: q.targets for split in self.task_.splits.values() for q in split}
-        return np.stack([known[c.label] for c in conditions]).astype(float)
-
-    def sample(self, condition, n, rng=0):
-        return np.random.default_rng(rng).choice(self.control_, n)
-
-
-class Broken(Known):
-    name: ClassVar[str] = "broken"
-
-    def fit(self, data, rng=0):
-        raise CannotPredict("broken cannot be fitted: it is broken.")
-
-
-class Slow(Known):
-    name: ClassVar[str] = "slow"
-
-    def fit(self, data, rng=0):
-        time.sleep(120)
-        return self
-
-
-class Dying(Known):
-    name: ClassVar[str] = "dying"
-
-    def fit(self, data, rng=0):
-        os._exit(3)
 
 
 def value(table: pd.DataFrame, split: str, metric: str) -> float:
@@ -129,7 +72,6 @@ def test_failures_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     task = bm.SyntheticTask(**TINY)
     kinds = {"broken": Broken, "slow": Slow, "dying": Dying, "known": Known}
     cells = [bm.Cell(task, bm.Method(name, kind)) for name, kind in kinds.items()]
-    # A child imports the classes by the name of this module, which only a process with the same path can find.
     table = bm.run(cells, tmp_path, jobs=2, time_limit=25, progress=False)
     failed = bm.failures(cells, tmp_path).set_index("method")["reason"]
     assert "it is broken" in failed["broken"]
