@@ -175,7 +175,7 @@ class Baseline(ABC):
     gives_graph: ClassVar[bool] = False
     #: `targets` works.
     gives_targets: ClassVar[bool] = False
-    #: Option of the constructor -> where the benchmark looks for its value (`own`); empty where there is nothing to tune.
+    #: Option of the constructor -> where the benchmark looks for its value (`own`); empty: nothing to tune.
     search_space: ClassVar[Mapping[str, Range | Choice]] = {}
 
     @abstractmethod
