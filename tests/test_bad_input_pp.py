@@ -388,6 +388,13 @@ CASES: list[tuple[str, Change, dict[str, Any], type[Exception], list[str]]] = [
         ValueError,
         ["hill", "dose_key="],
     ),
+    (
+        "rescaled dose without doses",
+        nothing,
+        {"features": "rescaled", "dose_key": None},
+        ValueError,
+        ["rescaled", "dose_key="],
+    ),
     ("unknown features", nothing, {"features": "one-hot"}, ValueError, ["features='one-hot'", "'onehot'"]),
     (
         "features of a wrong type",

@@ -74,6 +74,13 @@ def test_onehot_leaves_the_rescaled_dose_out() -> None:
     )
 
 
+def test_rescaled_leaves_the_one_hot_dose_out() -> None:
+    whole = featurize(make_spec("auto"), PARTS)
+    np.testing.assert_array_equal(featurize(make_spec("rescaled"), PARTS), whole[:, [0, 1, 2, 3, 8]])
+    middle = featurize(make_spec("rescaled"), [("Dacinostat", 10**2.5)])[0]
+    np.testing.assert_allclose(middle[-1], 0.625, rtol=1e-6)
+
+
 def test_hill_features_rise_with_the_dose_and_belong_to_one_drug() -> None:
     spec = make_spec("hill")
     found = featurize(spec, [("Dacinostat", dose) for dose in (1.0, 10.0, 1e3, 1e6)])

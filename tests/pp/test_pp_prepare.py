@@ -355,7 +355,7 @@ def test_cells_of_no_group_are_normalised_and_left_out() -> None:
     )
 
 
-@pytest.mark.parametrize("features", ["auto", "onehot", "hill", "fingerprint", "frame"])
+@pytest.mark.parametrize("features", ["auto", "onehot", "rescaled", "hill", "fingerprint", "frame"])
 def test_everything_survives_a_file(features: str, tmp_path: Path) -> None:
     adata = drug_cells(lines=("A/1", "B"))
     given: Any = pd.DataFrame({"x": [1.0, 2.0]}, index=list(DRUGS)) if features == "frame" else features

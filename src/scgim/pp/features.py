@@ -16,7 +16,7 @@ from .doses import dose_one_hot, hill_curves, rescaled_dose
 from .fingerprints import N_BITS, RADIUS, morgan_bits
 from .labels import Part, part_label
 
-KINDS = ("auto", "onehot", "fingerprint", "hill")
+KINDS = ("auto", "onehot", "rescaled", "fingerprint", "hill")
 
 
 def feature_source(
@@ -44,9 +44,9 @@ def feature_source(
         "dose_low": float(doses.min()) if has_dose else 0.0,
         "dose_high": float(doses.max()) if has_dose else 0.0,
     }
+    if source["kind"] in ("hill", "rescaled") and not has_dose:
+        raise ValueError(f'features="{features}" needs doses: pass dose_key=, or features="auto".')
     if source["kind"] == "hill":
-        if not has_dose:
-            raise ValueError('features="hill" needs doses: pass dose_key=, or features="auto".')
         low, high = source["dose_low"], source["dose_high"]
         source["half_doses"] = np.array([low]) if low == high else np.geomspace(low, high, 3)
     if source["kind"] == "fingerprint":
@@ -58,7 +58,7 @@ def feature_source(
         source |= _user_matrix(features, parts)
     # A user's matrix that is indexed by part may well encode the dose itself.
     dosed = has_dose and source.get("by") != "part"
-    source["dose_one_hot"] = dosed and source["kind"] != "hill"
+    source["dose_one_hot"] = dosed and source["kind"] not in ("hill", "rescaled")
     source["rescaled_dose"] = dosed and source["kind"] != "onehot"
     return source
 
@@ -88,7 +88,7 @@ def complete_spec(source: Mapping[str, Any], parts: list[Part], trained: np.ndar
     known = {name for name, _ in seen}
     spec["dose_levels"] = np.unique(np.array([dose for _, dose in seen if spec["has_dose"]], dtype=float))
     blocks: list[str] = []
-    if kind in ("auto", "onehot"):
+    if kind in ("auto", "onehot", "rescaled"):
         blocks += [f"perturbation={name}" for name in spec["perturbations"]]
         unseen = [name for name in spec["perturbations"] if name not in known]
         if unseen:
@@ -172,7 +172,7 @@ def featurize(
             "The data were prepared without doses (dose_key=None): leave the dose out, or set it to NaN."
         )
     blocks: list[np.ndarray]
-    if kind in ("auto", "onehot", "hill"):
+    if kind in ("auto", "onehot", "rescaled", "hill"):
         known = list(map(str, spec["perturbations"]))
         _refuse_unknown(parts, known, kind)
         one_hot = np.zeros((len(parts), len(known)))

@@ -70,8 +70,8 @@ def check_features(features: Any, smiles_key: str | None, dose_key: str | None) 
     check_choice(features, "features", KINDS)
     if features == "fingerprint" and smiles_key is None:
         raise ValueError('features="fingerprint" needs smiles_key=, the column of adata.obs with the SMILES.')
-    if features == "hill" and dose_key is None:
-        raise ValueError('features="hill" needs dose_key=, the column of adata.obs with the doses.')
+    if isinstance(features, str) and features in ("hill", "rescaled") and dose_key is None:
+        raise ValueError(f'features="{features}" needs dose_key=, the column of adata.obs with the doses.')
 
 
 def check_key(adata: AnnData, key_added: Any) -> None:

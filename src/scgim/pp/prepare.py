@@ -90,8 +90,9 @@ def prepare(
     features
         What the intervention network sees of a perturbation and its dose. `"auto"`: one-hot perturbation,
         one-hot dose, rescaled dose (9 numbers for SciPlex3's 4 drugs and 4 doses; without doses, one-hot
-        perturbation). `"onehot"`: the same without the rescaled dose. `"fingerprint"`: Morgan fingerprint
-        instead of the one-hot perturbation (own). `"hill"`: per perturbation, saturating curves of its dose,
+        perturbation). `"onehot"`: the same without the rescaled dose. `"rescaled"`: without the one-hot dose, so
+        that what one drug does at a dose is not copied onto the others at the same dose (own).
+        `"fingerprint"`: Morgan fingerprint instead of the one-hot perturbation (own). `"hill"`: per perturbation, saturating curves of its dose,
         and the rescaled dose (own). A DataFrame: numeric columns, indexed by perturbation (dose columns are
         added) or by part label (`"Dacinostat_10000"`; taken as it is).
     smiles_key
