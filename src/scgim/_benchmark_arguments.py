@@ -32,6 +32,23 @@ examples:
   scgim benchmark synthetic --experiments designs --methods gim mean_shift ut_igsp condot --out all
 """
 
+_SCIPLEX3 = """\
+The paper's single-cell experiment: in each of three cell lines each of four HDAC
+inhibitors is held out at 10,000 nM and predicted from its lower doses and the
+other drugs. The file is scPerturb's SciPlex3 (2.5 GB, downloaded once; extra
+"datasets") or one in its format.
+"""
+
+_SCIPLEX3_EPILOG = """\
+examples:
+  # see it run: few genes, few steps, minutes
+  scgim benchmark sciplex3 --data SrivatsanTrapnell2020_sciplex3.h5ad --small --out try
+  # all twelve settings, three seeds, two processes; tuned with four trials each
+  scgim benchmark sciplex3 --data SrivatsanTrapnell2020_sciplex3.h5ad --tune 4 --jobs 2
+  # also the paper's preset (ten minutes or more a fit)
+  scgim benchmark sciplex3 --methods gim gim_paper mean_shift control --out paper
+"""
+
 
 def add_benchmark(commands: Any, add_common: Callable[..., None], whole: Callable[[int], Any]) -> None:
     """Add `benchmark` and its experiments to the commands."""
@@ -68,6 +85,36 @@ def add_benchmark(commands: Any, add_common: Callable[..., None], whole: Callabl
         help="choose hyper-parameters first, N trials for every method (default: 0, keep the defaults)")  # fmt: skip
     add("--tune-seeds", type=seeds, default="500:501", metavar="A:B", help="systems for that (default: 500:501)")
     _add_run(synthetic, add_common, whole, Path("benchmark-synthetic"))
+    _add_sciplex3(experiments, add_common, whole)
+
+
+def _add_sciplex3(experiments: Any, add_common: Callable[..., None], whole: Callable[[int], Any]) -> None:
+    parser = experiments.add_parser(
+        "sciplex3",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="scgim benchmark sciplex3 [--data FILE] [--small] [--jobs N] [--out DIR] [...]",
+        help="HDAC inhibitors, the highest dose held out",
+        description=_SCIPLEX3,
+        epilog=_SCIPLEX3_EPILOG,
+    )
+    add = parser.add_argument_group("what is run").add_argument
+    add("--data", type=Path, metavar="FILE", help="h5ad in scPerturb's format (default: download it)")
+    add("--small", action="store_true", help="few genes and steps, one seed: shows that it runs, not how well")
+    add("--cell-lines", nargs="+", default=["A549", "K562", "MCF7"], metavar="NAME", help="(default: A549 K562 MCF7)")
+    add("--drugs", nargs="+", default=["Belinostat", "Dacinostat", "Givinostat", "Quisinostat"], metavar="NAME",
+        help="(default: Belinostat Dacinostat Givinostat Quisinostat)")  # fmt: skip
+    add("--dose", type=float, default=10_000.0, metavar="NM", help="held out of each drug, nM (default: 10000)")
+    add("--n-genes", type=whole(2), default=50, metavar="N", help="marker genes (default: 50)")
+    add("--methods", nargs="+", metavar="NAME",
+        help="(default: gim mean_shift ridge condot next_lower_dose control); gim_paper: paper's preset")  # fmt: skip
+    add("--encodings", nargs="+", metavar="NAME", default=["auto", "rescaled"],
+        help="how features describe a dose: auto (the paper's nine), rescaled, onehot, hill; several are "
+        "compared (default: auto rescaled)")  # fmt: skip
+    add("--seeds", type=seeds, metavar="A:B", help="(default: 0:3; --small: 0)")
+    add("--slow-seeds", type=seeds, metavar="A:B", help="of condot and gim_paper (default: the first seed)")
+    add("--tune", type=whole(0), default=0, metavar="N",
+        help="choose hyper-parameters first, N trials for every method (default: 0, keep the defaults)")  # fmt: skip
+    _add_run(parser, add_common, whole, Path("benchmark-sciplex3"))
 
 
 def _add_run(parser: Any, add_common: Callable[..., None], whole: Callable[[int], Any], out: Path) -> None:

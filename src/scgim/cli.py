@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scgim._arguments import InputError, build_parser, gene_list, held_out, perturbation
 from scgim._keys import Keys
@@ -180,6 +180,43 @@ def _endings(adata: AnnData, key: str) -> set[str]:
 def _benchmark(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out {args.out} is a file; give a folder.")
+    page = {"synthetic": _synthetic, "sciplex3": _sciplex3}[args.experiment](args)
+    print(page.read_text())
+    print(f"wrote {page}, results.csv and figures to {args.out}")
+
+
+def _sciplex3(args: argparse.Namespace) -> Path:
+    from scgim.benchmark import SciPlex3Experiment, extract, run_sciplex3
+
+    if args.data is not None and not args.data.is_file():
+        raise InputError(f"--data {args.data}: there is no such file.")
+    chosen = args.seeds or ([0] if args.small else [0, 1, 2])
+    experiment = SciPlex3Experiment(
+        extract(args.data, args.out / "data", cell_lines=args.cell_lines, drugs=args.drugs),
+        drugs=args.drugs,
+        dose=args.dose,
+        encodings=args.encodings,
+        seeds=chosen,
+        slow_seeds=args.slow_seeds or chosen[:1],
+        n_genes=args.n_genes,
+        small=args.small,
+        **({} if args.methods is None else {"methods": args.methods}),
+    )
+    return run_sciplex3(experiment, args.out, tune_trials=args.tune, **_how(args))
+
+
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    """What all experiments take."""
+    return {
+        "jobs": args.jobs,
+        "time_limit": args.time_limit,
+        "retry_failed": args.retry_failed,
+        "progress": _show_progress(args),
+        "command": shlex.join(["scgim", *_without_place(args.argv)]),
+    }
+
+
+def _synthetic(args: argparse.Namespace) -> Path:
     from scgim.benchmark.experiments import SyntheticExperiment
     from scgim.benchmark.synthetic_page import run_synthetic
 
@@ -194,28 +231,20 @@ def _benchmark(args: argparse.Namespace) -> None:
         small=args.small,
         **chosen,
     )
-    page = run_synthetic(
-        experiment,
-        args.out,
-        jobs=args.jobs,
-        time_limit=args.time_limit,
-        retry_failed=args.retry_failed,
-        tune_trials=args.tune,
-        tune_seeds=args.tune_seeds,
-        progress=_show_progress(args),
-        command=shlex.join(["scgim", *_without_place(args.argv)]),
-    )
-    print(page.read_text())
-    print(f"wrote {page}, results.csv and figures to {args.out}")
+    return run_synthetic(experiment, args.out, tune_trials=args.tune, tune_seeds=args.tune_seeds, **_how(args))
 
 
 def _without_place(argv: Sequence[str]) -> list[str]:
-    """The arguments without `--out` and its folder: a page must not name a place on one machine."""
-    kept, skip = [], False
+    """The arguments without `--out`, and of `--data` the name alone: a page must not name a place on one machine."""
+    kept: list[str] = []
+    before = ""
     for word in argv:
-        if not skip and word != "--out" and not word.startswith("--out="):
+        option, found, value = word.partition("=")
+        if before == "--data" or option == "--data":
+            kept.append(f"--data={Path(value).name}" if found and option == "--data" else Path(word).name)
+        elif before != "--out" and option != "--out":
             kept.append(word)
-        skip = word == "--out"
+        before = word
     return kept
 
 

@@ -10,6 +10,9 @@ from .curves import effect_curves
 from .experiments import SyntheticExperiment, tune_methods
 from .methods import Method
 from .run import Cell, failures, results, run
+from .sciplex3 import Extract, SciPlex3Task, extract
+from .sciplex3_experiment import SciPlex3Experiment, tune_sciplex3
+from .sciplex3_page import run_sciplex3
 from .scores import score
 from .synthetic import SyntheticTask
 from .synthetic_page import run_synthetic
@@ -18,19 +21,25 @@ from .tune import ValidationTask, tune
 
 __all__ = [
     "Cell",
+    "Extract",
     "Method",
     "Query",
+    "SciPlex3Experiment",
+    "SciPlex3Task",
     "SyntheticExperiment",
     "SyntheticTask",
     "Task",
     "TaskSpec",
     "ValidationTask",
     "effect_curves",
+    "extract",
     "failures",
     "results",
     "run",
+    "run_sciplex3",
     "run_synthetic",
     "score",
     "tune",
     "tune_methods",
+    "tune_sciplex3",
 ]

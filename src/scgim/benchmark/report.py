@@ -17,7 +17,8 @@ NAMES = {
     "target_f1_per_condition": "Target-F1, mean of conditions",
     "target_auprc": "target AUPRC", "targets_per_condition": "targets per condition", "mean_distance": "mean distance",
     "wasserstein": "Wasserstein", "kde_nll": "KDE-NLL", "pearson_means": "Pearson of means",
-    "pearson_delta": "Pearson of differences", "e_distance": "E-distance", "seconds": "seconds",
+    "pearson_delta": "Pearson of differences", "e_distance": "E-distance",
+    "zero_fraction_error": "zero-fraction error", "coverage": "coverage of 5-95 %", "seconds": "seconds",
     "cpu_seconds": "CPU seconds",
     "peak_memory_mib": "peak memory, MiB", "failed": "failed",
 }  # fmt: skip
@@ -28,7 +29,7 @@ def heading(metric: str) -> str:
     name = NAMES.get(metric, metric)
     if metric in HIGHER_IS_BETTER:
         return f"{name} ↑"
-    return f"{name} ↓" if metric in (*CELL_METRICS, "sid", "shd") else name
+    return f"{name} ↓" if metric in (*CELL_METRICS, "zero_fraction_error", "sid", "shd") else name
 
 
 def summarise(results: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

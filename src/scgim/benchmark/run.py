@@ -21,6 +21,7 @@ from scgim import __version__
 from scgim.baselines.limits import peak_memory
 
 from .curves import effect_curves
+from .details import details
 from .methods import Method
 from .provenance import commit
 from .scores import score
@@ -186,6 +187,12 @@ def curves(cell: Cell, out: str | Path) -> pd.DataFrame:
     return pd.DataFrame((found or {}).get("curves", []))
 
 
+def kept_details(cell: Cell, out: str | Path) -> dict[str, Any]:
+    """What :func:`scgim.benchmark.details.details` kept of a finished cell; empty where it is not finished."""
+    found = _read(Path(out) / "cells", cell)
+    return dict((found or {}).get("details") or {})
+
+
 def _read(folder: Path, cell: Cell) -> dict[str, Any] | None:
     path = folder / f"{cell.name}.json"
     if not path.is_file():
@@ -299,7 +306,8 @@ def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
         if len(learned):
             error = (learned["learned"] - learned["true"]).pow(2).mean() ** 0.5
             rows.append({"split": "train", "metric": "effect_rmse", "value": float(error), "n": len(learned)})
-        return {"failure": None, "fit": fit, "rows": rows, "curves": learned.round(4).to_dict("list")}
+        kept = {"curves": learned.round(4).to_dict("list"), "details": details(fitted, task, cell.task.seed)}
+        return {"failure": None, "fit": fit, "rows": rows, **kept}
     except Exception as error:
         logger.debug("%s", traceback.format_exc())
         return {"failure": f"{type(error).__name__}: {error}", "fit": fit, "rows": []}

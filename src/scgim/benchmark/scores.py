@@ -24,6 +24,11 @@ _CELL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] 
     "kde_nll": lambda true, predicted, _: mt.kde_nll(true, predicted),
     "e_distance": lambda true, predicted, _: mt.e_distance(true, predicted),
 }
+#: Of data with exact zeros only: are the predicted marginals of the right shape?
+_CALIBRATION: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
+    "zero_fraction_error": lambda true, predicted, _: mt.zero_fraction_error(true, predicted),
+    "coverage": lambda true, predicted, _: float(mt.coverage_per_gene(true, predicted).mean()),
+}
 #: Metrics of cells, in the order of the tables.
 CELL_METRICS = (*_CELL_METRICS, "wasserstein")
 GRAPH_METRICS = ("edge_f1", "sid", "shd", "skeleton_f1", "edge_auprc", "n_edges")
@@ -120,7 +125,8 @@ def _target_rows(fitted: Baseline, queries: list[Query]) -> Iterator[dict[str, A
 def _cell_rows(
     fitted: Baseline, queries: list[Query], control: np.ndarray, seed: int, n_predicted: int, n_transported: int
 ) -> Iterator[dict[str, Any]]:
-    values: dict[str, list[float]] = {name: [] for name in CELL_METRICS}
+    chosen = {**_CELL_METRICS, **(_CALIBRATION if (control == 0).any() else {})}
+    values: dict[str, list[float]] = {name: [] for name in (*chosen, "wasserstein")}
     transported = set(np.linspace(0, len(queries) - 1, min(n_transported, len(queries))).astype(int).tolist())
     for i, query in enumerate(queries):
         # Every query has a stream of its own: its cells do not depend on the other queries.
@@ -133,7 +139,7 @@ def _cell_rows(
         if not np.isfinite(cells).all():
             label = query.condition.label
             raise FloatingPointError(f"{fitted.name} predicted values that are not finite for {label!r}.")
-        for name, metric in _CELL_METRICS.items():
+        for name, metric in chosen.items():
             values[name].append(metric(query.cells, cells, control))
         if i in transported:
             same = cells[: len(query.cells)]

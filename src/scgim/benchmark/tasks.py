@@ -44,12 +44,15 @@ class Task:
         bool (genes, genes), the true graph, row = cause; None where it is not known.
     defaults
         Options of methods that follow from the data, as method -> options, e.g. the mechanism family of GIM.
+    genes
+        Their names, where they have any.
     """
 
     train: TrainingData
     splits: dict[str, list[Query]]
     graph: np.ndarray | None = None  # (genes, genes)
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    genes: tuple[str, ...] = ()
 
 
 class TaskSpec(Protocol):

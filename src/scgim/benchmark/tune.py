@@ -66,7 +66,7 @@ class ValidationTask:
             if row in data.trained
         ]
         kept = replace(data, x=data.x[~held], codes=data.codes[~held])
-        return Task(kept, {"valid": queries}, None, task.defaults)
+        return Task(kept, {"valid": queries}, None, task.defaults, task.genes)
 
 
 def _held_out(data: TrainingData, kind: str, rng: np.random.Generator) -> np.ndarray:

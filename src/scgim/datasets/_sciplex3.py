@@ -68,7 +68,7 @@ def sciplex3(
           and all other columns of the file, among them replicate. Cells without an assigned cell line, drug
           or dose are dropped.
         - `var`: the file's columns.
-        - `uns["source"]`: where the data come from.
+        - `uns["source"]`: where the data come from, with the file's own `uns["provenance"]` if it has one.
 
     Raises
     ------
@@ -105,7 +105,10 @@ def sciplex3(
     finally:
         if backed.isbacked:
             backed.file.close()
-    adata.uns["source"] = f"SciPlex3 (Srivatsan et al. 2020), scPerturb format, read from {file.name}"
+    told = backed.uns.get("provenance")
+    adata.uns["source"] = f"SciPlex3 (Srivatsan et al. 2020), scPerturb format, read from {file.name}" + (
+        f", which says of itself: {told}" if isinstance(told, str) else ""
+    )
     return adata
 
 
@@ -115,15 +118,11 @@ def _download(cache_dir: str | Path | None) -> Path:
     remedy = f"Download {URL} on a machine with network access and pass path='.../{FILE_NAME}'."
     logger.info("sciplex3: %s in %s (2.5 GB when it is not there yet)", FILE_NAME, folder)
     try:
-        file = pooch.retrieve(
-            URL, known_hash=f"sha256:{SHA256}", fname=FILE_NAME, path=folder, progressbar=True
-        )
+        file = pooch.retrieve(URL, known_hash=f"sha256:{SHA256}", fname=FILE_NAME, path=folder, progressbar=True)
     except OSError as error:
         raise OSError(f"SciPlex3 could not be downloaded ({error}). {remedy}") from error
     except ValueError as error:
-        raise ValueError(
-            f"SciPlex3 was downloaded but is not the expected file ({error}). {remedy}"
-        ) from error
+        raise ValueError(f"SciPlex3 was downloaded but is not the expected file ({error}). {remedy}") from error
     return Path(file)
 
 
@@ -158,9 +157,7 @@ def _harmonise(raw: pd.DataFrame) -> pd.DataFrame:
     for column in ("cell_line", "perturbation"):
         text = obs[column].astype(object).where(obs[column].notna(), "").astype(str).str.strip()
         obs[column] = text.mask(text.str.lower().isin(_MISSING)).astype(object)
-    is_control = np.array(
-        [str(label).lower() in _CONTROL_LABELS for label in obs["perturbation"]], dtype=bool
-    )
+    is_control = np.array([str(label).lower() in _CONTROL_LABELS for label in obs["perturbation"]], dtype=bool)
     short = _short_names(obs["perturbation"].dropna().unique())
     obs["product_name"] = obs["perturbation"].where(~is_control, CONTROL)
     obs["perturbation"] = obs["perturbation"].map(short).astype(object).where(~is_control, CONTROL)
@@ -216,9 +213,7 @@ def _select(
     return keep
 
 
-def _check_names(
-    argument: str, wanted: Sequence[str], known: Sequence[str], also: Sequence[str] = ()
-) -> None:
+def _check_names(argument: str, wanted: Sequence[str], known: Sequence[str], also: Sequence[str] = ()) -> None:
     absent = [name for name in wanted if name not in set(known) | set(also)]
     if absent or not wanted:
         raise ValueError(f"{argument} = {absent or list(wanted)} not found; there are {sorted(known)}.")

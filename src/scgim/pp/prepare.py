@@ -92,9 +92,9 @@ def prepare(
         one-hot dose, rescaled dose (9 numbers for SciPlex3's 4 drugs and 4 doses; without doses, one-hot
         perturbation). `"onehot"`: the same without the rescaled dose. `"rescaled"`: without the one-hot dose, so
         that what one drug does at a dose is not copied onto the others at the same dose (own).
-        `"fingerprint"`: Morgan fingerprint instead of the one-hot perturbation (own). `"hill"`: per perturbation, saturating curves of its dose,
-        and the rescaled dose (own). A DataFrame: numeric columns, indexed by perturbation (dose columns are
-        added) or by part label (`"Dacinostat_10000"`; taken as it is).
+        `"fingerprint"`: Morgan fingerprint instead of the one-hot perturbation (own). `"hill"`: per perturbation,
+        saturating curves of its dose, and the rescaled dose (own). A DataFrame: numeric columns, indexed by
+        perturbation (dose columns are added) or by part label (`"Dacinostat_10000"`; taken as it is).
     smiles_key
         Column of `obs` with the SMILES of each cell's drug, for `features="fingerprint"`.
     n_genes, n_top_genes

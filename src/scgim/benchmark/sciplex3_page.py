@@ -1,0 +1,185 @@
+"""The SciPlex3 experiment from one call: run what is missing, then tables, figures and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import sciplex3_figures as figures
+from .provenance import machine, versions
+from .report import markdown, seeds_text
+from .run import Cell, commits, failures, kept_details, run
+from .sciplex3 import SPLIT, SciPlex3Task
+from .sciplex3_experiment import SciPlex3Experiment, tune_sciplex3
+from .sciplex3_tables import (
+    calibration_table,
+    halves_of_truth,
+    score_tables,
+    structure_table,
+    tuning_table,
+    with_encoding,
+)
+
+
+def run_sciplex3(
+    experiment: SciPlex3Experiment,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    time_limit: float | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+    tune_trials: int = 0,
+    tune_seed: int = 500,
+    command: str = "",
+) -> Path:
+    """Run the SciPlex3 experiment and write its table, figures and page.
+
+    Parameters
+    ----------
+    experiment
+        What to run.
+    out
+        Folder: ``results.csv`` (tidy), ``report.md``, figures as PNG, and ``cells/`` with what is finished.
+    jobs, time_limit, retry_failed, progress
+        As for :func:`scgim.benchmark.run`.
+    tune_trials, tune_seed
+        Choose hyper-parameters first, see :func:`scgim.benchmark.tune_sciplex3`; 0: keep the defaults.
+    command
+        The command line, for the page.
+
+    Returns
+    -------
+    Path
+        The page. It is written again with every call from what is finished.
+
+    Raises
+    ------
+    ValueError
+        If no setting can be run: every cell line lacks its cells.
+    """
+    out = Path(out)
+    if all(found.problem for found in experiment.extracts):
+        raise ValueError("Nothing can be run. " + " ".join(found.problem for found in experiment.extracts))
+    trials = pd.DataFrame()
+    if tune_trials:
+        experiment, trials = tune_sciplex3(
+            experiment, out, n_trials=tune_trials, seed=tune_seed, jobs=jobs, time_limit=time_limit, progress=progress
+        )
+        trials.to_csv(out / "tuning.csv", index=False, float_format="%.6g")
+    cells = experiment.cells()
+    table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
+    table.to_csv(out / "results.csv", index=False, float_format="%.6g")
+    named = table.assign(method=with_encoding(table))
+    label = " (stand-in)" if experiment.semi_synthetic else ""
+    small = ", small setting: it shows that the experiment runs, not how well" if experiment.small else ""
+    parts = [_introduction(experiment, table, command, ", ".join(commits(cells, out)), f"{label}{small}")]
+    held = named[named["split"] == SPLIT]
+    if len(held):
+        halves = halves_of_truth(experiment, out)
+        parts += score_tables(held, named, halves, label)
+        parts += structure_table(cells, out)
+        parts += _figures(held, cells, out, label)
+    if len(trials):
+        parts += tuning_table(trials, tune_seed)
+    failed = failures(cells, out)
+    if len(failed):
+        parts += ["## Failed", markdown(failed)]
+    page = out / "report.md"
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return page
+
+
+def _introduction(experiment: SciPlex3Experiment, table: pd.DataFrame, command: str, code: str, label: str) -> str:
+    kind = "**semi-synthetic stand-in**: no number below is a number on SciPlex3" if experiment.semi_synthetic else ""
+    lines = [
+        f"# SciPlex3: a drug held out at its highest dose{label}",
+        "",
+        f"- Command: `{command}`" if command else "",
+        f"- Data: {kind or '**real**'} ({experiment.source})",
+        f"- Settings: {len(experiment.extracts)} cell lines x {len(experiment.drugs)} drugs, each drug held out at "
+        f"{experiment.dose:g} nM in turn; {table['n_genes'].max() if len(table) else experiment.n_genes} marker genes, "
+        "chosen without the held-out cells",
+        f"- Seeds: {seeds_text(table) if len(table) else 'none finished'} (preparation, fit, sampling); "
+        f"{', '.join(map(str, experiment.slow_seeds))} for CondOT and the paper's preset",
+        f"- Machine: {machine()}; one thread per fit",
+        f"- Versions: {versions()}" + (f"; fitted at commit {code}" if code else ""),
+        "- After the colon: how the features describe a dose (`auto`: the paper's nine numbers; `rescaled`: "
+        "without the one-hot dose, `own`)",
+    ]
+    return "\n".join(line for i, line in enumerate(lines) if line or i < 2)
+
+
+def _figures(held: pd.DataFrame, cells: Sequence[Cell], out: Path, label: str) -> list[str]:
+    axes = figures.settings(
+        held, ["mean_distance", "pearson_delta", "kde_nll"], log=["kde_nll"], goal={"pearson_delta": 0.96}
+    )
+    parts = ["## Figures", _save(axes, out, "settings", f"Every setting{label}", label)]
+    seed = min(held["seed"])
+    first = [cell for cell in cells if cell.task.seed == seed]
+    genes = calibration_table(first, out)
+    shown = [m for m in genes["method"].unique() if not m.startswith("control")] if len(genes) else []
+    if shown:
+        axes = figures.calibration(genes[genes["method"].isin(shown)])
+        parts.append(_save(axes, out, "calibration", f"Calibration{label}, seed {seed}", label))
+    for setting, own in _by_setting(first).items():
+        text = _marginals(setting, own, out, label)
+        if text:
+            parts.append(text)
+    return parts
+
+
+def _by_setting(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """The first setting of every cell line with another drug each: a figure for each."""
+    found: dict[str, list[Cell]] = {}
+    drugs: dict[str, str] = {}
+    for cell in cells:
+        task = cell.task
+        if isinstance(task, SciPlex3Task) and not task.problem and task.drug not in drugs.values():
+            drugs.setdefault(task.cell_line, task.drug)
+    for cell in cells:
+        if isinstance(cell.task, SciPlex3Task) and drugs.get(cell.task.cell_line) == cell.task.drug:
+            found.setdefault(f"{cell.task.cell_line}-{cell.task.drug}", []).append(cell)
+    return found
+
+
+def _marginals(setting: str, cells: Sequence[Cell], out: Path, label: str) -> str:
+    wanted = {"gim", "mean_shift"}
+    predicted: dict[str, np.ndarray] = {}
+    for cell in cells:
+        found = kept_details(cell, out).get("queries", {})
+        if cell.method.name in wanted and found and cell.task.columns()["features"] == "auto":
+            predicted[f"{cell.method.name}:auto"] = np.array(next(iter(found.values()))["cells"])
+        if cell.method.name == "gim" and found and cell.task.columns()["features"] == "rescaled":
+            predicted["gim:rescaled"] = np.array(next(iter(found.values()))["cells"])
+    if not predicted:
+        return ""
+    task = cells[0].task.load()
+    true = task.splits[SPLIT][0].cells
+    control = task.train.x[task.train.control]
+    change = np.abs(true.mean(0) - control.mean(0))[: min(x.shape[1] for x in predicted.values())]
+    order = np.argsort(-change, kind="stable")
+    # The genes that change most, and some that change in between.
+    chosen = [*order[:3], *order[len(order) // 4 :: max(1, len(order) // 4)][:3]]
+    chosen = list(dict.fromkeys(int(g) for g in chosen))
+    axes = figures.marginal_panels(
+        [task.genes[g] for g in chosen], true[:, chosen], {k: x[:, chosen] for k, x in predicted.items()},
+        control[:, chosen],
+    )  # fmt: skip
+    line, _, drug = setting.partition("-")
+    return _save(axes, out, f"marginals_{setting}", f"{line}, {drug} held out{label}", f" {line}, {drug}{label}")
+
+
+def _save(axes: Any, out: Path, stem: str, title: str, label: str) -> str:
+    from matplotlib import pyplot as plt
+
+    figure = axes.flat[0].figure
+    if label:
+        figure.suptitle(label.strip(), fontsize=9)
+    figure.savefig(out / f"{stem}.png", dpi=150)
+    plt.close(figure)
+    return f"![{title}]({stem}.png)"
