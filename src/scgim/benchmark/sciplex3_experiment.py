@@ -88,14 +88,15 @@ class SciPlex3Experiment:
         return "synthetic" in self.source.lower() or "simulated" in self.source.lower()
 
     def cells(self) -> list[Cell]:
-        """Every setting x seed x method x encoding."""
+        """Every setting x seed x method x encoding, seed by seed: an interrupted run has whole seeds."""
         return [
             Cell(self.task(found, drug, seed, encoding), self.method(name, encoding))
+            for seed in dict.fromkeys([*self.slow_seeds, *self.seeds])
             for found in self.extracts
             for drug in self.drugs
             for name in self.methods
+            if seed in (self.slow_seeds if name in SLOW else self.seeds)
             for encoding in self.encodings_of(name)
-            for seed in (self.slow_seeds if name in SLOW else self.seeds)
         ]
 
     def encodings_of(self, name: str) -> Sequence[str]:

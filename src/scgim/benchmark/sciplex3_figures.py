@@ -61,6 +61,9 @@ def settings(
                             label=label)  # fmt: skip
             if metric in log:
                 ax.set_yscale("log")
+            if metric.startswith("pearson"):  # the control is near 0: it would hide what the others differ in
+                others = own.loc[own["method"] != "control", "value"].dropna()
+                ax.set_ylim(min(0.9, others.min()) - 0.03 if len(others) else 0, 1.01)
             if goal and metric in goal:
                 ax.axhline(goal[metric], color="0.5", linewidth=0.8, linestyle="--")
             ax.set_xticks(range(len(drugs)), drugs if i == len(metrics) - 1 else [""] * len(drugs), fontsize=7,
@@ -143,6 +146,7 @@ def marginal_panels(
             at = -width * (0.6 + 0.7 * (len(groups) - 1 - k))
             ax.plot([at, at], [0, (values <= 0).mean()], solid_capstyle="butt", **{**style, "linewidth": 3})
         ax.axvline(0, color="0.5", linewidth=0.5)
+        ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= bins[-1]])
         ax.set_ylim(bottom=0)
         ax.set_title(gene, fontsize=9, style="italic")
         ax.tick_params(labelsize=7)
@@ -182,7 +186,7 @@ def calibration(table: pd.DataFrame) -> np.ndarray:
         own = table[table["method"] == method]
         above, below = axes[0, j], axes[1, j]
         above.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
-        above.plot(own["zero_true"], own["zero_predicted"], "o", color=colors[method], markersize=2, alpha=0.3,
+        above.plot(own["zero_true"], own["zero_predicted"], "o", color=colors[method], markersize=2.5, alpha=0.4,
                    markeredgewidth=0)  # fmt: skip
         error = (own["zero_true"] - own["zero_predicted"]).abs().mean()
         above.set_title(f"{method_label(method)}\nmean abs. error {error:.3f}", fontsize=8)

@@ -88,7 +88,10 @@ def run_sciplex3(
         parts += tuning_table(trials, tune_seed)
     failed = failures(cells, out)
     if len(failed):
-        parts += ["## Failed", markdown(failed)]
+        found = failed.groupby("reason", sort=False).agg(
+            cells=("task", "size"), methods=("method", lambda m: ", ".join(dict.fromkeys(m))), first=("task", "first")
+        )
+        parts += ["## Failed", markdown(found.reset_index())]
     page = out / "report.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
@@ -122,7 +125,8 @@ def _figures(held: pd.DataFrame, cells: Sequence[Cell], out: Path, label: str) -
     seed = min(held["seed"])
     first = [cell for cell in cells if cell.task.seed == seed]
     genes = calibration_table(first, out)
-    shown = [m for m in genes["method"].unique() if not m.startswith("control")] if len(genes) else []
+    wanted = ("gim", "gim_paper", "mean_shift", "next_lower_dose")
+    shown = [m for m in genes["method"].unique() if m.partition(":")[0] in wanted] if len(genes) else []
     if shown:
         axes = figures.calibration(genes[genes["method"].isin(shown)])
         parts.append(_save(axes, out, "calibration", f"Calibration{label}, seed {seed}", label))
