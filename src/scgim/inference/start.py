@@ -54,8 +54,16 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
     alpha = config.inverse_temperature
     if isinstance(alpha, str):  # 1 as in the paper's start; after a search the prior on z must not outweigh the data
         alpha = float(data.n_genes) if config.init == "search" else 1.0
+    wide = config.mechanism == "ziln" and config.init == "search" and config.amortised
+    phi, hidden = config.intervention_scale, config.target_scale
     return replace(
-        config, graph_sparsity=graph, target_sparsity=target, inverse_temperature=alpha, effect_pull=pull
+        config,
+        graph_sparsity=graph,
+        target_sparsity=target,
+        inverse_temperature=alpha,
+        effect_pull=pull,
+        intervention_scale=(3.0 if wide else 1.0) if isinstance(phi, str) else phi,
+        target_scale=(0.3 if wide else 0.1) if isinstance(hidden, str) else hidden,
     )
 
 
@@ -73,8 +81,8 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
             graph_sparsity=float(config.graph_sparsity),
             target_sparsity=float(config.target_sparsity),
             mechanism_scale=config.mechanism_scale,
-            intervention_scale=config.intervention_scale,
-            target_scale=config.target_scale,
+            intervention_scale=float(config.intervention_scale),
+            target_scale=float(config.target_scale),
             effect_noise=config.effect_noise,
         ),
         config.gumbel_scale,
