@@ -7,7 +7,7 @@ from .lagrangian import AugmentedLagrangian, half_cosine
 from .refit import refit_effects
 from .scores import LocalScores
 from .search import SearchResult, search_structure
-from .start import build, find_structure, resolve_sparsity, start_from_search
+from .start import build, condition_moments, find_structure, resolve_sparsity, start_from_search
 from .state import checksum, pack, unpack
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "TrainingData",
     "build",
     "checksum",
+    "condition_moments",
     "find_structure",
     "fit",
     "half_cosine",

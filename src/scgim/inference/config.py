@@ -57,7 +57,8 @@ class FitConfig:
     max_parents, n_candidates, n_shakes
         Limits of the search (`own`).
     search_cells
-        Most cells per perturbed condition that the search looks at; eight times as many controls (`own`).
+        Most cells per perturbed condition that the search looks at; eight times as many controls (`own`). A weak target
+        needs all of a condition's cells to be found; fewer make the search faster.
     graph_sparsity
         beta_G in nats per edge; ``"auto"`` (`own`): half of log(cells) per parameter that an edge adds, as in the BIC
         (one for a linear edge, one per hidden unit for an MLP's), plus 2 log(genes), as in the extended BIC.
@@ -113,7 +114,7 @@ class FitConfig:
     max_parents: int = 10
     n_candidates: int = 20
     n_shakes: int | Literal["auto"] = "auto"
-    search_cells: int = 400
+    search_cells: int = 1000
     graph_sparsity: float | Literal["auto"] = "auto"
     target_sparsity: float | Literal["auto"] = "auto"
     mechanism_scale: float = 3.0

@@ -1,0 +1,124 @@
+"""`tl.target_evidence`: how strongly the cells of a condition say that a gene is a target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scgim.inference import TrainingData, condition_moments
+
+from ._prepared import condition_codes, known_arrays, training_tensors
+from .stored import StoredModel, load
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Cells looked at in one go: memory stays small.
+_CHUNK = 4096
+
+
+def target_evidence(adata: AnnData, *, key: str = "gim", group: str | None = None) -> pd.DataFrame:
+    """Evidence, in nats, that a condition replaces a gene's mechanism.
+
+    For every trained condition and gene: the log likelihood of the condition's cells under a mechanism of their own
+    (hard interventions: their own marginal distribution; shifts: the learned mechanism with an offset of their own)
+    minus that under the mechanism learned for the gene, given its parents in these cells (`own`). What the parents
+    explain is no evidence; what the graph fails to explain is. It tells strong from weak targets where the
+    probabilities of `scgim.get.targets` are all near 1, and shows how near a gene that is none came.
+
+    Parameters
+    ----------
+    adata
+        With a fit; nothing is written into it.
+    key, group
+        Which fit.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per trained, perturbed condition and modelled gene: condition, gene, evidence (nats, summed over the
+        condition's training and validation cells), probability (that the model gives the target), is_target, n_cells.
+        An evidence above the `target_sparsity` of the fit (``adata.uns["gim"]["params"]["fit"]["settings"]``) speaks
+        for a target.
+
+    Raises
+    ------
+    KeyError
+        If there is no fit.
+    ValueError
+        If no cell is left that the model was trained on.
+
+    Examples
+    --------
+    >>> import scgim
+    >>> adata = scgim.datasets.simulated_sciplex3()
+    >>> scgim.pp.prepare(adata, dose_key="dose_value", n_genes=10, hold_out={"Dacinostat": 10_000})
+    >>> scgim.tl.fit_gim(adata, max_steps=20, progress=False)
+    >>> table = scgim.tl.target_evidence(adata)
+    >>> list(table.columns)
+    ['condition', 'gene', 'evidence', 'probability', 'is_target', 'n_cells']
+    """
+    model = load(adata, key, group)
+    uns = model.uns
+    codes = condition_codes(adata, model.keys, uns)
+    split = adata.obs[model.keys.split].astype(object).isin(["train", "valid"]).to_numpy(dtype=bool)
+    used = np.unique(codes[split & (codes >= 0)])
+    if not len(used):
+        raise ValueError("There is no cell that the model was trained on: pass the AnnData that it was fitted to.")
+    data = training_tensors(adata, model.keys, uns, known_arrays(uns, model.genes, None, None))
+    x = torch.empty_like(data.x)
+    x[:, torch.as_tensor(model.order_in(adata))] = data.x  # from the order of adata.var to that of the fit
+    # All cells count, those kept for validation included.
+    data = replace(data, x=x, valid=torch.zeros_like(data.valid))
+    evidence = _evidence(model, data).numpy()
+    table = uns["targets"].astype({"condition": str, "gene": str}).set_index(["condition", "gene"])
+    labels = uns["conditions"]["condition"].astype(str).to_numpy()[used]
+    counts = np.bincount(data.condition.numpy(), minlength=len(used))
+    treated = np.flatnonzero(~uns["conditions"]["is_control"].to_numpy(dtype=bool)[used])
+    out = pd.DataFrame(
+        {
+            "condition": np.repeat(labels[treated].astype(object), model.n_genes),
+            "gene": np.tile(model.genes.astype(object), len(treated)),
+            "evidence": evidence[treated].ravel().astype(np.float64),
+        }
+    )
+    keys = pd.MultiIndex.from_frame(out[["condition", "gene"]].astype(str))
+    out["probability"] = table["probability"].reindex(keys).to_numpy()
+    out["is_target"] = out["probability"] > 0.5
+    out["n_cells"] = np.repeat(counts[treated], model.n_genes)
+    return out
+
+
+@torch.no_grad()
+def _evidence(model: StoredModel, data: TrainingData) -> torch.Tensor:
+    """(conditions, genes)"""
+    gim = model.gim
+    graph = torch.as_tensor(model.graph).to(data.x).unsqueeze(0)
+    moments = condition_moments(gim, data)
+    if gim.intervention == "shift":
+        moments = _residual_shift(model, data, graph)
+    total = data.x.new_zeros(data.n_conditions, data.n_genes)
+    for rows in torch.arange(len(data.x)).split(_CHUNK):
+        condition = data.condition[rows]
+        own, replaced = gim.gene_log_likelihoods(data.x[rows], condition, graph, moments)
+        total.index_add_(0, condition, replaced - own)
+    return total
+
+
+def _residual_shift(model: StoredModel, data: TrainingData, graph: torch.Tensor) -> torch.Tensor:
+    """(conditions, genes, 1) mean of what the mechanism leaves, in units of the response."""
+    mechanisms = model.gim.mechanisms
+    total = data.x.new_zeros(data.n_conditions, data.n_genes)
+    count = torch.zeros_like(total)
+    for rows in torch.arange(len(data.x)).split(_CHUNK):
+        x, condition = data.x[rows], data.condition[rows]
+        location = mechanisms.location(x.unsqueeze(0), graph)[0]
+        weight = (x > 0).to(x) if mechanisms.is_ziln else torch.ones_like(x)
+        value = torch.where(weight > 0, x, torch.ones_like(x)).log() if mechanisms.is_ziln else x
+        total.index_add_(0, condition, weight * (value - location))
+        count.index_add_(0, condition, weight)
+    return (total / count.clamp_min(1.0) / mechanisms.response_scale).unsqueeze(-1)
