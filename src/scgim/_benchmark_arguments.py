@@ -123,6 +123,7 @@ def _add_run(parser: Any, add_common: Callable[..., None], whole: Callable[[int]
     add("--jobs", type=whole(1), default=1, metavar="N", help="fits at a time, one thread each (default: 1)")
     add("--time-limit", type=float, metavar="S", help="seconds for one fit; a longer one is recorded as failed")
     add("--retry-failed", action="store_true", help="run again what failed before")
+    add("--report", action="store_true", help="fit nothing: write the page from what is finished")
     add_common(parser, device=False, seed=False, threads=False)
 
 

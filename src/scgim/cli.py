@@ -211,6 +211,7 @@ def _how(args: argparse.Namespace) -> dict[str, Any]:
         "jobs": args.jobs,
         "time_limit": args.time_limit,
         "retry_failed": args.retry_failed,
+        "report_only": args.report,
         "progress": _show_progress(args),
         "command": shlex.join(["scgim", *_without_place(args.argv)]),
     }

@@ -12,7 +12,7 @@ import pandas as pd
 from . import sciplex3_figures as figures
 from .provenance import machine, versions
 from .report import markdown, seeds_text
-from .run import Cell, commits, failures, kept_details, run
+from .run import Cell, commits, failures, kept_details, results, run
 from .sciplex3 import SPLIT, SciPlex3Task
 from .sciplex3_experiment import SciPlex3Experiment, tune_sciplex3
 from .sciplex3_tables import (
@@ -36,6 +36,7 @@ def run_sciplex3(
     tune_trials: int = 0,
     tune_seed: int = 500,
     command: str = "",
+    report_only: bool = False,
 ) -> Path:
     """Run the SciPlex3 experiment and write its table, figures and page.
 
@@ -51,6 +52,8 @@ def run_sciplex3(
         Choose hyper-parameters first, see :func:`scgim.benchmark.tune_sciplex3`; 0: keep the defaults.
     command
         The command line, for the page.
+    report_only
+        Fit nothing: write the page from what is finished.
 
     Returns
     -------
@@ -63,16 +66,20 @@ def run_sciplex3(
         If no setting can be run: every cell line lacks its cells.
     """
     out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     if all(found.problem for found in experiment.extracts):
         raise ValueError("Nothing can be run. " + " ".join(found.problem for found in experiment.extracts))
     trials = pd.DataFrame()
-    if tune_trials:
+    if tune_trials and not report_only:
         experiment, trials = tune_sciplex3(
             experiment, out, n_trials=tune_trials, seed=tune_seed, jobs=jobs, time_limit=time_limit, progress=progress
         )
         trials.to_csv(out / "tuning.csv", index=False, float_format="%.6g")
     cells = experiment.cells()
-    table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
+    if report_only:
+        table = results(cells, out)
+    else:
+        table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
     table.to_csv(out / "results.csv", index=False, float_format="%.6g")
     named = table.assign(method=with_encoding(table))
     label = " (stand-in)" if experiment.semi_synthetic else ""

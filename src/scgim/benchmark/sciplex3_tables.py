@@ -29,6 +29,8 @@ _N_HALVES = 5
 
 def with_encoding(table: pd.DataFrame) -> pd.Series:
     """`gim:rescaled`: the method and, where it reads features, their encoding."""
+    if table.empty:
+        return table["method"]
     named = [
         f"{method}:{features}" if method in FEATURED else str(method)
         for method, features in zip(table["method"], table["features"], strict=True)
@@ -43,6 +45,7 @@ def score_tables(held: pd.DataFrame, named: pd.DataFrame, halves: pd.DataFrame, 
     for method in methods:
         own = everything[everything["method"] == method]
         row = {"method": figures.method_label(method)}
+        row["settings x seeds"] = str(int((own["metric"] == "mean_distance").sum()))
         for metric in _METRICS:
             row[heading(metric)] = _over_seeds(own[own["metric"] == metric])
         fit = named[(named["method"] == method) & (named["split"] == "fit")]

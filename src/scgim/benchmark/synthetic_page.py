@@ -12,7 +12,7 @@ from . import figures
 from .experiments import SWEEPS, SyntheticExperiment, tune_methods
 from .provenance import machine, versions
 from .report import markdown, mean_and_error, ratios, seeds_text, summarise, wide
-from .run import Cell, commits, curves, failures, run
+from .run import Cell, commits, curves, failures, results, run
 from .synthetic import SPLITS
 
 _DESIGN = ["mechanism", "graph", "intervention"]
@@ -38,6 +38,7 @@ def run_synthetic(
     tune_trials: int = 0,
     tune_seeds: Sequence[int] = (500,),
     command: str = "",
+    report_only: bool = False,
 ) -> Path:
     """Run the synthetic experiment and write its table, figures and page.
 
@@ -53,6 +54,8 @@ def run_synthetic(
         Choose hyper-parameters first, see :func:`scgim.benchmark.tune_methods`; 0: keep the defaults.
     command
         The command line, for the page.
+    report_only
+        Fit nothing: write the page from what is finished.
 
     Returns
     -------
@@ -69,7 +72,10 @@ def run_synthetic(
     by_experiment = experiment.cells()
     # One list without repetitions: the default design is part of every sweep.
     cells = list({cell.name: cell for own in by_experiment.values() for cell in own}.values())
-    table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
+    if report_only:
+        table = results(cells, out)
+    else:
+        table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
     table.to_csv(out / "results.csv", index=False, float_format="%.6g")
     parts = [_introduction(table, experiment, command, ", ".join(commits(cells, out)))]
     for name, own in by_experiment.items():
