@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 FILE = "papalexi2021_thp1_eccite_299genes.h5ad"
 CONTROL = "non-targeting"
+_EVIDENCE = "largest evidence (nats)"
+#: What a non-targeting guide that is treated as a knock-out is called.
+GUIDE = "guide "
 #: From the receptor to what it switches on; IFNGR1 is not in the panel.
 UPSTREAM, HUB, DOWNSTREAM = ("IFNGR2", "JAK2"), "STAT1", ("UBE2L6", "STAT2", "PSMB9")
 
@@ -36,9 +39,7 @@ def prepare(adata: AnnData, args: Any, seed: int) -> list[str]:
     known = adata.var_names[adata.var["is_target"].to_numpy(dtype=bool)].tolist()
     scgim.pp.prepare(adata, n_genes=int(args.n_genes), **settings)
     markers = adata.var_names[adata.var["gim"].to_numpy(dtype=bool)].tolist()
-    wanted = list(
-        dict.fromkeys([*known, *[g for g in (*UPSTREAM, HUB, *DOWNSTREAM) if g in adata.var_names]])
-    )
+    wanted = list(dict.fromkeys([*known, *[g for g in (*UPSTREAM, HUB, *DOWNSTREAM) if g in adata.var_names]]))
     missing = [gene for gene in wanted if gene not in markers]
     if missing:
         by_score = adata.var.loc[markers, "gim_score"].abs().sort_values(ascending=False).index.tolist()
@@ -47,6 +48,34 @@ def prepare(adata: AnnData, args: Any, seed: int) -> list[str]:
         del adata.layers["counts"]
         scgim.pp.prepare(adata, genes=[*kept[: int(args.n_genes) - len(missing)], *missing], **settings)
     return missing
+
+
+def resample(adata: AnnData, seed: int) -> AnnData:
+    """A bootstrap of the cells of every condition: what another experiment of the same size might have given."""
+    rng = np.random.default_rng([seed, 7])
+    label = adata.obs["target"].astype(str).to_numpy()
+    rows = np.concatenate(
+        [rng.choice(own := np.flatnonzero(label == name), size=len(own)) for name in np.unique(label)]
+    )
+    out = adata[rows].copy()
+    out.obs_names = [f"cell{i}" for i in range(len(rows))]
+    return out
+
+
+def set_guide_apart(adata: AnnData, seed: int) -> str:
+    """Call the cells of one non-targeting guide a knock-out of their own: nothing acts in them."""
+    if "grna" not in adata.obs:
+        return ""
+    label = adata.obs["target"].astype(str)
+    guides = adata.obs.loc[label == CONTROL, "grna"].astype(str).value_counts()
+    guides = sorted(guides.index[guides >= 50])
+    if len(guides) < 2:
+        return ""
+    guide = guides[seed % len(guides)]
+    name = f"{GUIDE}{guide}"
+    apart = (label == CONTROL) & (adata.obs["grna"].astype(str) == guide)
+    adata.obs["target"] = pd.Categorical(label.mask(apart, name))
+    return name
 
 
 def mean_changes(adata: AnnData) -> pd.DataFrame:
@@ -117,10 +146,9 @@ def pathway_order(graph: nx.DiGraph) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument(
-        "--n-genes", default="50", help='modelled genes (markers and the known targets), or "all"'
-    )
+    parser.add_argument("--n-genes", default="50", help='modelled genes (markers and the known targets), or "all"')
     parser.add_argument("--min-counts", type=int, default=25, help="fewest counts per cell, within the panel")
+    parser.add_argument("--no-bootstrap", action="store_true", help="the same cells for every seed")
     parser.add_argument("--intervention", choices=["hard", "shift"], default="hard")
     args = parser.parse_args(argv)
     path = data_file(args.data, FILE)
@@ -142,17 +170,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     ranks, calls, orders, fits, edges = [], [], [], [], []
     for seed in args.seeds:
         adata = ad.read_h5ad(path)
+        if not args.no_bootstrap:
+            adata = resample(adata, seed)
+        set_guide_apart(adata, seed)
         missing = prepare(adata, args, seed)
-        known = [
-            g for g in adata.var_names[adata.var["is_target"].to_numpy(dtype=bool)] if adata.var.loc[g, "gim"]
-        ]
+        known = [g for g in adata.var_names[adata.var["is_target"].to_numpy(dtype=bool)] if adata.var.loc[g, "gim"]]
         scgim.tl.fit_gim(adata, rng=seed, intervention=args.intervention, **fit_settings(args))
         learned = adata.uns["gim"]["targets"].astype({"condition": str, "gene": str})
         naive = mean_changes(adata)
+        evidence = scgim.tl.target_evidence(adata).astype({"condition": str, "gene": str})
         ranks += in_panel_rows(learned, known, "probability", seed)
+        # Evidence ranks what the model calls: a gene without the call comes after all that have it.
+        called = evidence.assign(evidence=evidence["evidence"].clip(lower=0) + 1e9 * evidence["is_target"])
+        ranks += in_panel_rows(called, known, "evidence", seed)
+        ranks += in_panel_rows(naive, known, "change", seed) + in_panel_rows(naive, known, "t", seed)
         if seed == args.seeds[0]:
-            ranks += in_panel_rows(naive, known, "change", seed) + in_panel_rows(naive, known, "t", seed)
-        calls.append(_calls(adata, learned, known).assign(seed=seed))
+            ranks += in_panel_rows(ut_igsp_targets(adata, seed), known, "ut_igsp", seed)
+        calls.append(_calls(adata, learned, evidence, known).assign(seed=seed))
         graph = scgim.get.graph(adata)
         orders.append(pathway_order(graph).assign(seed=seed))
         names = [g for g in (*UPSTREAM, HUB, *DOWNSTREAM) if g in graph]
@@ -175,17 +209,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     frames = [pd.DataFrame(ranks), pd.concat(calls), pd.concat(orders), pd.concat(edges)]
     _pages(note, args, adata, missing, *frames, pd.DataFrame(fits))
     names = ("rank of the true gene", "calls", "order", "pathway edges")
-    tidy = pd.concat(
-        [frame.assign(table=name) for name, frame in zip(names, frames, strict=True) if len(frame)]
-    )
+    tidy = pd.concat([frame.assign(table=name) for name, frame in zip(names, frames, strict=True) if len(frame)])
     note.write(args.out, "real_knockouts", tidy)
 
 
-def _calls(adata: AnnData, learned: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
+def ut_igsp_targets(adata: AnnData, seed: int) -> pd.DataFrame:
+    """Targets of UT-IGSP: 1 where it calls one; all genes tie where it does not."""
+    import scgim
+    from scgim.baselines import prepared_condition
+
+    fitted = scgim.baselines.fit(adata, method="ut_igsp", rng=seed)
+    genes = adata.var_names[adata.var["gim"].to_numpy(dtype=bool)].astype(str)
+    table = adata.uns["gim"]["conditions"]
+    names = table.loc[~table["is_control"], "condition"].astype(str).tolist()
+    found = fitted.targets([prepared_condition(adata, name) for name in names])
+    return pd.concat(
+        [pd.DataFrame({"condition": n, "gene": genes, "ut_igsp": row}) for n, row in zip(names, found, strict=True)],
+        ignore_index=True,
+    )
+
+
+def _calls(adata: AnnData, learned: pd.DataFrame, evidence: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
     """How many genes are called for every knock-out, and which."""
     table = adata.uns["gim"]["conditions"]
     cells = dict(zip(table["condition"].astype(str), table["n_cells"], strict=True))
     rows = []
+    largest = evidence.groupby("condition")["evidence"].max()
     for name, group in learned.groupby("condition", sort=False):
         called = group[group["is_target"]].sort_values("probability", ascending=False)["gene"].tolist()
         rows.append(
@@ -194,6 +243,7 @@ def _calls(adata: AnnData, learned: pd.DataFrame, known: Sequence[str]) -> pd.Da
                 "in panel": name in known,
                 "cells": cells[name],
                 "called": len(called),
+                "largest evidence (nats)": round(float(largest[name]), 1),
                 "own gene called": name in called,
                 "one of the known targets called": bool(set(called) & set(known)),
                 "genes": ", ".join(called[:6]) + (", ..." if len(called) > 6 else ""),
@@ -226,8 +276,16 @@ def _pages(
             else "No gene was put in by hand."
         )
         + f" Interventions: {args.intervention}; features: one-hot. No cell of any condition is held out."
+        + ("" if args.no_bootstrap else " Every seed has its own bootstrap of the cells of every condition.")
+        + " One non-targeting guide per seed (another one for every seed) is treated as a knock-out."
     )
-    names = {"probability": "GIM", "change": "mean changes most", "t": "mean changes most, by Welch's t"}
+    names = {
+        "probability": "GIM, by probability",
+        "evidence": "GIM, called targets by evidence",
+        "ut_igsp": "UT-IGSP (first seed)",
+        "change": "mean changes most",
+        "t": "mean changes most, by Welch's t",
+    }
     rows = []
     for by, group in ranks.groupby("method", sort=False):
         per_seed = group.groupby("seed")["rank"]
@@ -244,19 +302,13 @@ def _pages(
     wide = ranks.pivot_table(
         index="knock-out", columns="method", values="rank", aggfunc=lambda v: mean_and_spread(v, 1)
     )
-    first = (
-        ranks.groupby(["knock-out", "method"])["first"].agg(lambda v: ", ".join(dict.fromkeys(v))).unstack()
-    )
+    first = ranks.groupby(["knock-out", "method"])["first"].agg(lambda v: ", ".join(dict.fromkeys(v))).unstack()
     table = pd.DataFrame(
-        {
-            f"{names[c]}: {what}": t[c]
-            for c in names
-            if c in wide
-            for what, t in (("rank", wide), ("first", first))
-        }
+        {f"{names[c]}: {what}": t[c] for c in names if c in wide for what, t in (("rank", wide), ("first", first))}
     )
     note.table("Rank of the true gene (mean over seeds; ties share their mean rank)", table.reset_index())
-    off, inside = calls[~calls["in panel"]], calls[calls["in panel"]]
+    guide = calls["knock-out"].str.startswith(GUIDE)
+    off, inside = calls[~calls["in panel"] & ~guide], calls[calls["in panel"]]
     rows = []
     for what, values in (
         ("in-panel knock-outs whose own gene is called", inside.groupby("seed")["own gene called"].sum()),
@@ -270,34 +322,32 @@ def _pages(
             off.groupby("seed")["one of the known targets called"].sum(),
         ),
         ("genes called per off-panel knock-out", off.groupby("seed")["called"].mean()),
+        ("largest evidence of an in-panel knock-out, nats (median)", inside.groupby("seed")[_EVIDENCE].median()),
+        ("largest evidence of an off-panel knock-out, nats (median)", off.groupby("seed")[_EVIDENCE].median()),
+        ("genes called for a non-targeting guide set apart", calls[guide].groupby("seed")["called"].mean()),
+        ("largest evidence of such a guide, nats", calls[guide].groupby("seed")[_EVIDENCE].mean()),
     ):
         rows.append({"": what, "value": mean_and_spread(values, 1)})
     n_inside, n_off = inside["knock-out"].nunique(), off["knock-out"].nunique()
     below = f"There are {n_inside} in-panel and {n_off} off-panel knock-outs."
     note.table("Calls (probability above 1/2)", pd.DataFrame(rows), below)
-    one = calls[calls["seed"] == calls["seed"].iloc[0]].drop(
-        columns=["seed", "one of the known targets called"]
-    )
+    one = calls[calls["seed"] == calls["seed"].iloc[0]].drop(columns=["seed", "one of the known targets called"])
     note.table("Genes called for every knock-out, first seed", one)
-    counted = orders.groupby(["cause", "effect"], sort=False)[
-        ["edge", "path", "reversed edge", "reversed path"]
-    ].sum()
+    counted = orders.groupby(["cause", "effect"], sort=False)[["edge", "path", "reversed edge", "reversed path"]].sum()
     note.table(
         f"Interferon pathway in the graph: in how many of {len(args.seeds)} fits",
         counted.reset_index(),
-        "IFNGR1 is not in the panel. Expected: no reversed path, and a path from the hub to "
-        "each gene below it.",
+        "IFNGR1 is not in the panel. Expected: no reversed path, and a path from the hub to each gene below it.",
     )
-    note.table(
-        "Edges among the pathway's genes",
-        edges.assign(probability=edges["probability"].map("{:.2f}".format))[
-            ["seed", "source", "target", "probability"]
-        ],
-    )
+    n_seeds = len(args.seeds)
+    if len(edges):
+        often = edges.groupby(["source", "target"])["probability"].agg(["size", "mean"]).reset_index()
+        often = often.sort_values(["size", "mean"], ascending=False)
+        often["mean"] = often["mean"].map("{:.2f}".format)
+        often = often.rename(columns={"size": f"in how many of {n_seeds} fits", "mean": "mean probability where found"})
+        note.table("Edges among the pathway's genes", often)
     note.table("Fits", fits)
-    note.text(
-        "![Targets, first seed](real_knockouts_targets.png)", "![Graph, first seed](real_knockouts_graph.png)"
-    )
+    note.text("![Targets, first seed](real_knockouts_targets.png)", "![Graph, first seed](real_knockouts_graph.png)")
 
 
 if __name__ == "__main__":
