@@ -130,6 +130,13 @@ def test_user_matrix_by_part_is_taken_as_it_is() -> None:
     np.testing.assert_array_equal(featurize(make_spec(frame), PARTS), frame.to_numpy())
 
 
+def test_a_matrix_by_part_that_lacks_one_names_that_one() -> None:
+    labels = [f"{drug}_{dose:g}" for drug, dose in PARTS]
+    frame = pd.DataFrame(np.ones((15, 2)), index=labels[1:], columns=["x", "y"])
+    with pytest.raises(ValueError, match=rf"no row for '{labels[0]}'\."):
+        make_spec(frame)
+
+
 @pytest.mark.parametrize(
     ("frame", "message"),
     [

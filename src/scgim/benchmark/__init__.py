@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from .curves import effect_curves
 from .experiments import SyntheticExperiment, tune_methods
+from .figures import strips
 from .methods import Method
+from .report import summarise, wide
 from .run import Cell, failures, results, run
 from .sciplex3 import Extract, SciPlex3Task, extract
 from .sciplex3_experiment import SciPlex3Experiment, tune_sciplex3
@@ -39,7 +41,10 @@ __all__ = [
     "run_sciplex3",
     "run_synthetic",
     "score",
+    "strips",
+    "summarise",
     "tune",
     "tune_methods",
     "tune_sciplex3",
+    "wide",
 ]

@@ -227,17 +227,18 @@ def _user_matrix(frame: pd.DataFrame, parts: list[Part]) -> dict[str, Any]:
         raise ValueError("features: the DataFrame has no columns.")
     index = list(map(str, frame.index))
     labels = [part_label(*part) for part in parts]
-    by = "part" if set(labels) <= set(index) else "perturbation"
-    wanted = labels if by == "part" else sorted({name for name, _ in parts})
-    missing = [name for name in wanted if name not in set(index)]
+    rows, names = set(index), {name for name, _ in parts}
+    # Some labels among the rows mean that all were meant to be: the message then lists those that lack.
+    by = "part" if set(labels) <= rows or (set(labels) & rows and not names <= rows) else "perturbation"
+    wanted = labels if by == "part" else sorted(names)
+    missing = [name for name in wanted if name not in rows]
     if missing:
         raise ValueError(
             f"features: the DataFrame has no row for {listing(missing)}. Index it by perturbation "
-            f"({listing(sorted({n for n, _ in parts}), most=3)}) "
+            f"({listing(sorted(names), most=3)}) "
             f"or by part ({listing(labels, most=3)}), and give every one a row."
         )
-    rows = [index.index(name) for name in wanted]
-    matrix = _numeric(frame.iloc[rows], wanted)
+    matrix = _numeric(frame.iloc[[index.index(name) for name in wanted]], wanted)
     return {
         "by": by,
         "rows": np.array(wanted, dtype=object),

@@ -72,10 +72,10 @@ def feature_entries(spec: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what prepares the data."""
+    """Versions of what prepares the data and of what a fit uses."""
     from .. import __version__
 
-    packages = ("anndata", "numpy", "pandas", "scanpy", "scipy")
+    packages = ("anndata", "numpy", "pandas", "pyro-ppl", "scanpy", "scipy", "torch")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"scgim": __version__, "python": platform.python_version(), **found}
 

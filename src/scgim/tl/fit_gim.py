@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -276,11 +277,17 @@ def _report(keys: Keys, uns: Mapping[str, Any], result: FitResult, prob: np.ndar
         keys.prefix, n_edges, per_condition, result.n_steps, result.seconds, result.stopped,
         keys.uns, keys.edge_prob, keys.target_prob, keys.effect,
     )  # fmt: skip
-    if n_genes > 2 and per_condition > _DEGENERATE * n_genes:
-        logger.warning(
-            "fit %r has degenerated: a condition targets %.0f of %d genes on average, so the graph is "
-            "hardly used. Raise target_sparsity, or model genes that not every condition changes directly.",
-            keys.prefix, per_condition, n_genes,
+    many = treated & ((prob > 0.5).sum(1) > _DEGENERATE * n_genes)
+    if n_genes > 2 and many.any():
+        names = [str(c) for c, yes in zip(uns["conditions"]["condition"], many, strict=True) if yes]
+        degenerate = per_condition > _DEGENERATE * n_genes or many.sum() > _DEGENERATE * treated.sum()
+        logger.log(
+            logging.WARNING if degenerate else logging.INFO,
+            "fit %r %s: %d of %d conditions target more than half of the %d genes (%s; %.0f on average), so for "
+            "them the graph is hardly used. Where not every gene responds directly, raise target_sparsity, or "
+            "model genes that not every condition changes.",
+            keys.prefix, "has degenerated" if degenerate else "note", many.sum(), treated.sum(), n_genes,
+            listing(names, most=4), per_condition,
         )  # fmt: skip
     if n_edges == 0:
         logger.warning("fit %r found no edge: lower graph_sparsity, or take more cells.", keys.prefix)
