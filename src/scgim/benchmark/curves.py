@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pandas as pd
 
-from scgim.baselines import Baseline
+from scgim.baselines import Baseline, CannotPredict
 
 from .tasks import TaskSpec
+
+logger = logging.getLogger("scgim")
 
 
 def effect_curves(fitted: Baseline, spec: TaskSpec) -> pd.DataFrame:
@@ -30,7 +34,11 @@ def effect_curves(fitted: Baseline, spec: TaskSpec) -> pd.DataFrame:
     if curves is None or effects is None:
         return pd.DataFrame()
     conditions, targets, true = curves()
-    learned, probability = effects(conditions), np.asarray(fitted.targets(conditions))
+    try:
+        learned, probability = effects(conditions), np.asarray(fitted.targets(conditions))
+    except CannotPredict as reason:  # knows the trained doses only
+        logger.info("%s", reason)
+        return pd.DataFrame()
     rows, genes = np.nonzero(targets)
     table = pd.DataFrame(
         {
