@@ -87,19 +87,25 @@ def _ratio(pivot: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     gims = [m for m in methods if m.partition(":")[0] == "gim"]
     if not baselines or not gims:
         return []
-    best = pivot[baselines].mean().idxmin()
-    rows = [
-        {
-            "GIM": figures.method_label(gim),
-            "best baseline on average": figures.method_label(str(best)),
-            "mean distance, ratio of means": f"{pivot[gim].mean() / pivot[best].mean():.2f}",
-            "settings in which GIM is nearer": f"{int((pivot[gim] < pivot[best]).sum())} of {len(pivot)}",
-            "nearer than the best baseline of each setting": (
-                f"{int((pivot[gim] < pivot[baselines].min(axis=1)).sum())} of {len(pivot)}"
-            ),
-        }
-        for gim in gims
-    ]
+    rows = []
+    for gim in gims:
+        own = pivot.dropna(subset=[gim])  # an unfinished run: settings that GIM has, baselines that have them all
+        complete = [name for name in baselines if own[name].notna().all()]
+        if own.empty or not complete:
+            continue
+        best = str(own[complete].mean().idxmin())
+        rows.append(
+            {
+                "GIM": figures.method_label(gim),
+                "settings": len(own),
+                "best baseline on average": figures.method_label(best),
+                "mean distance, ratio of means": f"{own[gim].mean() / own[best].mean():.2f}",
+                "settings in which GIM is nearer": int((own[gim] < own[best]).sum()),
+                "nearer than the best baseline of each setting": int((own[gim] < own[complete].min(axis=1)).sum()),
+            }
+        )
+    if not rows:
+        return []
     return ["### GIM over the best baseline", markdown(pd.DataFrame(rows))]
 
 
