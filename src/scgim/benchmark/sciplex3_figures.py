@@ -34,6 +34,7 @@ def settings(
         Of Axes, (metrics, cell lines).
     """
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     lines = list(results["cell_line"].unique())
     drugs = sorted(results["drug"].unique())
@@ -61,6 +62,9 @@ def settings(
                             label=label)  # fmt: skip
             if metric in log:
                 ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+                ax.yaxis.set_major_formatter("{x:g}")
+                ax.yaxis.set_minor_formatter(NullFormatter())
             if metric.startswith("pearson"):  # the control is near 0: it would hide what the others differ in
                 others = own.loc[own["method"] != "control", "value"].dropna()
                 ax.set_ylim(min(0.9, others.min()) - 0.03 if len(others) else 0, 1.01)

@@ -159,14 +159,16 @@ def _by_setting(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 
 def _marginals(setting: str, cells: Sequence[Cell], out: Path, label: str) -> str:
-    wanted = {"gim", "mean_shift"}
+    # GIM under every encoding, the mean-shift MLP under the first that is finished.
     predicted: dict[str, np.ndarray] = {}
     for cell in cells:
         found = kept_details(cell, out).get("queries", {})
-        if cell.method.name in wanted and found and cell.task.columns()["features"] == "auto":
-            predicted[f"{cell.method.name}:auto"] = np.array(next(iter(found.values()))["cells"])
-        if cell.method.name == "gim" and found and cell.task.columns()["features"] == "rescaled":
-            predicted["gim:rescaled"] = np.array(next(iter(found.values()))["cells"])
+        name = cell.method.name
+        if name not in ("gim", "mean_shift") or not found:
+            continue
+        if name == "mean_shift" and any(known.startswith("mean_shift") for known in predicted):
+            continue
+        predicted[f"{name}:{cell.task.columns()['features']}"] = np.array(next(iter(found.values()))["cells"])
     if not predicted:
         return ""
     task = cells[0].task.load()
