@@ -243,7 +243,7 @@ def _without_place(argv: Sequence[str]) -> list[str]:
         option, found, value = word.partition("=")
         if before == "--data" or option == "--data":
             kept.append(f"--data={Path(value).name}" if found and option == "--data" else Path(word).name)
-        elif before != "--out" and option != "--out":
+        elif before != "--out" and option not in ("--out", "--report"):  # a report is of a run without it
             kept.append(word)
         before = word
     return kept
