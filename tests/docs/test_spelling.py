@@ -24,7 +24,7 @@ SPELLINGS = {
     r"\b[Hh]yperparamet\w+|\b[Hh]yper paramet\w+": "hyper-parameter",
     r"\b[Kk]nockouts?\b|\b[Kk]nock outs\b|\b(?:a|the) knock out\b": "knock-out",
     r"\b[Ss]ingle cell (?:data|perturbation|RNA|expression)": "single-cell",
-    r"\bSci-?Plex-3\b|\bsci-?plex ?3\b|\bSciplex3?\b|\bsciPlex3\b": "SciPlex3",
+    r"\bSci-?Plex-3\b|(?<!benchmark )\bsci-?plex ?3\b(?!\.md)|\bSciplex3?\b|\bsciPlex3\b": "SciPlex3",
     r"\b[Nn]ormaliz\w+|\b[Oo]ptimiz(?:e|er|ation|ing)\b|\b[Ii]nitializ\w+|\b[Aa]mortiz\w+": "British spelling, -is-",
     r"\b[Bb]ehavior\w*|\b[Cc]olor(?:s|ed)?\b": "British spelling, -our",
     r"\b[Cc]ounter-factual\w*|\b[Cc]ounter factual\w*": "counterfactual",
