@@ -32,9 +32,7 @@ def observed() -> ad.AnnData:
         obs += [(name, dose)] * n
     frame = pd.DataFrame(obs, columns=["perturbation", "dose"], index=[f"c{i}" for i in range(len(obs))])
     adata = ad.AnnData(np.vstack(x).astype(np.float32), obs=frame, var=pd.DataFrame(index=[*GENES, "other"]))
-    scgim.pp.prepare(
-        adata, dose_key="dose", input="log1p", genes=GENES, hold_out={"A": 10}, min_cells=1, min_counts=0
-    )
+    scgim.pp.prepare(adata, dose_key="dose", input="log1p", genes=GENES, hold_out={"A": 10}, min_cells=1, min_counts=0)
     return adata
 
 
@@ -69,9 +67,7 @@ def test_values_are_the_metrics_on_observed_and_predicted_cells(observed, predic
     cells = predicted[predicted.obs["condition"] == "A_10"].X
     for name in ("mean_distance", "kde_nll", "wasserstein", "e_distance"):
         assert value(table, "A_10", "gim", name) == pytest.approx(getattr(metrics, name)(true, cells))
-    assert value(table, "A_10", "gim", "pearson_delta") == pytest.approx(
-        metrics.pearson_delta(true, cells, control)
-    )
+    assert value(table, "A_10", "gim", "pearson_delta") == pytest.approx(metrics.pearson_delta(true, cells, control))
     counts = table[["n_true", "n_predicted"]].drop_duplicates().to_numpy().tolist()
     assert counts == [[40, 30]]
 
@@ -151,6 +147,31 @@ def test_max_cells_limits_the_pairwise_metrics_only(observed, predicted):
 def test_baseline_objects_with_options(observed, predicted):
     table = evaluate(observed, predicted, baselines=[MeanShift(steps=10), Control()], metrics=FAST)
     assert set(table["method"]) == {"gim", "mean_shift", "control"}
+
+
+def test_baselines_alone_need_no_predicted_cells(observed, predicted):
+    names = ["control", "next_lower_dose", "mean_shift"]
+    table = evaluate(observed, baselines=names, metrics=FAST)
+    assert list(dict.fromkeys(table["method"])) == names  # no row of "gim"
+    assert set(table["condition"]) == {"A_10"}  # what was held out
+    assert (table[["n_true", "n_predicted"]] == 40).all(axis=None)  # as many as were observed
+    asked = evaluate(observed, baselines="control", conditions=["B_1", "A_1"], metrics=FAST)
+    assert list(dict.fromkeys(asked["condition"])) == ["B_1", "A_1"]
+    # The values are those beside as many predicted cells.
+    cells = observed[observed.obs["gim_condition"] == "A_10", GENES].copy()
+    cells.obs["condition"] = "A_10"
+    beside = evaluate(observed, cells, baselines=names, metrics=FAST).query("method != 'gim'")
+    pd.testing.assert_frame_equal(table, beside.reset_index(drop=True))
+
+
+def test_nothing_to_evaluate_is_refused(observed):
+    with pytest.raises(ValueError, match=r"nothing to evaluate.*baselines"):
+        evaluate(observed)
+    with pytest.raises(KeyError, match="'C_1' has no observed cells"):
+        evaluate(observed, baselines="control", conditions="C_1")
+    scgim.pp.hold_out(observed, hold_out=None)
+    with pytest.raises(ValueError, match=r"No condition is held out.*conditions"):
+        evaluate(observed, baselines="control")
 
 
 def test_every_metric_has_a_value(observed, predicted):

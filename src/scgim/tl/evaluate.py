@@ -40,7 +40,7 @@ _PAIRWISE = ("kde_nll", "wasserstein", "sinkhorn_divergence", "e_distance")
 
 def evaluate(
     adata: AnnData,
-    predicted: AnnData,
+    predicted: AnnData | None = None,
     *,
     baselines: Sequence[str | bl.Baseline] = (),
     metrics: Sequence[str] | None = None,
@@ -59,15 +59,17 @@ def evaluate(
         their split; baselines are fitted on the training cells only.
     predicted
         Predicted cells, as `scgim.tl.sample_cells` returns them: `obs["condition"]` and the modelled genes.
+        None: the baselines alone; `adata` then needs no fit.
     baselines
         Names that `scgim.baselines.fit` knows ("control", "mean_shift", ...) or baseline objects. Each
-        predicts as many cells per condition as `predicted` has.
+        predicts as many cells per condition as `predicted` has, or, without it, as were observed.
     metrics
         Any of mean_distance, pearson_means, pearson_delta, kde_nll, wasserstein, sinkhorn_divergence,
         e_distance, zero_fraction_error, coverage (estimators: `scgim.metrics`). Default: mean_distance,
         pearson_delta, kde_nll, wasserstein, e_distance.
     conditions
-        Labels to compare. Default: every condition of `predicted` that has observed cells.
+        Labels to compare. Default: every condition of `predicted` that has observed cells; without
+        `predicted`, every condition that was held out.
     key, group
         Which preparation.
     rng
@@ -80,36 +82,50 @@ def evaluate(
     Returns
     -------
     pandas.DataFrame
-        One row per condition, method and metric: condition, method ("gim" or the baseline's name), metric,
-        value, n_true and n_predicted (cells that entered the value). Where a baseline has no prediction, or a
-        metric no value, the value is NaN and a warning says why.
+        One row per condition, method and metric: condition, method ("gim" for `predicted`, or the baseline's
+        name), metric, value, n_true and n_predicted (cells that entered the value). Where a baseline has no
+        prediction, or a metric no value, the value is NaN and a warning says why.
 
     Raises
     ------
     KeyError
         If nothing was prepared under `key`, or a condition is not there.
     ValueError
-        If a metric or baseline is unknown or named twice, genes are missing from `predicted`, or it has
-        values that are not finite.
+        If a metric or baseline is unknown or named twice, genes are missing from `predicted`, it has values
+        that are not finite, or there is neither a prediction nor a baseline.
 
     Examples
     --------
     >>> import scgim
     >>> new = scgim.tl.sample_cells(adata, perturbations=[("Dacinostat", 10_000)])    # doctest: +SKIP
     >>> scgim.tl.evaluate(adata, new, baselines=["control", "ridge"])                 # doctest: +SKIP
+
+    Before any fit, how hard the task is:
+
+    >>> adata = scgim.datasets.simulated_sciplex3()
+    >>> scgim.pp.prepare(adata, dose_key="dose_value", n_genes=10, hold_out={"Dacinostat": 10_000})
+    >>> table = scgim.tl.evaluate(adata, baselines=["control", "next_lower_dose"], metrics="mean_distance")
+    >>> table["method"].tolist()
+    ['control', 'next_lower_dose']
     """
     keys, _ = require_prepared(adata, key, group)
     names = _check_metrics(metrics)
     genes = adata.var_names[adata.var[keys.genes].to_numpy(dtype=bool)]
-    cells = _predicted_cells(predicted, genes)
+    table = adata.uns[keys.uns]["conditions"]
     observed_labels = adata.obs[keys.condition].astype(object).to_numpy()
-    predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
-    labels = _choose(
-        conditions, predicted_labels, {str(v) for v in observed_labels[pd.notna(observed_labels)]}
-    )
+    observed_names = {str(v) for v in observed_labels[pd.notna(observed_labels)]}
+    if predicted is None:
+        labels = _choose_observed(conditions, table, observed_names)
+    else:
+        cells = _predicted_cells(predicted, genes)
+        predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
+        labels = _choose(conditions, predicted_labels, observed_names)
     root = draw_seed(as_generator(rng))
     fitted = _fit_baselines(adata, baselines, keys, root)
-    table = adata.uns[keys.uns]["conditions"]
+    if predicted is None and not fitted:
+        raise ValueError(
+            "There is nothing to evaluate: give predicted cells (scgim.tl.sample_cells), baselines=[...], or both."
+        )
     controls = table.loc[table["is_control"].to_numpy(dtype=bool), "condition"].astype(str).tolist()
     needed = np.flatnonzero(pd.Series(observed_labels).isin([*labels, *controls]))
     observed, observed_labels = dense_cells(adata, keys, needed), observed_labels[needed]
@@ -118,9 +134,12 @@ def evaluate(
     rows = []
     for label in labels:
         true = observed[observed_labels == label]
-        n = int((predicted_labels == label).sum())
         condition = bl.prepared_condition(adata, label, key=key, group=group)
-        samples: dict[str, np.ndarray | None] = {"gim": cells[predicted_labels == label]}
+        samples: dict[str, np.ndarray | None] = {}
+        n = len(true)
+        if predicted is not None:
+            samples["gim"] = cells[predicted_labels == label]
+            n = int((predicted_labels == label).sum())
         for name, baseline in fitted.items():
             samples[name] = _sample(baseline, condition, n, _stream(root, name, label))
         few_true = _subset(true, max_cells, _stream(root, "observed", label))
@@ -131,9 +150,7 @@ def evaluate(
             few = _subset(sample, max_cells, _stream(root, "predicted", method, label))
             for metric in names:
                 x, y = (few_true, few) if metric in _PAIRWISE else (true, sample)
-                rows.append(
-                    (label, method, metric, _measure(metric, label, method, x, y, control), len(x), len(y))
-                )
+                rows.append((label, method, metric, _measure(metric, label, method, x, y, control), len(x), len(y)))
     columns = ["condition", "method", "metric", "value", "n_true", "n_predicted"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -168,9 +185,7 @@ def _fit_baselines(
     names = [entry.name if isinstance(entry, bl.Baseline) else entry for entry in wanted]
     repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
     if repeated:
-        raise ValueError(
-            f"baselines: {listing(repeated)} would appear twice in the table; names must differ."
-        )
+        raise ValueError(f"baselines: {listing(repeated)} would appear twice in the table; names must differ.")
     fitted: dict[str, bl.Baseline | None] = {}
     for entry, name in zip(wanted, names, strict=True):
         try:
@@ -197,9 +212,7 @@ def _predicted_cells(predicted: AnnData, genes: pd.Index) -> np.ndarray:
         raise KeyError('predicted.obs["condition"] was not found: it must name the condition of every cell.')
     missing = genes.difference(predicted.var_names, sort=False)
     if len(missing):
-        raise ValueError(
-            f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}."
-        )
+        raise ValueError(f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}.")
     x = predicted[:, genes].X
     x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
     if not np.isfinite(x).all():
@@ -226,9 +239,25 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
         if label not in available:
             raise KeyError(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
         if label not in observed:
-            raise KeyError(
-                f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}."
+            raise KeyError(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
+    return labels
+
+
+def _choose_observed(wanted: Sequence[str] | None, table: pd.DataFrame, observed: set[str]) -> list[str]:
+    """Labels to compare where nothing but the baselines predicts: those asked for, or those held out."""
+    if wanted is None:
+        held_out = table.loc[table["split"].astype(str).to_numpy() == "test", "condition"].astype(str)
+        labels = [label for label in held_out if label in observed]
+        if not labels:
+            raise ValueError(
+                "No condition is held out, so there is none to compare by default: name conditions=[...], or hold "
+                "some out with scgim.pp.hold_out. Cells of conditions that baselines were fitted on flatter them."
             )
+        return labels
+    labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
+    for label in labels:
+        if label not in observed:
+            raise KeyError(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
     return labels
 
 
