@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 
 import anndata as ad
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from example_fit import DRUGS, HELD_OUT, gene_names, make_fit
 from figure_checks import assert_same_adata
+from small_fits import GENES, QUICK, prepared
 
 import scgim
 from scgim._keys import FORMAT_VERSION
@@ -25,9 +27,7 @@ def fitted() -> ad.AnnData:
 @pytest.fixture
 def small() -> ad.AnnData:
     """Small enough to be changed by a test."""
-    return make_fit(genes=gene_names(6), perturbations=DRUGS[:2], doses=(1.0, 2.0), cells=5, control_cells=5)[
-        0
-    ]
+    return make_fit(genes=gene_names(6), perturbations=DRUGS[:2], doses=(1.0, 2.0), cells=5, control_cells=5)[0]
 
 
 def test_graph_has_every_gene_and_the_stored_edges(fitted):
@@ -195,3 +195,33 @@ def test_require_fit_returns_the_entry(small):
     assert slots.keys.prefix == "gim"
     assert slots.dose_unit == "nM"
     assert slots.conditions["is_control"].tolist() == [True, False, False, False, False]
+
+
+def test_params_are_what_was_given_before_and_after_a_file(tmp_path):
+    adata = prepared(prepare={"hold_out": {"A": 10}})
+    assert "fit" not in scgim.get.params(adata)
+    scgim.tl.fit_gim(adata, known_targets={"B": ("g1", "g2")}, **QUICK)
+    adata.write_h5ad(tmp_path / "fit.h5ad")
+    read = ad.read_h5ad(tmp_path / "fit.h5ad")
+    for each in (adata, read):
+        found = scgim.get.params(each)
+        assert set(found) == {"prepare", "fit", "versions", "target_sum"}
+        assert found["prepare"]["layer"] is None
+        assert found["prepare"]["hold_out"] == {"A": 10}
+        assert list(found["prepare"]["genes"]) == GENES
+        assert found["fit"]["hold_out"] is None
+        assert found["fit"]["checkpoint"] is None
+        assert found["fit"]["known_targets"] == {"B": ("g1", "g2")}
+        assert found["fit"]["settings"]["network_hidden"] == QUICK["network_hidden"]
+    changed = scgim.get.params(adata)
+    changed["fit"]["settings"]["mechanism"] = "other"
+    assert scgim.get.params(adata)["fit"]["settings"]["mechanism"] == "mlp"
+    with pytest.raises(KeyError, match="prepare"):
+        scgim.get.params(adata, key="other")
+
+
+def test_params_say_which_versions_prepared_and_fitted():
+    versions = scgim.get.params(prepared())["versions"]
+    for package in ("torch", "pyro-ppl", "anndata", "scanpy", "numpy"):
+        assert versions[package] == importlib.metadata.version(package)
+    assert versions["scgim"] == scgim.__version__

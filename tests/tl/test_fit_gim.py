@@ -61,12 +61,8 @@ def test_slots(kind, intervention):
     for _, row in targets.iterrows():
         column = uns["conditions"]["condition"].tolist().index(row["condition"])
         gene = adata.var_names.get_loc(row["gene"])
-        assert row["probability"] == pytest.approx(
-            float(adata.varm["gim_target_prob"][gene, column]), abs=1e-6
-        )
-        assert row["effect"] == pytest.approx(
-            float(adata.varm["gim_effect"][gene, column]), rel=1e-4, abs=1e-5
-        )
+        assert row["probability"] == pytest.approx(float(adata.varm["gim_target_prob"][gene, column]), abs=1e-6)
+        assert row["effect"] == pytest.approx(float(adata.varm["gim_effect"][gene, column]), rel=1e-4, abs=1e-5)
     lengths = {len(v) for v in uns["history"].values()}
     assert lengths == {2}
     params = uns["params"]["fit"]
@@ -114,9 +110,7 @@ def test_hold_out_in_fit_gim_and_test_cells_have_no_influence():
 def test_two_fits_coexist():
     adata = fitted()
     first = adata.uns["gim"]["state_sha256"]
-    scgim.pp.prepare(
-        adata, dose_key="dose", input="continuous", genes=GENES[:3], min_cells=1, key_added="other_fit"
-    )
+    scgim.pp.prepare(adata, dose_key="dose", input="continuous", genes=GENES[:3], min_cells=1, key_added="other_fit")
     scgim.tl.fit_gim(adata, key_added="other_fit", intervention="shift", **QUICK)
     assert adata.uns["gim"]["state_sha256"] == first
     assert scgim.tl.sample_cells(adata, n=2).n_vars == 5
@@ -173,6 +167,29 @@ def test_what_was_written_is_logged(caplog):
     text = caplog.text
     assert "uns['gim']" in text
     assert "gim_edge_prob" in text
+
+
+@pytest.mark.parametrize(
+    ("known", "count", "warned"),
+    [
+        # 3, 3 and 1 of 5 genes, each drug at two doses: 2.3 on average, yet most conditions are saturated.
+        ({"A": GENES[:3], "B": GENES[:3], "C": "g3"}, "4 of 6 conditions", True),
+        ({"A_10": GENES, "A_1": "g0", "B": "g1", "C": "g3"}, "1 of 6 conditions", False),
+        ({"A": "g0", "B": "g1", "C": "g3"}, None, False),
+    ],
+)
+def test_conditions_in_which_most_genes_are_targets_are_named(known, count, warned, caplog):
+    with caplog.at_level(logging.INFO, logger="scgim"):
+        fitted(fit={"known_targets": known})
+    records = [r for r in caplog.records if "more than half of the 5 genes" in r.getMessage()]
+    if count is None:
+        assert not records
+        return
+    (record,) = records
+    assert count in record.getMessage()
+    assert "'A_10'" in record.getMessage()
+    assert "'C_10'" not in record.getMessage()
+    assert (record.levelno == logging.WARNING) == warned == ("target_sparsity" in record.getMessage())
 
 
 # -- known interventions ----------------------------------------------------------------------------------
@@ -329,9 +346,7 @@ def test_a_planted_system_is_found_from_adata_to_targets():
     true = adata.varp["true_graph"].toarray() > 0
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.7
     targets = adata.uns["gim"]["targets"].pivot(index="condition", columns="gene", values="is_target")
-    known = pd.DataFrame(
-        truth["targets"] > 0, index=truth["conditions"]["condition"], columns=adata.var_names
-    )
+    known = pd.DataFrame(truth["targets"] > 0, index=truth["conditions"]["condition"], columns=adata.var_names)
     known = known.loc[targets.index, targets.columns].to_numpy()
     targets = targets.to_numpy(dtype=bool)
     assert 2 * (targets & known).sum() / (targets.sum() + known.sum()) > 0.7

@@ -1,7 +1,8 @@
-"""Stored slots as objects: `graph`, `targets`, `history`."""
+"""Stored slots as objects: `graph`, `targets`, `history`, `params`."""
 
 from .graph import graph
 from .history import history
+from .params import params
 from .targets import targets
 
-__all__ = ["graph", "history", "targets"]
+__all__ = ["graph", "history", "params", "targets"]

@@ -54,8 +54,6 @@ def history(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) ->
     arrays = {str(name): np.asarray(values).ravel() for name, values in slots.uns["history"].items()}
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"adata.uns['{slots.keys.uns}']['history'] holds arrays of different lengths: {lengths}."
-        )
+        raise ValueError(f"adata.uns['{slots.keys.uns}']['history'] holds arrays of different lengths: {lengths}.")
     names = [name for name in _ORDER if name in arrays] + sorted(set(arrays) - set(_ORDER))
     return pd.DataFrame({name: arrays[name] for name in names})

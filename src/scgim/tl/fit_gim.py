@@ -141,9 +141,7 @@ def fit_gim(
             "features are chosen per group."
         )
     # Everything that can be refused is refused before any work.
-    make_config(
-        preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings
-    )
+    make_config(preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings)
     if not settings.get("amortised", True):
         raise ValueError(
             "amortised=False gives no model of new perturbations to store: use "
@@ -153,22 +151,20 @@ def fit_gim(
     generator = as_generator(rng)
     chosen = [group] if groups is None or group is not None else groups
     all_keys = [require_slots(adata, key_added, name) for name in chosen]
-    given = to_storable(
-        {
-            "preset": preset,
-            "mechanism": mechanism,
-            "intervention": intervention,
-            "hold_out": hold_out,
-            "known_targets": known_targets,
-            "known_interventions": known_interventions,
-            "groupby": groupby,
-            "group": group,
-            "device": str(chosen_device),
-            "rng": rng if isinstance(rng, int | np.integer) else None,
-            "checkpoint": None if checkpoint is None else str(checkpoint),
-        },
-        path="params",
-    )
+    given = {
+        "preset": preset,
+        "mechanism": mechanism,
+        "intervention": intervention,
+        "hold_out": hold_out,
+        "known_targets": known_targets,
+        "known_interventions": known_interventions,
+        "groupby": groupby,
+        "group": group,
+        "device": str(chosen_device),
+        "rng": rng if isinstance(rng, int | np.integer) else None,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+    }
+    to_storable(given, path="params")  # refuses what no file can hold
     undo = remember(adata, all_keys)
     try:
         if hold_out is not None:
@@ -283,21 +279,17 @@ def _report(keys: Keys, uns: Mapping[str, Any], result: FitResult, prob: np.ndar
         degenerate = per_condition > _DEGENERATE * n_genes or many.sum() > _DEGENERATE * treated.sum()
         logger.log(
             logging.WARNING if degenerate else logging.INFO,
-            "fit %r %s: %d of %d conditions target more than half of the %d genes (%s; %.0f on average), so for "
-            "them the graph is hardly used. Where not every gene responds directly, raise target_sparsity, or "
-            "model genes that not every condition changes.",
-            keys.prefix, "has degenerated" if degenerate else "note", many.sum(), treated.sum(), n_genes,
+            "fit %r%s: %d of %d conditions target more than half of the %d genes: %s (%.1f targets on average over all "
+            "conditions). There, nearly every gene is set by itself: cells may still be predicted well, but the graph "
+            "has hardly a part in it, and direct targets are not told from genes that follow them. %s",
+            keys.prefix, " has degenerated" if degenerate else "", many.sum(), treated.sum(), n_genes,
             listing(names, most=4), per_condition,
+            "To read graph or targets, fit again with a higher target_sparsity, or with genes that not every condition "
+            "changes." if degenerate else "Read the targets of other conditions (lower doses, for instance) first.",
         )  # fmt: skip
     if n_edges == 0:
         logger.warning("fit %r found no edge: lower graph_sparsity, or take more cells.", keys.prefix)
-    silent = [
-        str(c) for c, row in zip(uns["conditions"]["condition"], prob, strict=True) if not (row > 0.5).any()
-    ]
-    silent = [
-        c
-        for c, t in zip(uns["conditions"]["condition"].astype(str), treated, strict=True)
-        if t and c in silent
-    ]
+    without = treated & ~(prob > 0.5).any(1)
+    silent = [str(c) for c, yes in zip(uns["conditions"]["condition"], without, strict=True) if yes]
     if silent:
         logger.info("fit %r: no target found for %s", keys.prefix, listing(silent))

@@ -1,0 +1,53 @@
+"""The stored arguments as they were given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anndata as ad
+
+from scgim._storage import from_storable
+from scgim._validation import require_prepared
+
+
+def params(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) -> dict[str, Any]:
+    """Every argument, version and seed behind a preparation and its fit.
+
+    An h5ad file has no None, tuple or set, so `adata.uns["gim"]["params"]` holds them as text (``json:null``);
+    here they are what was given.
+
+    Parameters
+    ----------
+    adata
+        Prepared by `pp.prepare`. Nothing is written.
+    key
+        The `key_added` that was given to `pp.prepare`.
+    group
+        Value of the `groupby` column, where one model was fitted per group.
+
+    Returns
+    -------
+    dict
+        ``"prepare"``: the arguments of `pp.prepare` (a matrix of features is named, not repeated; it is in
+        `uns["gim"]["feature_spec"]`); ``"versions"`` of scgim, Python and the packages it uses; ``"target_sum"`` to
+        which cells were normalised; after `tl.fit_gim` also ``"fit"``: its arguments, every setting, the seed, and how
+        the fit ended. Changing it changes nothing in `adata`.
+
+    Raises
+    ------
+    KeyError
+        If nothing was prepared under `key`, or the group does not exist.
+    ValueError
+        If a group is needed and missing.
+
+    Examples
+    --------
+    >>> import scgim
+    >>> adata = scgim.datasets.simulated_sciplex3()
+    >>> scgim.pp.prepare(adata, dose_key="dose_value", n_genes=10)
+    >>> stored = scgim.get.params(adata)["prepare"]
+    >>> stored["n_genes"], stored["layer"]
+    (10, None)
+    """
+    _, uns = require_prepared(adata, key, group, needs=("params",))
+    return from_storable(dict(uns["params"]))
