@@ -75,6 +75,20 @@ def test_figures_show_what_the_table_says(folder: Path) -> None:
     matplotlib.pyplot.close("all")
 
 
+def test_panels_are_titled_in_words(folder: Path) -> None:
+    table = pd.read_csv(folder / "results.csv")
+    table = table[table["n_features"] == 8]
+
+    def titles(splits: object) -> list[str]:
+        axes = bm.strips(table, ["edge_f1", "mean_distance"], splits=splits)
+        matplotlib.pyplot.close("all")
+        return [ax.get_title() for ax in axes[0]]
+
+    raw = ["Edge-F1 ↑", *(f"mean distance ↓\n{name}" for name in ("train", "new dose", "new target"))]
+    assert titles(None) == titles(list(SPLITS)) == titles({name: name for name in SPLITS}) == raw
+    assert titles({"new_dose": "doses of my own"}) == [raw[0], "mean distance ↓\ndoses of my own"]
+
+
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["benchmark", "synthetic", "--small", "--experiments", "designs", "--mechanisms", "linear"]
     argv += ["--graphs", "er", "--interventions", "hard", "--seeds", "0:1", "--methods", "ridge"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,7 @@ def strips(
     results: pd.DataFrame,
     metrics: Sequence[str],
     *,
-    splits: dict[str, str],
+    splits: Mapping[str, str] | Sequence[str] | None = None,
     rows: str = "mechanism",
     log: Sequence[str] = (),
 ) -> np.ndarray:
@@ -53,7 +53,7 @@ def strips(
     metrics
         What to show. A metric of the graph has one column, others one per split.
     splits
-        Split -> its title.
+        Split -> its title, or names of splits (then titled by the name, with spaces). Default: all of `results`.
     rows
         Column of `results`; one row of panels per value.
     log
@@ -66,10 +66,11 @@ def strips(
     """
     from matplotlib import pyplot as plt
 
+    titles = _titles(results, splits)
     columns = []
     for metric in metrics:
         found = results.loc[results["metric"] == metric, "split"].unique()
-        columns += [(split, metric) for split in ("graph", "fit", *splits) if split in found]
+        columns += [(split, metric) for split in ("graph", "fit", *titles) if split in found]
     values = results[rows].unique()
     shown = results[results["metric"].isin(metrics) & results["value"].notna()]
     methods = list(shown["method"].unique())
@@ -94,11 +95,19 @@ def strips(
             ax.tick_params(axis="y", length=0)
             ax.spines[["top", "right", "left"]].set_visible(False)
             if i == 0:
-                where = "" if split in ("graph", "fit") else f"\n{splits[split]}"
+                where = "" if split in ("graph", "fit") else f"\n{titles[split]}"
                 ax.set_title(heading(metric) + where, fontsize=8)
             if j == 0:
                 ax.set_ylabel(str(value), fontsize=9, fontweight="bold")
     return axes
+
+
+def _titles(results: pd.DataFrame, splits: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    """Split -> what stands above its panels: a name of the code (`new_dose`) is spelt in words."""
+    if splits is None:
+        splits = [name for name in results["split"].unique() if name not in ("graph", "fit")]
+    given = splits if isinstance(splits, Mapping) else {name: name for name in splits}
+    return {name: title.replace("_", " ") if title == name else title for name, title in given.items()}
 
 
 def _log_axis(ax: Axes) -> None:
