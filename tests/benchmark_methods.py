@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,6 +56,21 @@ class Slow(Known):
     name: ClassVar[str] = "slow"
 
     def fit(self, data, rng=0):
+        time.sleep(120)
+        return self
+
+
+class Announced(Known):
+    """Writes its process id to a file, then waits."""
+
+    name: ClassVar[str] = "announced"
+
+    def __init__(self, file: str = "") -> None:
+        super().__init__()
+        self.file = file
+
+    def fit(self, data, rng=0):
+        Path(self.file).write_text(str(os.getpid()))
         time.sleep(120)
         return self
 

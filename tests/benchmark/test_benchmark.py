@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +90,39 @@ def test_failures_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").glob("*.json")}
     bm.run(cells[:1], tmp_path, jobs=0, retry_failed=True, progress=False)
     assert (tmp_path / "cells" / f"{cells[0].name}.json").stat().st_mtime_ns > min(before.values())
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_killed_run_leaves_no_fit_behind(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    code = (
+        "from scgim import benchmark as bm; from benchmark_methods import TINY, Announced\n"
+        "if __name__ == '__main__':\n"
+        f"    cell = bm.Cell(bm.SyntheticTask(**TINY), bm.Method('a', Announced, {{'file': {str(note)!r}}}))\n"
+        f"    bm.run([cell], {str(tmp_path)!r}, jobs=1, progress=False)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    main = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path})
+    try:
+        assert _within(120, lambda: note.is_file() and note.read_text() != "")
+        assert main.poll() is None
+    finally:
+        main.kill()  # SIGKILL: no clean-up of its own
+        main.wait()
+    child = Path("/proc", note.read_text())
+    assert _within(30, lambda: not child.is_dir())
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether the condition comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:

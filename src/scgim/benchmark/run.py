@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import multiprocessing
+import os
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -281,10 +283,19 @@ def _work(cell: Cell, there: Connection) -> None:
     """Run in the child."""
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.getLogger("scgim").setLevel(logging.ERROR)
     there.send(_attempt(cell, there))
     there.close()
+
+
+def _end_with_parent() -> None:
+    """A run that is killed must leave no fits behind: its own clean-up does not happen then."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
