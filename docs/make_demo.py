@@ -44,7 +44,7 @@ def main() -> None:
             printed[seed] = "\n".join(text.getvalue().strip().splitlines()[:-1]).rstrip()
             evaluations.append(demo.evaluation.assign(seed=seed))
             print(printed[seed], flush=True)
-        make_hero.draw(Path(name) / str(args.seeds[0]), HERE / "hero.png")
+        make_hero.draw_both(Path(name) / str(args.seeds[0]), HERE)
     (HERE / "results" / "demo.md").write_text(page(printed, pd.concat(evaluations), args.threads))
     renew_readme(printed[args.seeds[0]])
 

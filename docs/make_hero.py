@@ -1,4 +1,4 @@
-"""The picture of the README, from what `scgim demo` wrote: python docs/make_hero.py scgim-demo
+"""The pictures of the README (light and dark), from what `scgim demo` wrote: python docs/make_hero.py scgim-demo
 
 Every panel shows SIMULATED data, and the picture says so.
 """
@@ -13,6 +13,7 @@ import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_hex
 from PIL import Image
 
 import scgim
@@ -21,15 +22,22 @@ from scgim.demo import DOSE, DRUG
 HERE = Path(__file__).resolve().parent
 DPI = 200
 WIDTH = 1600  # pixels of the page
-GAP = 80  # pixels between panels
+GAP = 56  # pixels between panels
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="what `scgim demo --out FOLDER` wrote")
-    parser.add_argument("--out", type=Path, default=HERE / "hero.png")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for hero_light.png and hero_dark.png")
     args = parser.parse_args()
-    draw(args.folder, args.out)
+    draw_both(args.folder, args.out)
+
+
+def draw_both(folder: Path, out: Path) -> None:
+    """The picture on a light and on a dark background."""
+    for name, style in (("light", "default"), ("dark", "dark_background")):
+        with plt.style.context(style):
+            draw(folder, out / f"hero_{name}.png")
 
 
 def draw(folder: Path, out: Path) -> None:
@@ -40,26 +48,20 @@ def draw(folder: Path, out: Path) -> None:
     genes = strongest(adata, condition, 6)
 
     graph = picture(scgim.pl.graph(adata, condition=condition, title=False, isolated=False))
-    marginals = picture(scgim.pl.marginals(adata, held_out, genes=genes, n_cols=3, title=False)[0])
+    marginals = picture(scgim.pl.marginals(adata, held_out, genes=genes, n_cols=6, title=False)[0])
     doses = picture(
-        scgim.pl.dose_response(adata, predicted=cells, perturbation=DRUG, genes=genes, n_cols=3, title=False)[0]
+        scgim.pl.dose_response(adata, predicted=cells, perturbation=DRUG, genes=genes, n_cols=6, title=False)[0]
     )
     shown = ["mean_distance", "wasserstein", "e_distance"]
     errors = picture(scgim.pl.metrics(pd.read_csv(folder / "evaluation.csv"), metrics=shown)[0])
     dose = f"{DRUG} {DOSE:,.0f} nM"
-    left = max(graph.width, errors.width)
+    wide = max(marginals.width, doses.width)
+    titled_errors = titled(errors, f"Error on {dose}, held out")
     page = below(
-        beside(
-            titled(graph, f"Learned graph, targets of {dose}"),
-            titled(marginals, f"Predicted cells, {dose}"),
-            first=left,
-        ),
-        beside(
-            titled(errors, f"Error on {dose}, held out"),
-            titled(doses, "Predicted dose response"),
-            first=left,
-        ),
-        text("Simulated data (scgim demo).", size=10, color="0.35"),
+        beside(titled(graph, f"Learned graph, targets of {dose}"), titled_errors, first=wide - titled_errors.width - GAP),
+        titled(marginals, f"Predicted cells, {dose}"),
+        titled(doses, "Predicted dose response"),
+        text("Simulated data (scgim demo).", size=10, weight="normal"),
     )
     height = round(page.height * WIDTH / page.width)
     page = page.resize((WIDTH, height), Image.Resampling.LANCZOS)
@@ -79,15 +81,15 @@ def strongest(adata: ad.AnnData, condition: str, n: int) -> list[str]:
 def picture(ax: plt.Axes) -> Image.Image:
     """The figure of an axes as an image, as large as it was made."""
     buffer = io.BytesIO()
-    ax.figure.savefig(buffer, dpi=DPI, bbox_inches="tight", facecolor="white")
+    ax.figure.savefig(buffer, dpi=DPI, bbox_inches="tight")
     plt.close(ax.figure)
     return Image.open(buffer).convert("RGB")
 
 
-def text(words: str, *, size: float, color: str = "black", weight: str = "normal") -> Image.Image:
+def text(words: str, *, size: float, weight: str) -> Image.Image:
     _, ax = plt.subplots(figsize=(0.1, 0.1))
     ax.axis("off")
-    ax.text(0, 0, words, size=size, color=color, weight=weight)
+    ax.text(0, 0, words, size=size, weight=weight)
     return picture(ax)
 
 
@@ -113,7 +115,7 @@ def beside(left: Image.Image, right: Image.Image, *, first: int) -> Image.Image:
 
 
 def blank(width: int, height: int) -> Image.Image:
-    return Image.new("RGB", (width, height), "white")
+    return Image.new("RGB", (width, height), to_hex(plt.rcParams["figure.facecolor"]))
 
 
 if __name__ == "__main__":
