@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = {
     "real_dose_series": "a549_dex_sciplex2.h5ad",
     "real_knockouts": "papalexi2021_thp1_eccite_299genes.h5ad",
-    "sciplex3_standin": "sciplex3_standin.h5ad",
+    "many_genes": "sciplex3_standin.h5ad",
 }
 FAST = ["--seeds", "0", "--steps", "3", "--threads", "1"]
 
@@ -81,7 +81,7 @@ def standin(tmp_path: Path) -> Path:
     adata.obs["dose_unit"] = "nM"
     adata.obs["cell_line"] = "A549"
     adata.X *= 5  # cells need 200 counts
-    adata.write_h5ad(tmp_path / SCRIPTS["sciplex3_standin"])
+    adata.write_h5ad(tmp_path / SCRIPTS["many_genes"])
     return tmp_path
 
 
@@ -148,24 +148,19 @@ def test_pathway_order_tells_cause_from_effect(script):
     assert backward.loc[("STAT1", "PSMB9"), "reversed edge"] and not backward["path"].any()
 
 
-def test_standin(script, standin, tmp_path):
+def test_many_genes(script, standin, tmp_path):
     out = tmp_path / "out"
-    argv = [
-        "--data",
-        str(standin / SCRIPTS["sciplex3_standin"]),
-        "--out",
-        str(out),
-        "--n-genes",
-        "8",
-        "--samples",
-        "60",
-    ]
-    script("sciplex3_standin").main([*argv, *FAST])
-    page, table = written(out, "sciplex3_standin")
-    assert "stand-in" in page and "No number below is a number on SciPlex3" in page
-    assert set(table.loc[table["table"] == "held-out condition", "condition"]) == {"Dacinostat_10000"}
-    targets = table[table["table"] == "targets"]
-    assert len(targets) == 3 and targets["value"].between(0, 8).all()
+    argv = ["--data", str(standin), "--out", str(out), "--genes", "5", "10", "--drugs", "Dacinostat", "--steps", "5"]
+    script("many_genes").main([*argv, "--jobs", "0"])
+    page, table = written(out, "many_genes")
+    assert "stand-in" in page and "No number below is a number on SciPlex3" in page and "Failed" not in page
+    assert set(table["genes"]) == {5, 10} and set(table["shared_genes"]) == {5}
+    distance = table[table["metric"] == "mean distance"].set_index(["method", "genes"])["value"]
+    # what needs no fit predicts the same for the shared genes, however many others there are
+    assert distance["control", 5] == pytest.approx(distance["control", 10], abs=0.5)
+    assert distance["next_lower_dose", 5] < distance["control", 5]
+    cost = table[(table["method"] == "gim") & (table["metric"] == "targets per condition, %")]["value"]
+    assert cost.between(0, 100).all() and len(cost) == 2
 
 
 def test_speed(script, tmp_path, monkeypatch):

@@ -54,8 +54,13 @@ class FitConfig:
         ``search`` (`own`): greedy structure search, then the networks learn its targets; ``random``: the paper's.
     n_features
         Random features of the search's regressions at most (`own`).
-    max_parents, n_candidates, n_shakes
-        Limits of the search (`own`).
+    max_parents
+        Parents of a gene at most, in the search (`own`).
+    n_candidates
+        Genes that the search tries as parents of a gene, those most correlated with it (`own`).
+    n_shakes
+        How often the search shakes genes loose and climbs again (`own`); ``"auto"``: five times the genes for
+        ``linear``, where it is cheap, else never.
     search_cells
         Most cells per perturbed condition that the search looks at; eight times as many controls (`own`). A weak target
         needs all of a condition's cells to be found; fewer make the search faster.
@@ -65,31 +70,46 @@ class FitConfig:
     target_sparsity
         beta_I in nats per target and condition; ``"auto"`` (`own`): the same rule with the cells of a condition, plus
         the log odds of one target among all genes.
-    mechanism_scale, intervention_scale, target_scale, effect_noise
-        Prior scales of theta, of phi and of the target network's hidden weights, and sigma_psi (all `own`). ``"auto"``
-        for phi: 3 and 0.3 for ``ziln`` after a search, else 1 and 0.1. A target's logit is read from few, small numbers
-        (one-hot drug, a dose between 0.25 and 1): under a narrow prior every confident target costs more than the
-        sparsity says. Chosen on development seeds by the KDE-NLL of held-out conditions.
+    mechanism_scale
+        Prior scale of the mechanisms' weights theta (`own`).
+    intervention_scale
+        Prior scale of the intervention networks' weights phi (`own`). ``"auto"``: 3 for ``ziln`` after a search, else 1.
+        A target's logit is read from few, small numbers (one-hot drug, a dose between 0.25 and 1): under a narrow prior
+        every confident target costs more than the sparsity says. Chosen on development seeds by the KDE-NLL of held-out
+        conditions.
+    target_scale
+        Prior scale of the target network's hidden weights (`own`). ``"auto"``: 0.3 for ``ziln`` after a search, else
+        0.1; chosen like `intervention_scale`.
+    effect_noise
+        sigma_psi, spread of an effect around its network's output, in units of the gene's spread (`own`).
     objective
         ``elbo`` (`own` default) or ``log_mean_exp`` (the paper's).
     sample_targets
         Draw targets by Gumbel-sigmoid, as the paper does; False (`own`): sum over them exactly.
-    gumbel_scale, inverse_temperature
-        tau (`own`: 1) and alpha; ``"auto"`` (`own`): the number of genes after a search, so that the prior on Z does
-        not outweigh the data, and 1 from the paper's random start.
+    gumbel_scale
+        tau, the scale of the relaxation of edges and of sampled targets (`own`: 1).
+    inverse_temperature
+        alpha; ``"auto"`` (`own`): the number of genes after a search, so that the prior on Z does not outweigh the data,
+        and 1 from the paper's random start.
     n_graphs
         Graph samples per step (`own`: 16; with ``log_mean_exp``, the M inside the log).
     batch_size
         Cells per step, balanced over conditions (`own`).
-    max_steps, check_every, patience, max_wait
-        Steps at most; steps between two looks at the held-out objective; looks without improvement before the
-        multipliers grow or the fit ends, and looks after which the multipliers grow although it still improves: slow
-        gains of the mechanisms would otherwise keep the penalty at its start (`own`).
+    max_steps
+        Steps at most (`own`).
+    check_every
+        Steps between two looks at the held-out objective (`own`).
+    patience
+        Looks without improvement before the multipliers grow or the fit ends (`own`).
+    max_wait
+        Looks after which the multipliers grow although the objective still improves: slow gains of the mechanisms would
+        otherwise keep the penalty at its start (`own`).
     learning_rate
         Adam (`own`).
-    warmup_steps, settle_fraction
-        After a search: steps in which only mechanisms and effects learn, and the last share of the steps over which the
-        learning rate falls (`own`).
+    warmup_steps
+        After a search: steps in which only mechanisms and effects learn (`own`).
+    settle_fraction
+        After a search: the last share of the steps, over which the learning rate falls (`own`).
     effect_pull
         After a search and the fit, the effect networks are refitted with untargeted genes pulled towards the control's
         marginal with this precision, in units of each gene's spread (`own`); ``"auto"``: 20 for Gaussian mechanisms,
@@ -97,8 +117,13 @@ class FitConfig:
         move many genes a little and the pull would undo that; see :func:`scgim.inference.refit_effects`.
     sparsity_steps
         Steps over which beta_I rises along a half cosine.
-    penalty, penalty_growth, sufficient_progress
-        Augmented Lagrangian: first penalty (`own`: 1e-2), eta = 2, delta = 0.9 (as DCDI).
+    penalty
+        Augmented Lagrangian: the first penalty (`own`: 1e-2).
+    penalty_growth
+        Augmented Lagrangian: eta, the factor by which the penalty grows (2, as DCDI).
+    sufficient_progress
+        Augmented Lagrangian: delta; the penalty grows where h has not fallen below this share of its last value (0.9, as
+        DCDI).
     acyclicity_tolerance
         h below this counts as acyclic (`own`).
     """
