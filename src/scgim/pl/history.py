@@ -77,12 +77,14 @@ def history(
         if log and (values > 0).any(axis=None):
             panel.set_yscale("log", nonpositive="mask")
         elif name == "Loss":
-            panel.set_ylim(_loss_range(values.to_numpy(dtype=float)))
+            panel.set_ylim(_loss_range(values.to_numpy(dtype=float), room=0.8 if len(lines) > 1 else 0.06))
         else:
-            panel.set_ylim(bottom=0)
+            highest = float(np.nanmax(values.to_numpy(dtype=float)))
+            panel.set_ylim(0, 1.08 * highest if highest > 0 else None)
         panel.set_title(name, fontsize=font_size(), pad=3)
         if len(lines) > 1:
-            panel.legend(frameon=False, fontsize=font_size(0.8), handlelength=1.3, borderaxespad=0.1)
+            place = "upper right" if name == "Loss" else "best"
+            panel.legend(frameon=False, fontsize=font_size(0.8), handlelength=1.3, borderaxespad=0.1, loc=place)
         clean(panel)
         panel.locator_params(axis="x", nbins=4)
         columns = min(len(axes), n_cols) if own else 1
@@ -102,10 +104,10 @@ def _colors(ax: Axes) -> tuple[str, ...]:
     return colors.observed, colors.predicted
 
 
-def _loss_range(values: np.ndarray) -> tuple[float, float]:
-    """The range after the first tenth of the records, whose fall would flatten the rest."""
+def _loss_range(values: np.ndarray, *, room: float) -> tuple[float, float]:
+    """The range after the first tenth of the records, whose fall would flatten the rest; `room` above for the legend."""
     values = np.where(np.isfinite(values), values, np.nan)
     late = values[len(values) // 10 :]
     low, high = float(np.nanmin(values)), float(np.nanmax(values if np.isnan(late).all() else late))
-    margin = 0.06 * (high - low) or 0.5
-    return low - margin, high + margin
+    span = (high - low) or 8.0
+    return low - 0.06 * span, high + room * span
