@@ -163,6 +163,23 @@ def test_many_genes(script, standin, tmp_path):
     assert cost.between(0, 100).all() and len(cost) == 2
 
 
+def test_errors_are_told_apart_by_what_training_shows(script):
+    module = script("sciplex3_errors")
+    rows = pd.DataFrame(
+        {
+            "n_true": 400, "next_lower_dose": [0.9, 0.9, 0.9, 0.2], "others": 0.3, "others_low": 0.2, "others_high": 0.4,
+            "true": [0.35, 0.85, 0.05, 0.31], "predicted": [0.45, 0.45, 0.45, 0.31],
+        }
+    )  # fmt: skip
+    found = module.judge(rows)
+    kinds = ["as the other drugs", "as the next lower dose", "beyond both", "as the other drugs"]
+    assert found["kind"].tolist() == kinds and set(kinds) == set(module.KINDS)
+    assert found["error"].tolist() == pytest.approx([0.1, 0.4, 0.4, 0.0])
+    # shares of 400 cells drawn again and again: how far they are from their expectation
+    drawn = np.abs(np.random.default_rng(0).binomial(400, 0.45, 20_000) / 400 - 0.45).mean()
+    assert found["sampling"][0] == pytest.approx(drawn, rel=0.03)
+
+
 def test_speed(script, tmp_path, monkeypatch):
     speed = script("speed")
     monkeypatch.setattr(speed, "alone", lambda function, *args: function(*args))

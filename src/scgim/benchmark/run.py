@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -78,8 +79,8 @@ def run(
     out
         Folder; one JSON file per cell goes to ``out/cells``.
     jobs
-        Processes at a time, each with one thread. 0: in this process, one after the other (no time limit, no peak
-        memory; for methods that are defined in a notebook).
+        Processes at a time, each with one thread. 0: in this process, one after the other, also with one thread (no
+        time limit, no peak memory; for methods that are defined in a notebook).
     time_limit
         Seconds for one fit, simulation or reading included. A cell that exceeds it is recorded as failed.
     retry_failed
@@ -221,7 +222,9 @@ def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None) -> Iterator
     """Yield (cell, outcome) as they finish."""
     if jobs == 0:
         for cell in todo:
-            yield cell, _attempt(cell, None)
+            with _one_thread():
+                outcome = _attempt(cell, None)
+            yield cell, outcome
         return
     context = _context()
     waiting = list(reversed(todo))
@@ -281,13 +284,24 @@ def _left(start: float, time_limit: float | None, fit: dict[str, Any]) -> float:
 
 def _work(cell: Cell, there: Connection) -> None:
     """Run in the child."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.getLogger("scgim").setLevel(logging.ERROR)
+    with _one_thread():
+        there.send(_attempt(cell, there))
+    there.close()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Fits are timed, and compared between numbers of processes, on one thread each."""
     import torch
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    logging.getLogger("scgim").setLevel(logging.ERROR)
-    there.send(_attempt(cell, there))
-    there.close()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _end_with_parent() -> None:
