@@ -107,23 +107,28 @@ def figure(table: pd.DataFrame, curve: pd.DataFrame, gene: str) -> Any:
     """Mean distance per dose, and the gene's mean."""
     from matplotlib import pyplot as plt
 
-    _, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     doses = sorted(table["dose"].unique())
     x = np.arange(len(doses))
+    special = {CEILING: ("black", ":"), "observed": ("black", "-"), "vehicle": ("0.6", "--")}
+    drawn = ["observed", *METHODS, BETWEEN, CEILING, "vehicle"]
+    colors = {name: f"C{k}" for k, name in enumerate([*METHODS, BETWEEN])}
+    lines = {}
     for ax, data, title in (
         (axes[0], table[table["metric"] == "mean_distance"], "mean distance to the dose left out ↓"),
         (axes[1], curve, f"mean of {gene}"),
     ):
-        for k, name in enumerate(dict.fromkeys(data["method"])):
+        for name in (n for n in drawn if n in set(data["method"])):
             own = data[data["method"] == name].groupby("dose")["value"].mean().reindex(doses)
-            special = {CEILING: ("black", ":"), "observed": ("black", "-"), "vehicle": ("0.6", "--")}
-            color, line = special.get(str(name), (f"C{k}", "-"))
-            ax.plot(x, own, line, color=color, marker="o", markersize=3, linewidth=1.3, label=name)
+            color, line = special.get(name, (colors.get(name, ""), "-"))
+            width = 3.5 if name == "GIM" else 1.3  # the encodings lie on each other where nothing tells doses apart
+            (lines[name],) = ax.plot(x, own, line, color=color, marker="o", markersize=3, linewidth=width)
         ax.set_xticks(x, [f"{d:g}" for d in doses])
         ax.set_xlabel("dose left out (µM)", fontsize=8)
         ax.set_title(title, fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(fontsize=6, frameon=False)
+    named = [n for n in drawn if n in lines]
+    fig.legend([lines[n] for n in named], named, loc="outside lower center", ncols=5, fontsize=7, frameon=False)
     return axes
 
 

@@ -101,12 +101,12 @@ def mean_and_error(mean: float, sem: float) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, without its index."""
+    """A table in Markdown, without its index; whole numbers stay whole beside columns of others."""
 
     def line(values: Iterable[Any]) -> str:
         return "| " + " | ".join(str(value).replace("|", "\\|") for value in values) + " |"
 
-    return "\n".join([line(table.columns), "|" + " --- |" * table.shape[1], *map(line, table.to_numpy())])
+    return "\n".join([line(table.columns), "|" + " --- |" * table.shape[1], *map(line, table.itertuples(index=False, name=None))])
 
 
 def drop_constant(results: pd.DataFrame, columns: Sequence[str]) -> list[str]:

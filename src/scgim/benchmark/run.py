@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -21,6 +20,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from scgim import __version__
+from scgim._threads import one_thread
 from scgim.baselines.limits import peak_memory
 
 from .curves import effect_curves
@@ -222,9 +222,7 @@ def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None) -> Iterator
     """Yield (cell, outcome) as they finish."""
     if jobs == 0:
         for cell in todo:
-            with _one_thread():
-                outcome = _attempt(cell, None)
-            yield cell, outcome
+            yield cell, _attempt(cell, None)
         return
     context = _context()
     waiting = list(reversed(todo))
@@ -286,22 +284,8 @@ def _work(cell: Cell, there: Connection) -> None:
     """Run in the child."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("scgim").setLevel(logging.ERROR)
-    with _one_thread():
-        there.send(_attempt(cell, there))
+    there.send(_attempt(cell, there))
     there.close()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Fits are timed, and compared between numbers of processes, on one thread each."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _end_with_parent() -> None:
@@ -316,18 +300,21 @@ def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
     """Load, fit, score. Whatever goes wrong is the outcome of this cell, and the others go on."""
     fit: dict[str, float] = {}
     try:
-        task = cell.task.load()
+        with one_thread():
+            task = cell.task.load()
         method = cell.method.make(task)
-        start, cpu = time.perf_counter(), time.process_time()
-        fitted = method.fit(task.train, cell.task.seed)
-        fit["seconds"], fit["cpu_seconds"] = time.perf_counter() - start, time.process_time() - cpu
+        with one_thread():  # once more: numba, which reads and prepares cells, resets the number
+            start, cpu = time.perf_counter(), time.process_time()
+            fitted = method.fit(task.train, cell.task.seed)
+            fit["seconds"], fit["cpu_seconds"] = time.perf_counter() - start, time.process_time() - cpu
         if there is not None:
             fit["peak_memory_mib"] = peak_memory()
             there.send(fit)
         for name in ("n_edges_dropped",):
             if hasattr(fitted, f"{name}_"):
                 fit[name] = float(getattr(fitted, f"{name}_"))
-        rows, learned = score(fitted, task, cell.task.seed), effect_curves(fitted, cell.task)
+        with one_thread():
+            rows, learned = score(fitted, task, cell.task.seed), effect_curves(fitted, cell.task)
         if len(learned):
             error = (learned["learned"] - learned["true"]).pow(2).mean() ** 0.5
             rows.append({"split": "train", "metric": "effect_rmse", "value": float(error), "n": len(learned)})

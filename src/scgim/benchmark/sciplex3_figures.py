@@ -11,6 +11,10 @@ import pandas as pd
 from .figures import method_colors, method_name
 from .report import heading
 
+#: Methods in the order of their hues, and how much lighter a method's next encodings are.
+_ORDER = ("gim", "mean_shift", "ridge", "condot", "next_lower_dose", "control", "gim_paper")
+_LIGHTER = (0.0, 0.4, 0.68)
+
 
 def settings(
     results: pd.DataFrame, metrics: Sequence[str], *, log: Sequence[str] = (), goal: Mapping[str, float] | None = None
@@ -94,15 +98,17 @@ def method_label(method: str) -> str:
 
 
 def _colors(methods: Sequence[str]) -> dict[str, str]:
-    """Encodings of one method share its hue: what is not "auto" is lighter, GIM's chosen one is full."""
+    """A hue for every method, the same in every figure; its second and third encoding are lighter."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
-    bases = method_colors(list(dict.fromkeys(m.partition(":")[0] for m in methods)))
-    out = {}
+    names = list(dict.fromkeys(m.partition(":")[0] for m in methods))
+    bases = method_colors([*_ORDER, *(name for name in names if name not in _ORDER)])
+    out, seen = {}, dict.fromkeys(names, 0)
     for method in methods:
-        name, _, encoding = method.partition(":")
+        name = method.partition(":")[0]
         lighter = LinearSegmentedColormap.from_list("lighter", [bases[name], "white"])
-        out[method] = to_hex(lighter(0.0 if encoding in ("", "auto") else 0.45))
+        out[method] = to_hex(lighter(_LIGHTER[min(seen[name], len(_LIGHTER) - 1)]))
+        seen[name] += 1
     return out
 
 

@@ -53,7 +53,7 @@ def run_sciplex3(
     command
         The command line, for the page.
     report_only
-        Fit nothing: write the page from what is finished.
+        Fit nothing: write the page from what is finished; its hyper-parameters are those of the last tuning in `out`.
 
     Returns
     -------
@@ -75,6 +75,8 @@ def run_sciplex3(
             experiment, out, n_trials=tune_trials, seed=tune_seed, jobs=jobs, time_limit=time_limit, progress=progress
         )
         trials.to_csv(out / "tuning.csv", index=False, float_format="%.6g")
+    elif report_only and (out / "tuning.csv").is_file():
+        trials = pd.read_csv(out / "tuning.csv")
     cells = experiment.cells()
     if report_only:
         table = results(cells, out)
