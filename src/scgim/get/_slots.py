@@ -74,7 +74,10 @@ def check_known(names: str | Iterable[str], available: Sequence[str], what: str)
     unknown = [name for name in asked if name not in known]
     if unknown:
         hint = suggestion(unknown[0], available)
-        raise ValueError(f"Unknown {what} {listing(unknown)}.{hint} Known are {listing(available)}.")
+        known_names = f"Known are {listing(available)}."
+        if what == "gene":
+            known_names = f"Modelled genes are {listing(available)}; pp.prepare takes others as genes=."
+        raise ValueError(f"Unknown {what} {listing(unknown)}.{hint} {known_names}")
     return asked
 
 
