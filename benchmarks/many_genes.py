@@ -68,12 +68,15 @@ def scores(cell: Cell, out: Path, genes: Sequence[str]) -> dict[str, float]:
 
 def costs(cell: Cell, out: Path, table: pd.DataFrame) -> dict[str, float]:
     """What the fit took, and how much structure it found."""
-    fit = table[(table["task"] == cell.task.name) & (table["method"] == cell.method.name)].set_index("metric")["value"]
-    found = {"CPU seconds of a fit": fit["cpu_seconds"], "peak memory, MiB of a fit": fit.get("peak_memory_mib", np.nan)}
+    own = table[(table["task"] == cell.task.name) & (table["method"] == cell.method.name)]
+    fit = own.set_index("metric")["value"]
+    memory = fit.get("peak_memory_mib", np.nan)
+    found = {"CPU seconds of a fit": fit["cpu_seconds"], "peak memory, MiB of a fit": memory}
     kept = kept_details(cell, out)
     if "targets" in kept:
         found["edges"] = len(kept["edges"])
-        found["targets per condition, %"] = 100 * np.mean([len(v) for v in kept["targets"].values()]) / len(kept["genes"])
+        called = np.mean([len(genes) for genes in kept["targets"].values()])
+        found["targets per condition, %"] = 100 * called / len(kept["genes"])
     return {name: float(value) for name, value in found.items()}
 
 
@@ -131,10 +134,10 @@ def describe(note: Note, rows: pd.DataFrame, failed: pd.DataFrame, args: Any) ->
     n = sorted(rows["shared_genes"].unique())
     note.text(
         f"{', '.join(args.drugs)} held out at 10,000 nM in turn; features: {args.features}; modelled genes are taken "
-        f"from {args.n_top_genes} highly variable ones. Scores are over the {' or '.join(map(str, n))} genes that every "
-        "model of a setting has, so that rows can be compared; spread is over drugs and seeds (above "
-        f"{args.one_setting_above} genes: {args.drugs[0]}, seed {args.seeds[0]} alone; the last table has that setting for "
-        "every number of genes)."
+        f"from {args.n_top_genes} highly variable ones. Scores are over the {' or '.join(map(str, n))} genes that "
+        "every model of a setting has, so that rows can be compared; spread is over drugs and seeds (above "
+        f"{args.one_setting_above} genes: {args.drugs[0]}, seed {args.seeds[0]} alone; the last table has that setting "
+        "for every number of genes)."
     )
     digits = {"CPU seconds of a fit": 1, "peak memory, MiB of a fit": 0, "edges": 1, "targets per condition, %": 0}
     for heading, metrics, methods in (
@@ -145,9 +148,8 @@ def describe(note: Note, rows: pd.DataFrame, failed: pd.DataFrame, args: Any) ->
         for name in methods:
             for genes, part in rows[rows["method"] == name].groupby("genes"):
                 values = {m: part.loc[part["metric"] == m, "value"] for m in metrics}
-                lines.append(
-                    {"method": name, "genes": genes, **{m: mean_and_spread(v, digits.get(m, 3)) for m, v in values.items()}}
-                )
+                text = {m: mean_and_spread(v, digits.get(m, 3)) for m, v in values.items()}
+                lines.append({"method": name, "genes": genes, **text})
         note.table(heading, pd.DataFrame(lines))
     first = rows[(rows["drug"] == args.drugs[0]) & (rows["seed"] == args.seeds[0])]
     first = first[first["metric"].isin([*SCORES, *COSTS])]

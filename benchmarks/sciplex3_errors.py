@@ -19,7 +19,7 @@ from scgim.benchmark.run import kept_details
 #: Where the truth lies against what the training cells show of the gene, and what that means.
 KINDS = {
     "as the other drugs": "between the next lower dose and the other drugs' highest doses, nearer to the latter",
-    "as the next lower dose": "between them, nearer to the next lower dose: the step that the others take does not happen",
+    "as the next lower dose": "between them, nearer to the next lower dose: the step of the others does not happen",
     "beyond both": "outside that range by more than two standard errors: nothing in training shows it",
 }
 
@@ -130,8 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def describe(note: Note, rows: pd.DataFrame, other: pd.DataFrame, args: Any) -> None:
     """The tables of the page."""
     note.text(
-        f"GIM, features: {args.features}. Zero fraction of a gene: share of cells without a count of it, under the dose "
-        "held out. From sampling alone: what a perfect prediction would be off by, because the true cells are few."
+        f"GIM, features: {args.features}. Zero fraction of a gene: share of cells without a count of it, under the "
+        "dose held out. From sampling alone: what a perfect prediction would be off by, because the true cells are few."
     )
     note.table("Setting by setting", per_setting(rows, other, "mean-shift MLP"))
     lines = []

@@ -57,8 +57,9 @@ def draw(folder: Path, out: Path) -> None:
     dose = f"{DRUG} {DOSE:,.0f} nM"
     wide = max(marginals.width, doses.width)
     titled_errors = titled(errors, f"Error on {dose}, held out")
+    titled_graph = titled(graph, f"Learned graph, targets of {dose}")
     page = below(
-        beside(titled(graph, f"Learned graph, targets of {dose}"), titled_errors, first=wide - titled_errors.width - GAP),
+        beside(titled_graph, titled_errors, first=wide - titled_errors.width - GAP),
         titled(marginals, f"Predicted cells, {dose}"),
         titled(doses, "Predicted dose response"),
         text("Simulated data (scgim demo).", size=10, weight="normal"),

@@ -167,7 +167,8 @@ def test_errors_are_told_apart_by_what_training_shows(script):
     module = script("sciplex3_errors")
     rows = pd.DataFrame(
         {
-            "n_true": 400, "next_lower_dose": [0.9, 0.9, 0.9, 0.2], "others": 0.3, "others_low": 0.2, "others_high": 0.4,
+            "n_true": 400, "next_lower_dose": [0.9, 0.9, 0.9, 0.2],
+            "others": 0.3, "others_low": 0.2, "others_high": 0.4,
             "true": [0.35, 0.85, 0.05, 0.31], "predicted": [0.45, 0.45, 0.45, 0.31],
         }
     )  # fmt: skip

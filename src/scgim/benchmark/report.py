@@ -106,7 +106,8 @@ def markdown(table: pd.DataFrame) -> str:
     def line(values: Iterable[Any]) -> str:
         return "| " + " | ".join(str(value).replace("|", "\\|") for value in values) + " |"
 
-    return "\n".join([line(table.columns), "|" + " --- |" * table.shape[1], *map(line, table.itertuples(index=False, name=None))])
+    rows = table.itertuples(index=False, name=None)
+    return "\n".join([line(table.columns), "|" + " --- |" * table.shape[1], *map(line, rows)])
 
 
 def drop_constant(results: pd.DataFrame, columns: Sequence[str]) -> list[str]:

@@ -73,10 +73,10 @@ class FitConfig:
     mechanism_scale
         Prior scale of the mechanisms' weights theta (`own`).
     intervention_scale
-        Prior scale of the intervention networks' weights phi (`own`). ``"auto"``: 3 for ``ziln`` after a search, else 1.
-        A target's logit is read from few, small numbers (one-hot drug, a dose between 0.25 and 1): under a narrow prior
-        every confident target costs more than the sparsity says. Chosen on development seeds by the KDE-NLL of held-out
-        conditions.
+        Prior scale of the intervention networks' weights phi (`own`). ``"auto"``: 3 for ``ziln`` after a search, else
+        1. A target's logit is read from few, small numbers (one-hot drug, a dose between 0.25 and 1): under a narrow
+        prior every confident target costs more than the sparsity says. Chosen on development seeds by the KDE-NLL of
+        held-out conditions.
     target_scale
         Prior scale of the target network's hidden weights (`own`). ``"auto"``: 0.3 for ``ziln`` after a search, else
         0.1; chosen like `intervention_scale`.
@@ -89,8 +89,8 @@ class FitConfig:
     gumbel_scale
         tau, the scale of the relaxation of edges and of sampled targets (`own`: 1).
     inverse_temperature
-        alpha; ``"auto"`` (`own`): the number of genes after a search, so that the prior on Z does not outweigh the data,
-        and 1 from the paper's random start.
+        alpha; ``"auto"`` (`own`): the number of genes after a search, so that the prior on Z does not outweigh the
+        data, and 1 from the paper's random start.
     n_graphs
         Graph samples per step (`own`: 16; with ``log_mean_exp``, the M inside the log).
     batch_size
@@ -122,8 +122,8 @@ class FitConfig:
     penalty_growth
         Augmented Lagrangian: eta, the factor by which the penalty grows (2, as DCDI).
     sufficient_progress
-        Augmented Lagrangian: delta; the penalty grows where h has not fallen below this share of its last value (0.9, as
-        DCDI).
+        Augmented Lagrangian: delta; the penalty grows where h has not fallen below this share of its last value (0.9,
+        as DCDI).
     acyclicity_tolerance
         h below this counts as acyclic (`own`).
     """

@@ -105,7 +105,7 @@ def _colors(ax: Axes) -> tuple[str, ...]:
 
 
 def _loss_range(values: np.ndarray, *, room: float) -> tuple[float, float]:
-    """The range after the first tenth of the records, whose fall would flatten the rest; `room` above for the legend."""
+    """The range after the first tenth of the records, whose fall would flatten the rest; `room` for the legend."""
     values = np.where(np.isfinite(values), values, np.nan)
     late = values[len(values) // 10 :]
     low, high = float(np.nanmin(values)), float(np.nanmax(values if np.isnan(late).all() else late))
