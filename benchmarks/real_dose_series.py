@@ -79,9 +79,7 @@ def signal(x: np.ndarray, dose: np.ndarray, genes: list[str], rng: np.random.Gen
             c, d = np.array_split(control[first], 2)
             # Controls are split as well: a shared control mean would make two halves of pure noise agree.
             delta_a, delta_b = a.mean(0) - c.mean(0), b.mean(0) - d.mean(0)
-            halves.append(
-                (np.corrcoef(delta_a, delta_b)[0, 1], pearson_delta(a, b, control), mean_distance(a, b))
-            )
+            halves.append((np.corrcoef(delta_a, delta_b)[0, 1], pearson_delta(a, b, control), mean_distance(a, b)))
         split, shared, distance = np.array(halves).T
         rows.append(
             {
@@ -159,9 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scgim.tl.fit_gim(adata, rng=seed, **fit_settings(args))
         doses = sorted(set(dose.tolist()) - {0.0})
         new = scgim.tl.sample_cells(adata, perturbations=[(DRUG, d) for d in doses], n=args.samples, rng=seed)
-        table = scgim.tl.evaluate(
-            adata, new, baselines=METHODS, metrics=METRICS, conditions=[label], rng=seed
-        )
+        table = scgim.tl.evaluate(adata, new, baselines=METHODS, metrics=METRICS, conditions=[label], rng=seed)
         values.append(table.assign(seed=seed))
         joined, edges = neighbours(adata, args.gene)
         edge_tables.append(edges.assign(seed=seed, drawn=edges["probability"] > 0.5))
@@ -213,11 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _curve(adata: AnnData, new: AnnData, x: np.ndarray, dose: np.ndarray, genes: list[str]) -> pd.DataFrame:
     """Observed and predicted means of every gene at every dose."""
-    predicted = (
-        pd.DataFrame(np.asarray(new.X), columns=list(new.var_names))
-        .groupby(new.obs["dose"].to_numpy())
-        .mean()
-    )
+    predicted = pd.DataFrame(np.asarray(new.X), columns=list(new.var_names)).groupby(new.obs["dose"].to_numpy()).mean()
     observed = pd.DataFrame(x, columns=genes)
     groups = observed.groupby(dose)
     long = groups.mean().stack().rename("observed").to_frame()
@@ -265,9 +257,7 @@ def _pages(
         f"Signal: {found} of {len(trend)} genes change with dose over all cells (Spearman, q < 0.05). "
         f"{args.gene}: rho {own['rho']:.2f}, p {own['p']:.1e}, q {own['q']:.2g}."
     )
-    wide = result.pivot_table(
-        index="method", columns="metric", values="value", aggfunc=lambda v: mean_and_spread(v)
-    )
+    wide = result.pivot_table(index="method", columns="metric", values="value", aggfunc=lambda v: mean_and_spread(v))
     wide = wide.reindex([m for m in ("gim", *METHODS) if m in wide.index]).reindex(columns=METRICS)
     at = halves.set_index("dose").loc[args.hold_out]
     note.table(

@@ -56,9 +56,7 @@ def draw_cells(mean: np.ndarray, zeros: np.ndarray, n: int, rng: np.random.Gener
     return np.where(rng.random((n, len(mean))) < zeros, 0.0, positive).astype(np.float32)
 
 
-def condition_table(
-    perturbations: tuple[str, ...], doses: tuple[float, ...], held_out: str | None
-) -> pd.DataFrame:
+def condition_table(perturbations: tuple[str, ...], doses: tuple[float, ...], held_out: str | None) -> pd.DataFrame:
     """The contract's table of conditions, control first."""
     rows = [("control", "control", np.nan, True)]
     for name in perturbations:
@@ -113,9 +111,7 @@ def make_fit(
             )
         reached = strength.copy()
         for _ in range(2):
-            reached = strength + 0.35 * np.array(
-                [sum(reached[p] for p in dag.predecessors(j)) for j in range(n)]
-            )
+            reached = strength + 0.35 * np.array([sum(reached[p] for p in dag.predecessors(j)) for j in range(n)])
         reached = np.clip(reached, -1.2, 1.2)
         dropout = np.clip(zeros - 0.35 * reached, 0.0, 0.98)
         count = control_cells if row["is_control"] else int(cells * rng.uniform(0.6, 1.4))
@@ -135,9 +131,7 @@ def make_fit(
             predicted.append(draw_cells(base * np.exp(0.5 * guess), guessed_zeros, 200, rng))
         predicted_labels += [c] * 200
 
-    adata = _assemble(
-        np.vstack(x), labels, genes, table, dag, probability, effect, perturbations, continuous, k, rng
-    )
+    adata = _assemble(np.vstack(x), labels, genes, table, dag, probability, effect, perturbations, continuous, k, rng)
     adata.uns[k.uns]["feature_spec"] = {"dose_unit": dose_unit if doses else ""}
     if group is not None:
         adata.uns[key] = {
@@ -153,9 +147,7 @@ def make_fit(
     return adata, new
 
 
-def _assemble(
-    x, labels, genes, table, dag, probability, effect, perturbations, continuous, k, rng
-) -> ad.AnnData:
+def _assemble(x, labels, genes, table, dag, probability, effect, perturbations, continuous, k, rng) -> ad.AnnData:
     """Put everything into the slots of the contract, beside three genes that are not modelled."""
     n, extra = len(genes), 3
     full = np.hstack([x, rng.random((len(x), extra), dtype=np.float32)])
@@ -187,9 +179,7 @@ def _assemble(
         "format": FORMAT_VERSION,
         "conditions": table,
         "parts": parts.rename(columns={"condition": "part"}).reset_index(drop=True),
-        "graph": pd.DataFrame(edges, columns=["source", "target", "probability"]).astype(
-            {"probability": float}
-        ),
+        "graph": pd.DataFrame(edges, columns=["source", "target", "probability"]).astype({"probability": float}),
         "targets": pd.DataFrame(rows, columns=["condition", "gene", "probability", "is_target", "effect"]),
         "history": {
             "step": steps,

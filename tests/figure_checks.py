@@ -46,10 +46,7 @@ def texts_outside(figure: Figure, tolerance: float = 1.0) -> list[str]:
     return [
         text
         for text, box in drawn_texts(figure)
-        if box.x0 < -tolerance
-        or box.y0 < -tolerance
-        or box.x1 > width + tolerance
-        or box.y1 > height + tolerance
+        if box.x0 < -tolerance or box.y0 < -tolerance or box.x1 > width + tolerance or box.y1 > height + tolerance
     ]
 
 

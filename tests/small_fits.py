@@ -41,9 +41,7 @@ def drug_cells(
         for drug, target in TARGET.items():
             if target == f"g{j}":
                 hit = obs["perturbation"].str.split("+").map(lambda names, d=drug: d in names).to_numpy()
-                effect = (
-                    1 + 1.5 * np.log10(obs["dose"].to_numpy().clip(0.1)) + 0.3 * rng.standard_normal(len(obs))
-                )
+                effect = 1 + 1.5 * np.log10(obs["dose"].to_numpy().clip(0.1)) + 0.3 * rng.standard_normal(len(obs))
                 own = np.where(hit, effect, own)
         x[:, j] = own
     if kind == "log1p":

@@ -23,10 +23,7 @@ def linear_data(
     condition = np.repeat(np.arange(genes + 1), [n_control] + [n] * genes)
     x = np.zeros((len(condition), genes))
     order = np.argsort(
-        [
-            len(np.flatnonzero(np.linalg.matrix_power(graph + np.eye(genes), genes)[:, j]))
-            for j in range(genes)
-        ]
+        [len(np.flatnonzero(np.linalg.matrix_power(graph + np.eye(genes), genes)[:, j])) for j in range(genes)]
     )
     for j in order:
         own = x @ weight[:, j] + 0.5 * rng.standard_normal(len(x))

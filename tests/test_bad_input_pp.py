@@ -534,9 +534,7 @@ def test_bad_input_is_refused(
     assert_unchanged(adata, before)
 
 
-labels = st.sampled_from(
-    ["control", "control", "A", "A", "B", "A+B", "B+A", "A+control", "(+)-x", "B/1", "é", " A "]
-)
+labels = st.sampled_from(["control", "control", "A", "A", "B", "A+B", "B+A", "A+control", "(+)-x", "B/1", "é", " A "])
 odd_labels = labels | st.sampled_from([None, np.nan, "", "nan", 3, True, "+", "json:null"])
 doses = st.sampled_from([0, 1, 10, 100.0, "10", "1 uM", "10 nM"])
 odd_doses = doses | st.sampled_from([None, np.nan, -1, np.inf, "x", "3 ng/ml", "1e3", "10+100", "", True])
@@ -554,22 +552,14 @@ def odd_cells(draw: Any) -> ad.AnnData:
         st.lists(odd_doses if odd else doses.filter(lambda d: not isinstance(d, str)), min_size=1, max_size=4)
     )
     obs = pd.DataFrame(index=[f"c{i}" for i in range(n)])
-    obs["perturbation"] = pd.Series(
-        [kinds[i] for i in rng.integers(0, len(kinds), n)], index=obs.index, dtype=object
-    )
-    obs["dose"] = pd.Series(
-        [levels[i] for i in rng.integers(0, len(levels), n)], index=obs.index, dtype=object
-    )
+    obs["perturbation"] = pd.Series([kinds[i] for i in rng.integers(0, len(kinds), n)], index=obs.index, dtype=object)
+    obs["dose"] = pd.Series([levels[i] for i in rng.integers(0, len(levels), n)], index=obs.index, dtype=object)
     obs["line"] = [draw(st.sampled_from(["u", "v/w"])) if i % 2 else "u" for i in range(n)]
     dtype = draw(st.sampled_from([object, "category", "string"]))
     if dtype is not object:
-        obs["perturbation"] = (
-            obs["perturbation"].map(lambda v: v if v is None or v != v else str(v)).astype(dtype)
-        )
+        obs["perturbation"] = obs["perturbation"].map(lambda v: v if v is None or v != v else str(v)).astype(dtype)
     values = rng.poisson(rng.uniform(0.2, 5.0, genes), size=(n, genes)).astype(np.float64)
-    spoil = draw(
-        st.sampled_from(["", "", "", "", "nan", "inf", "negative", "log", "log", "empty row", "empty column"])
-    )
+    spoil = draw(st.sampled_from(["", "", "", "", "nan", "inf", "negative", "log", "log", "empty row", "empty column"]))
     if spoil in ("nan", "inf", "negative"):
         values[rng.integers(n), rng.integers(genes)] = {"nan": np.nan, "inf": np.inf, "negative": -2}[spoil]
     elif spoil == "log":
@@ -581,9 +571,7 @@ def odd_cells(draw: Any) -> ad.AnnData:
     if spoil in ("", "empty row", "empty column"):
         values = values.astype(draw(st.sampled_from([np.float32, np.float64, np.int64, np.uint8])))
     var = pd.DataFrame(index=[f"g{j}" for j in range(genes)])
-    return ad.AnnData(
-        draw(st.sampled_from([np.asarray, sp.csr_matrix, sp.csc_matrix]))(values), obs=obs, var=var
-    )
+    return ad.AnnData(draw(st.sampled_from([np.asarray, sp.csr_matrix, sp.csc_matrix]))(values), obs=obs, var=var)
 
 
 arguments = st.fixed_dictionaries(
@@ -660,9 +648,7 @@ def test_odd_data_are_prepared_or_refused(adata: ad.AnnData, kwargs: dict[str, A
     except (ValueError, KeyError, TypeError) as error:
         message = str(error)
         assert len(message) > 20, message
-        assert any(word in message for word in [*kwargs, "adata", "=", "Lower", "Raise", "Pass", "Rename"]), (
-            message
-        )
+        assert any(word in message for word in [*kwargs, "adata", "=", "Lower", "Raise", "Pass", "Rename"]), message
         assert_unchanged(adata, before)
     else:
         groups = [str(g).replace("/", "_") for g in adata.uns["gim"].get("groups", [])]

@@ -91,9 +91,7 @@ def test_pandas_and_sparse_survive_a_file(tmp_path: Path) -> None:
             "kind": pd.Categorical(["u", None]),
         }
     )
-    stored = to_storable(
-        {"frame": frame, "matrix": sp.coo_matrix(np.eye(2)), "column": pd.Series(["a", "b"])}
-    )
+    stored = to_storable({"frame": frame, "matrix": sp.coo_matrix(np.eye(2)), "column": pd.Series(["a", "b"])})
     back = through_file(stored, tmp_path)
     assert_same(back, stored, exact_types=False)
     assert isinstance(back, dict)

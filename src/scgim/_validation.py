@@ -77,9 +77,7 @@ def check_anndata(adata: Any) -> None:
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData, got {type(adata).__name__}.")
     if adata.n_obs == 0 or adata.n_vars == 0:
-        raise ValueError(
-            f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to model."
-        )
+        raise ValueError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to model.")
     for names, what, axis in ((adata.obs_names, "cell", "obs"), (adata.var_names, "gene", "var")):
         if not names.is_unique:
             repeated = names[names.duplicated()].unique()
@@ -102,9 +100,7 @@ def require_column(obs: pd.DataFrame, key: str, argument: str) -> pd.Series:
         )
     column = obs[key]
     if isinstance(column, pd.DataFrame):
-        raise ValueError(
-            f"adata.obs has {column.shape[1]} columns named {key!r} ({argument}); rename or drop one."
-        )
+        raise ValueError(f"adata.obs has {column.shape[1]} columns named {key!r} ({argument}); rename or drop one.")
     return column
 
 
@@ -209,10 +205,7 @@ def check_values(
             cells,
             genes,
             "negative",
-            (
-                'Pass the layer with the unscaled values as layer=, or input="continuous" for values of '
-                "any sign."
-            ),
+            ('Pass the layer with the unscaled values as layer=, or input="continuous" for values of any sign.'),
         )
     counts = matrix.dtype.kind in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
     if kind == "counts" and not counts:
@@ -263,9 +256,7 @@ def _values(matrix: Any) -> Iterator[np.ndarray]:
             yield np.asarray(matrix[start : start + rows]).ravel()
 
 
-def _refuse(
-    matrix: Any, bad: Any, where: str, cells: pd.Index, genes: pd.Index, what: str, remedy: str
-) -> None:
+def _refuse(matrix: Any, bad: Any, where: str, cells: pd.Index, genes: pd.Index, what: str, remedy: str) -> None:
     """Raise if `bad(values)` holds anywhere, naming the first place."""
     count, first, offset = 0, -1, 0
     for values in _values(matrix):

@@ -35,16 +35,12 @@ def doses() -> TrainingData:
     """A_1000 is in the table, without cells."""
     x, obs = dose_cells()
     table = obs.drop_duplicates(ignore_index=True)
-    label = [
-        p if p == "control" else f"{p}_{d:g}"
-        for p, d in zip(table["perturbation"], table["dose"], strict=True)
-    ]
+    label = [p if p == "control" else f"{p}_{d:g}" for p, d in zip(table["perturbation"], table["dose"], strict=True)]
     table = table.assign(condition=label, is_control=table["perturbation"] == "control")
     codes = obs.merge(table.reset_index(), how="left", on=["perturbation", "dose"])["index"].to_numpy()
     log_dose = np.log10(table["dose"].fillna(1))
     features = (
-        np.column_stack([table["perturbation"] == "A", table["perturbation"] == "B"])
-        * log_dose.to_numpy()[:, None]
+        np.column_stack([table["perturbation"] == "A", table["perturbation"] == "B"]) * log_dose.to_numpy()[:, None]
     )
     kept = codes != label.index("A_1000")
     return TrainingData(x[kept], codes[kept], table, features)

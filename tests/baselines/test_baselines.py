@@ -30,9 +30,7 @@ def cells(data: TrainingData, label: str) -> np.ndarray:
 
 
 def is_subset(rows: np.ndarray, of: np.ndarray) -> bool:
-    return {r.tobytes() for r in np.ascontiguousarray(rows)} <= {
-        r.tobytes() for r in np.ascontiguousarray(of)
-    }
+    return {r.tobytes() for r in np.ascontiguousarray(rows)} <= {r.tobytes() for r in np.ascontiguousarray(of)}
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -190,8 +188,7 @@ def test_mlp_learns_what_a_line_cannot():
     data = TrainingData(np.tile(shifts[codes][:, None], (1, 2)), codes, table, features)
     fitted = {kind: kind().fit(data) for kind in (MeanShift, Ridge)}
     error = {
-        kind: max(abs(b.shift(data.condition(r))[0] - shifts[r]) for r in range(1, 5))
-        for kind, b in fitted.items()
+        kind: max(abs(b.shift(data.condition(r))[0] - shifts[r]) for r in range(1, 5)) for kind, b in fitted.items()
     }
     assert error[MeanShift] < 0.2
     assert error[Ridge] > 0.5

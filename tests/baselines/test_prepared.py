@@ -117,9 +117,7 @@ def test_groups_are_kept_apart(prepared):
         }
     )
     both.X[prepared.n_obs :] += 10
-    scgim.pp.prepare(
-        both, dose_key="dose", input="log1p", genes="all", groupby="line", min_cells=1, min_counts=0
-    )
+    scgim.pp.prepare(both, dose_key="dose", input="log1p", genes="all", groupby="line", min_cells=1, min_counts=0)
     low, high = (training_data(both, group=group) for group in "xy")
     assert high.x.mean() == pytest.approx(low.x.mean() + 10, abs=0.01)
 

@@ -43,9 +43,7 @@ def scperturb_like(n_cells=120, seed=0):
     counts = sparse.csr_matrix(rng.poisson(0.5, size=(n_cells, 9)), dtype=np.int64)
     var = pd.DataFrame(
         {"ensembl_id": [f"ENSG0000000000{gene}" for gene in range(7)] + ["ENSMUSG00000000001"] * 2},
-        index=pd.Index(
-            ["TSPAN6", "TNMD", "DPM1", "SCYL3", "DPM1", "FGR", "CFH", "Gnai3", "Pbsn"], name="gene_symbol"
-        ),
+        index=pd.Index(["TSPAN6", "TNMD", "DPM1", "SCYL3", "DPM1", "FGR", "CFH", "Gnai3", "Pbsn"], name="gene_symbol"),
     )
     return anndata.AnnData(counts, obs=obs, var=var)
 
@@ -133,9 +131,7 @@ def test_other_labels_of_the_vehicle(original, write, label):
 
 
 def test_synonyms_that_would_merge_two_drugs_are_kept(original, write):
-    original.obs["perturbation"] = original.obs["perturbation"].cat.rename_categories(
-        {"(+)-JQ1": "Belinostat (other)"}
-    )
+    original.obs["perturbation"] = original.obs["perturbation"].cat.rename_categories({"(+)-JQ1": "Belinostat (other)"})
     adata = sciplex3(path=write(original))
     assert {"Belinostat (PXD101)", "Belinostat (other)", "Quisinostat"} < set(adata.obs["perturbation"])
 

@@ -44,9 +44,7 @@ def test_differences_of_scores_are_those_of_log_likelihoods():
     (with_parent, _), (without, t) = scores.score(2, [frozenset({1}), frozenset()])
     assert with_parent > without
     targets = torch.nonzero(t).flatten().tolist()
-    expected = (
-        least_squares(data, 2, [1], [3]) - least_squares(data, 2, [], targets) + 6.0 * (len(targets) - 1)
-    )
+    expected = least_squares(data, 2, [1], [3]) - least_squares(data, 2, [], targets) + 6.0 * (len(targets) - 1)
     assert with_parent - without + 0.5 == pytest.approx(expected, abs=2.0)
 
 
@@ -71,9 +69,7 @@ def test_the_control_is_never_a_target():
 def test_scores_do_not_depend_on_the_order_of_cells_nor_on_how_they_are_grouped():
     data = linear_data()
     order = torch.randperm(len(data.x))
-    shuffled = TrainingData(
-        data.x[order], data.condition[order], data.valid[order], data.features, data.membership
-    )
+    shuffled = TrainingData(data.x[order], data.condition[order], data.valid[order], data.features, data.membership)
     expected = local_scores(data).score(2, [frozenset({1}), frozenset({0, 3})])
     for other in (local_scores(shuffled), local_scores(data, chunk=7)):
         for (a, t), (b, u) in zip(expected, other.score(2, [frozenset({1}), frozenset({0, 3})]), strict=True):
@@ -100,9 +96,7 @@ def test_the_search_on_the_simulator(seed):
     )  # fmt: skip
     truth = adata.uns["truth"]
     labels = list(truth["conditions"]["condition"])
-    condition = torch.as_tensor(
-        pd.Categorical(adata.obs["condition"], categories=labels).codes.astype(np.int64)
-    )
+    condition = torch.as_tensor(pd.Categorical(adata.obs["condition"], categories=labels).codes.astype(np.int64))
     membership = torch.cat([torch.zeros(1, len(labels) - 1), torch.eye(len(labels) - 1)])
     data = TrainingData(
         torch.as_tensor(adata.X), condition, torch.zeros(len(condition), dtype=torch.bool),

@@ -26,9 +26,7 @@ def test_pearson_agrees_with_scipy(samples):
     control, x, y = samples
     base = control.mean(0)
     assert metrics.pearson_means(x, y) == pytest.approx(pearsonr(x.mean(0), y.mean(0))[0])
-    assert metrics.pearson_delta(x, y, control) == pytest.approx(
-        pearsonr(x.mean(0) - base, y.mean(0) - base)[0]
-    )
+    assert metrics.pearson_delta(x, y, control) == pytest.approx(pearsonr(x.mean(0) - base, y.mean(0) - base)[0])
 
 
 def test_pearson_delta_is_one_for_half_the_effect_and_minus_one_for_the_opposite(samples):

@@ -64,9 +64,7 @@ def direct_log_likelihood(gim: GIM, batch, graph, effects_noise) -> float:
                     new = log_density(kind, x[j], location + unit[j] * psi[0], own_scale[j], zero[j])
                 else:
                     shifted_zero = zero[j] + (psi[2] if kind == "ziln" else 0.0)
-                    new = log_density(
-                        kind, x[j], centre[j] + unit[j] * psi[0], unit[j] * np.exp(psi[1]), shifted_zero
-                    )
+                    new = log_density(kind, x[j], centre[j] + unit[j] * psi[0], unit[j] * np.exp(psi[1]), shifted_zero)
                 value = (1 - p) * own + p * new
             total += float(batch.weight[c]) * value
     return total
@@ -258,9 +256,7 @@ def test_units_are_those_of_the_data():
     gaussian.standardise(x)
     torch.testing.assert_close(gaussian.response_center, x.mean(0))
     torch.testing.assert_close(gaussian.total_log_scale().exp(), x.std(0))
-    counts = torch.where(
-        torch.rand(500, 3) < torch.tensor([0.1, 0.5, 1.0]), torch.zeros(500, 3), x.abs() + 0.1
-    )
+    counts = torch.where(torch.rand(500, 3) < torch.tensor([0.1, 0.5, 1.0]), torch.zeros(500, 3), x.abs() + 0.1)
     ziln = Mechanisms(3, "ziln")
     ziln.standardise(counts)
     for value in ziln.state_dict().values():
@@ -346,9 +342,7 @@ def test_combine(additive):
 def test_combine_has_finite_gradients_at_certain_and_impossible_targets(additive):
     logits = torch.tensor([[30.0, -30, 200, -200], [30.0, -30, -200, 200]], requires_grad=True)
     effects = torch.randn(2, 4, 2, requires_grad=True)
-    prob, psi = combine(
-        AtomicInterventions(logits, effects), torch.tensor([[0.0, 0], [1, 0], [1, 1]]), additive
-    )
+    prob, psi = combine(AtomicInterventions(logits, effects), torch.tensor([[0.0, 0], [1, 0], [1, 1]]), additive)
     (prob.sum() + psi.square().sum()).backward()
     assert torch.isfinite(logits.grad).all()
     assert torch.isfinite(effects.grad).all()

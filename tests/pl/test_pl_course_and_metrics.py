@@ -75,9 +75,7 @@ def test_metrics_mark_every_value_and_the_mean(table):
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["GIM", "control", "next lower dose"]
     for ax, metric in zip(axes, ("mean_distance", "pearson_delta", "my_own_metric"), strict=True):
         means = table[table["metric"] == metric].groupby("method")["value"].mean()
-        drawn = {
-            line.get_gid().removeprefix("mean:"): line.get_xdata()[0] for line in ax.lines if line.get_gid()
-        }
+        drawn = {line.get_gid().removeprefix("mean:"): line.get_xdata()[0] for line in ax.lines if line.get_gid()}
         assert drawn == pytest.approx(means.to_dict())
         dots = np.concatenate([line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 3])
         assert sorted(dots) == pytest.approx(sorted(table.loc[table["metric"] == metric, "value"]))
@@ -100,9 +98,7 @@ def test_means_are_taken_over_the_same_conditions(table):
         expected = (values[method, "b"] + values[method, "c"]) / 2
         assert drawn[f"mean:{method}"] == pytest.approx(expected)
     assert "shared by all" in ax.figure.legends[0].get_texts()[1].get_text()
-    assert (
-        len(next(line for line in ax.lines if len(line.get_xdata()) == 3).get_xdata()) == 3
-    )  # all dots stay
+    assert len(next(line for line in ax.lines if len(line.get_xdata()) == 3).get_xdata()) == 3  # all dots stay
 
 
 def test_metrics_of_the_user_axes(table):

@@ -60,9 +60,7 @@ def test_other_text_is_refused(text: str) -> None:
         parse_dose(text)
 
 
-@given(
-    st.floats(1e-6, 1e9), st.sampled_from(["pM", "nM", "uM", "mM", "M"]), st.sampled_from(["nM", "uM", "M"])
-)
+@given(st.floats(1e-6, 1e9), st.sampled_from(["pM", "nM", "uM", "mM", "M"]), st.sampled_from(["nM", "uM", "M"]))
 def test_conversion_is_undone_by_its_inverse(dose: float, unit: str, to: str) -> None:
     there = convert_dose(dose, unit, to)
     assert convert_dose(there, to, unit) == pytest.approx(dose, rel=2e-5)
@@ -80,9 +78,7 @@ def test_one_unit_is_kept_and_several_become_nanomolar() -> None:
     assert common_unit({"": {"A"}}, "dose") == ""
 
 
-@pytest.mark.parametrize(
-    "used", [{"nM": {"A"}, "": {"A"}}, {"nM": {"A"}, "ng/ml": {"B"}}, {"Gy": {"A"}, "nM": {"B"}}]
-)
+@pytest.mark.parametrize("used", [{"nM": {"A"}, "": {"A"}}, {"nM": {"A"}, "ng/ml": {"B"}}, {"Gy": {"A"}, "nM": {"B"}}])
 def test_units_that_do_not_fit_are_refused(used: dict[str, set[str]]) -> None:
     with pytest.raises(ValueError, match=r"dose_key='dose'.*mixed units.*'A'"):
         common_unit(used, "dose")

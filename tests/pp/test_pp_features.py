@@ -69,9 +69,7 @@ def test_no_doses_means_one_hot_perturbation() -> None:
 
 
 def test_onehot_leaves_the_rescaled_dose_out() -> None:
-    np.testing.assert_array_equal(
-        featurize(make_spec("onehot"), PARTS), featurize(make_spec("auto"), PARTS)[:, :8]
-    )
+    np.testing.assert_array_equal(featurize(make_spec("onehot"), PARTS), featurize(make_spec("auto"), PARTS)[:, :8])
 
 
 def test_rescaled_leaves_the_one_hot_dose_out() -> None:
@@ -172,9 +170,7 @@ def test_a_bad_user_matrix_is_refused(frame: pd.DataFrame, message: str) -> None
         ("auto", ("Dacinostat", 0.0), "need a dose.*'Dacinostat'"),
     ],
 )
-def test_parts_that_cannot_be_featurised_are_named(
-    features: str, part: tuple[str, float], message: str
-) -> None:
+def test_parts_that_cannot_be_featurised_are_named(features: str, part: tuple[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         featurize(make_spec(features), [part])
 

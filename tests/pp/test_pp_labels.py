@@ -66,9 +66,7 @@ def test_conditions_have_one_label_in_any_order(parts: list[tuple[str, float]], 
     ],
 )
 def test_perturbations_with_doses(given_: Any, label: str, parts: list[tuple[str, float]]) -> None:
-    found = parse_perturbations(
-        given_, control="control", has_dose=True, dose_unit="nM", known={"A_7": [("A", 7.0)]}
-    )
+    found = parse_perturbations(given_, control="control", has_dose=True, dose_unit="nM", known={"A_7": [("A", 7.0)]})
     assert found == [(label, parts)]
 
 

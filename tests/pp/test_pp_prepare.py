@@ -272,9 +272,7 @@ def test_a_control_label_may_hold_the_separator(control: str) -> None:
 def test_combinations_with_a_dose_each(cells: ad.AnnData) -> None:
     other = cells.copy()
     other.obs["dose"] = other.obs["dose"].map("{:g} nM".format)
-    rows = other.obs.index[
-        (cells.obs["dose"] == 1000).to_numpy() & (cells.obs["perturbation"] == DRUGS[0]).to_numpy()
-    ]
+    rows = other.obs.index[(cells.obs["dose"] == 1000).to_numpy() & (cells.obs["perturbation"] == DRUGS[0]).to_numpy()]
     other.obs.loc[rows[:12], ["perturbation", "dose"]] = ["Belinostat+Abemaciclib", "10 nM+1 uM"]
     other.obs.loc[rows[12:], ["perturbation", "dose"]] = ["Belinostat+Abemaciclib", "100 nM"]
     entry = prepared(other).uns["gim"]
@@ -350,9 +348,7 @@ def test_cells_of_no_group_are_normalised_and_left_out() -> None:
     adata.obs.iloc[:4, adata.obs.columns.get_loc("line")] = np.nan
     found = prepared(adata, groupby="line")
     assert found.obs[["gim_A_condition", "gim_B_condition"]].isna().all(axis=1).sum() == 4
-    np.testing.assert_allclose(
-        np.expm1(found.X[:4]).sum(axis=1), np.expm1(found.X[:4]).sum(axis=1)[0], rtol=1e-5
-    )
+    np.testing.assert_allclose(np.expm1(found.X[:4]).sum(axis=1), np.expm1(found.X[:4]).sum(axis=1)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("features", ["auto", "onehot", "rescaled", "hill", "fingerprint", "frame"])

@@ -17,9 +17,7 @@ def cells(graph, mechanisms, *, target=None, effect=0.0, intervention="hard", n=
     if target is not None:
         targets[:, target] = 1
         effects[:, target] = effect
-    return ancestral_sample(
-        graph, mechanisms, targets=targets, effects=effects, intervention=intervention, rng=rng
-    )
+    return ancestral_sample(graph, mechanisms, targets=targets, effects=effects, intervention=intervention, rng=rng)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +83,7 @@ def test_a_shift_of_a_log_normal_gene_multiplies_it(chain):
 def test_mlp_mechanism_is_the_documented_formula(chain):
     mechanisms = draw_mechanisms(chain, family="mlp", rng=5)
     x = cells(chain, mechanisms)
-    hidden = np.tanh(
-        x[:, [2]] * mechanisms["hidden_weights"][0, 2][None] + mechanisms["hidden_bias"][0][None]
-    )
+    hidden = np.tanh(x[:, [2]] * mechanisms["hidden_weights"][0, 2][None] + mechanisms["hidden_bias"][0][None])
     residual = x[:, 0] - hidden @ mechanisms["output_weights"][0]
     assert residual.mean() == pytest.approx(0.0, abs=0.01)
     assert residual.var() == pytest.approx(NOISE_VARIANCE, rel=0.05)

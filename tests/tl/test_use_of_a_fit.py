@@ -73,9 +73,7 @@ def test_sampled_cells_are_labelled(model):
     assert cells.obs_names.is_unique
     assert np.isfinite(cells.X).all()
     everything = scgim.tl.sample_cells(model, n=2)
-    assert (
-        everything.obs["condition"].unique().tolist() == model.uns["gim"]["conditions"]["condition"].tolist()
-    )
+    assert everything.obs["condition"].unique().tolist() == model.uns["gim"]["conditions"]["condition"].tolist()
 
 
 def test_zero_inflated_cells_have_zeros_and_no_negative_values(zeros):
@@ -85,9 +83,7 @@ def test_zero_inflated_cells_have_zeros_and_no_negative_values(zeros):
 
 
 def test_the_seed_decides(model):
-    first, second, other = (
-        scgim.tl.sample_cells(model, perturbations=["A_1"], n=6, rng=r).X for r in (3, 3, 4)
-    )
+    first, second, other = (scgim.tl.sample_cells(model, perturbations=["A_1"], n=6, rng=r).X for r in (3, 3, 4))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
 
@@ -182,9 +178,7 @@ def test_masked_genes_are_independent_of_each_other(continuous):
 
 def test_do_holds_the_value_and_leaves_what_is_not_downstream(model):
     plain = scgim.tl.sample_cells(model, perturbations=["control"], n=1500, rng=1)
-    low, high = (
-        scgim.tl.intervene(model, interventions={"g1": value}, n=1500, rng=2) for value in (0.0, 4.0)
-    )
+    low, high = (scgim.tl.intervene(model, interventions={"g1": value}, n=1500, rng=2) for value in (0.0, 4.0))
     assert (high[:, "g1"].X == 4).all()
     assert high.obs["condition"].unique().tolist() == ["do(g1=4)"]
     for gene in ("g0", "g3", "g4"):  # upstream or beside
@@ -281,9 +275,7 @@ def test_the_control_as_a_perturbation_is_the_identity(model):
 
 
 def test_a_perturbation_touches_targets_and_their_descendants(model):
-    new = scgim.tl.counterfactual(
-        model, perturbation=("A", 10), cells=model.obs["gim_condition"] == "control"
-    )
+    new = scgim.tl.counterfactual(model, perturbation=("A", 10), cells=model.obs["gim_condition"] == "control")
     same = new.layers["observed"] == new.X
     assert same[new.layers["touched"] == 0].all()
     assert new.obs["counterfactual_condition"].unique().tolist() == ["A_10"]
@@ -331,14 +323,10 @@ def test_the_file_is_the_model_in_a_new_process(zeros, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), str(tmp_path / "fit.h5ad"), str(tmp_path / "out.npz")]
-    subprocess.run(
-        command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300
-    )
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
     found = np.load(tmp_path / "out.npz")
     np.testing.assert_array_equal(found["cells"], scgim.tl.sample_cells(zeros, n=7, rng=5).X)
-    np.testing.assert_array_equal(
-        found["changed"], scgim.tl.counterfactual(zeros, perturbation=("A", 10), rng=5).X
-    )
+    np.testing.assert_array_equal(found["changed"], scgim.tl.counterfactual(zeros, perturbation=("A", 10), rng=5).X)
 
 
 def test_everything_written_survives_a_file(model, tmp_path):

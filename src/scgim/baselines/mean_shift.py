@@ -131,9 +131,7 @@ class MeanShift(ShiftBaseline):
         return x @ weight + bias
 
 
-def _draw_layers(
-    widths: Sequence[int], generator: torch.Generator
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _draw_layers(widths: Sequence[int], generator: torch.Generator) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Glorot-uniform weights and zero biases. (torch.nn.Linear would draw from the global generator.)"""
     import torch
 

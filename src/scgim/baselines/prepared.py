@@ -146,9 +146,7 @@ def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None)
     )
 
 
-def prepared_condition(
-    adata: AnnData, label: str, *, key: str = "gim", group: str | None = None
-) -> Condition:
+def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: str | None = None) -> Condition:
     """One condition of a prepared AnnData, held-out ones included.
 
     Parameters
@@ -175,8 +173,7 @@ def prepared_condition(
     labels = [str(name) for name in table["condition"]]
     if label not in labels:
         raise KeyError(
-            f"Condition {label!r} does not exist.{suggestion(label, labels)} "
-            f"The conditions are: {listing(labels)}."
+            f"Condition {label!r} does not exist.{suggestion(label, labels)} The conditions are: {listing(labels)}."
         )
     row = labels.index(label)
     return Condition(
@@ -215,9 +212,7 @@ def _require(adata: AnnData, key: str, group: str | None) -> tuple[Keys, dict[st
     needed = ("conditions", "parts", "membership", "features")
     missing += [f"adata.uns[{keys.uns!r}][{name!r}]" for name in needed if name not in slots]
     if missing:
-        raise KeyError(
-            f"{', '.join(missing)} not found: run scgim.pp.prepare(adata, key_added={key!r}) first."
-        )
+        raise KeyError(f"{', '.join(missing)} not found: run scgim.pp.prepare(adata, key_added={key!r}) first.")
     return keys, slots
 
 

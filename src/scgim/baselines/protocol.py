@@ -210,6 +210,4 @@ def check_fitted(baseline: Baseline, attribute: str) -> None:
 
 
 def _set(instance: object, name: str, value: object) -> None:
-    object.__setattr__(
-        instance, name, value
-    )  # the dataclass is frozen; only construction normalises its fields
+    object.__setattr__(instance, name, value)  # the dataclass is frozen; only construction normalises its fields

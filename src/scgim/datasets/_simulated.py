@@ -66,9 +66,7 @@ NOTE = (
 )
 
 
-def simulated_sciplex3(
-    *, cell_lines: Sequence[str] = ("A549",), n_genes: int = 1_500, rng: RngLike = 0
-) -> AnnData:
+def simulated_sciplex3(*, cell_lines: Sequence[str] = ("A549",), n_genes: int = 1_500, rng: RngLike = 0) -> AnnData:
     """Simulate SciPlex3's four HDAC inhibitors with known graph, direct targets and dose responses.
 
     A network of 48 genes carries the signal: `z_j = sum_i w_ij 2 tanh(z_i / 2) + e_j` is the log fold change
@@ -117,9 +115,7 @@ def simulated_sciplex3(
     if unknown or not lines or len(set(lines)) < len(lines):
         raise ValueError(f"cell_lines must be distinct names among {list(LINES)}, got {lines}.")
     if n_genes < 100:
-        raise ValueError(
-            f"n_genes must be at least 100 ({N_NETWORK} of them are the network), got {n_genes}."
-        )
+        raise ValueError(f"n_genes must be at least 100 ({N_NETWORK} of them are the network), got {n_genes}.")
     from anndata import AnnData, concat
 
     truth_rng, *line_rngs = as_generator(rng).spawn(1 + len(LINES))
@@ -138,9 +134,7 @@ def simulated_sciplex3(
         if line not in lines:
             continue
         obs = _design(line, targets, line_rng)
-        hit, effects = atomic_interventions(
-            obs.rename(columns={"dose_value": "dose"}), targets, network_names
-        )
+        hit, effects = atomic_interventions(obs.rename(columns={"dose_value": "dose"}), targets, network_names)
         z = ancestral_sample(
             graph, mechanisms, targets=hit, effects=effects, hard_variance=LATENT_VARIANCE, rng=line_rng
         )  # (cells, network genes)
@@ -185,9 +179,7 @@ def _draw_targets(graph: np.ndarray, names: Sequence[str], rng: np.random.Genera
     return pd.DataFrame(rows)
 
 
-def _draw_basal(
-    n_genes: int, network: np.ndarray, is_target: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _draw_basal(n_genes: int, network: np.ndarray, is_target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Basal share of every gene in the counts of a cell; sums to 1."""
     share = np.exp(BACKGROUND_LOG_SD * rng.standard_normal(n_genes))
     low, high = np.where(is_target, np.log(TARGET_COUNTS)[:, None], np.log(NETWORK_COUNTS)[:, None])

@@ -77,9 +77,7 @@ def save_checkpoint(
     os.replace(partial, path)
 
 
-def load_checkpoint(
-    path: str | Path | None, config: FitConfig, seed: int, data: TrainingData
-) -> Checkpoint | None:
+def load_checkpoint(path: str | Path | None, config: FitConfig, seed: int, data: TrainingData) -> Checkpoint | None:
     """The checkpoint of exactly this fit, or None where there is no file.
 
     Raises

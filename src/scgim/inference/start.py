@@ -98,9 +98,7 @@ def _interventions(
     n_parts, n_features = data.features.shape
     if not config.amortised:
         return FreeInterventions(n_parts, data.n_genes, k)
-    return AmortizedInterventions(
-        n_features, data.n_genes, k, config.network_hidden, config.linear_skip, generator
-    )
+    return AmortizedInterventions(n_features, data.n_genes, k, config.network_hidden, config.linear_skip, generator)
 
 
 def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generator, report) -> SearchResult:

@@ -30,9 +30,7 @@ def as_cells(x: ArrayLike, name: str, *, min_cells: int = 1) -> np.ndarray:
     return array
 
 
-def as_cell_pair(
-    true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def as_cell_pair(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Two arrays (cells, genes) over the same genes; their numbers of cells may differ."""
     first = as_cells(true, "true", min_cells=min_cells)
     second = as_cells(predicted, "predicted", min_cells=min_cells)
@@ -83,9 +81,7 @@ def as_scores(x: ArrayLike, name: str, *, square: bool = False) -> np.ndarray:
 def check_same_shape(true: np.ndarray, predicted: np.ndarray) -> None:
     """Raise where truth and prediction differ in shape."""
     if true.shape != predicted.shape:
-        raise ValueError(
-            f"`true` has shape {true.shape} and `predicted` has shape {predicted.shape}; they must agree."
-        )
+        raise ValueError(f"`true` has shape {true.shape} and `predicted` has shape {predicted.shape}; they must agree.")
 
 
 def _as_matrix(x: ArrayLike, name: str) -> np.ndarray:

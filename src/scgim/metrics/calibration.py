@@ -65,9 +65,7 @@ def zero_fraction_error(true: ArrayLike, predicted: ArrayLike) -> float:
     return float(np.abs((true == 0).mean(axis=0) - (predicted == 0).mean(axis=0)).mean())
 
 
-def coverage_per_gene(
-    true: ArrayLike, predicted: ArrayLike, *, lower: float = 0.05, upper: float = 0.95
-) -> np.ndarray:
+def coverage_per_gene(true: ArrayLike, predicted: ArrayLike, *, lower: float = 0.05, upper: float = 0.95) -> np.ndarray:
     """Fraction of true cells inside the predicted quantile range, gene by gene.
 
     Estimator: per gene, the `lower` and `upper` quantiles of the predicted cells (linear interpolation, as

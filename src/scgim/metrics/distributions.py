@@ -89,9 +89,7 @@ def kde_nll(true: ArrayLike, predicted: ArrayLike, *, variance_floor: float = 1e
     return float(log_norm - np.concatenate(log_density).mean())
 
 
-def e_distance(
-    true: ArrayLike, predicted: ArrayLike, *, squared: bool = False, unbiased: bool = False
-) -> float:
+def e_distance(true: ArrayLike, predicted: ArrayLike, *, squared: bool = False, unbiased: bool = False) -> float:
     """Energy distance between two samples of cells.
 
     Estimator: ``2 mean d(x, y) - mean d(x, x') - mean d(y, y')`` with the Euclidean distance d. The

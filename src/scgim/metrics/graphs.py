@@ -91,9 +91,7 @@ def sid(true: ArrayLike, predicted: ArrayLike) -> float:
     gadjid = optional_import("gadjid", extra="metrics")
     if len(true) < 2:
         return 0.0
-    _, count = gadjid.sid(
-        true.astype(np.int8), predicted.astype(np.int8), edge_direction="from row to column"
-    )
+    _, count = gadjid.sid(true.astype(np.int8), predicted.astype(np.int8), edge_direction="from row to column")
     return float(count)
 
 

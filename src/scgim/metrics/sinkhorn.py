@@ -141,9 +141,7 @@ def sinkhorn_divergence(
     return max(objective(true, predicted) - within / 2, 0.0)
 
 
-def _solve(
-    x: np.ndarray, y: np.ndarray, *, epsilon: float, tolerance: float, max_iterations: int
-) -> Transport:
+def _solve(x: np.ndarray, y: np.ndarray, *, epsilon: float, tolerance: float, max_iterations: int) -> Transport:
     """Sinkhorn with epsilon scaling: potentials f, g in the log domain, scalings u, v between absorptions."""
     import torch
 

@@ -54,9 +54,7 @@ class ZeroInflatedLogNormal(TorchDistribution):
     }
     support = constraints.nonnegative
 
-    def __init__(
-        self, zero_logit: Tensor, mean: Tensor, log_scale: Tensor, validate_args: bool | None = None
-    ):
+    def __init__(self, zero_logit: Tensor, mean: Tensor, log_scale: Tensor, validate_args: bool | None = None):
         self.zero_logit, self.mean_log, self.log_scale = torch.broadcast_tensors(zero_logit, mean, log_scale)
         super().__init__(self.zero_logit.shape, validate_args=False)
 

@@ -139,9 +139,7 @@ def abduct(gim: GIM, graph: np.ndarray, x: Tensor, generator: torch.Generator) -
 
 
 @torch.no_grad()
-def counterfactual(
-    gim: GIM, graph: np.ndarray, x: Tensor, action: Action, generator: torch.Generator
-) -> Tensor:
+def counterfactual(gim: GIM, graph: np.ndarray, x: Tensor, action: Action, generator: torch.Generator) -> Tensor:
     """The same cells under `action`; genes without a targeted ancestor keep their value exactly."""
     changed = propagate(gim, graph, abduct(gim, graph, x, generator), action)
     return torch.where(touched_genes(graph, action), changed, x)

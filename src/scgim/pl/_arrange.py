@@ -50,9 +50,7 @@ def _connected_parts(dag: nx.DiGraph) -> list[nx.DiGraph]:
 
 
 def _joined(a: Layout, b: Layout) -> Layout:
-    return Layout(
-        a.centers | b.centers, a.widths | b.widths, a.heights | b.heights, a.routes | b.routes, a.size
-    )
+    return Layout(a.centers | b.centers, a.widths | b.widths, a.heights | b.heights, a.routes | b.routes, a.size)
 
 
 def _rows(genes: list[str], widths: Mapping[str, float], em: float, limit: float) -> Layout:
@@ -115,9 +113,7 @@ def place(
     )
 
 
-def _straight(
-    start: tuple[float, float], stop: tuple[float, float], width: float, height: float
-) -> np.ndarray:
+def _straight(start: tuple[float, float], stop: tuple[float, float], width: float, height: float) -> np.ndarray:
     """A straight curve from a centre to the border of the box around `stop`."""
     a, b = np.array(start), np.array(stop)
     with np.errstate(divide="ignore"):

@@ -46,8 +46,7 @@ def require_genes(predicted: ad.AnnData, genes: Sequence[str]) -> None:
     lost = [gene for gene in genes if gene not in predicted.var_names]
     if lost:
         raise ValueError(
-            f"predicted lacks the modelled genes {listing(lost)}: "
-            "sample it from this fit (same key and group)."
+            f"predicted lacks the modelled genes {listing(lost)}: sample it from this fit (same key and group)."
         )
 
 

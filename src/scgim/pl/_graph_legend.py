@@ -66,9 +66,7 @@ def draw_legend(
         ends = [x, x + _SAMPLE * em]
         ax.plot(ends, [y, y], color=color, linewidth=line * em * scale / 7, clip_on=False, gid="legend")
         x += (_SAMPLE + 0.5) * em
-        ax.text(
-            x, y, entry.label, size=_TEXT * em * scale, color=colors.ink, va="center_baseline", gid="legend"
-        )
+        ax.text(x, y, entry.label, size=_TEXT * em * scale, color=colors.ink, va="center_baseline", gid="legend")
         x += text_width(entry.label, _TEXT * em) + _GAP * em
     if not color_bar:
         return

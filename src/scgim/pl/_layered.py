@@ -33,9 +33,7 @@ class Layout(NamedTuple):
     def moved(self, dx: float, dy: float) -> Layout:
         """The same drawing elsewhere; `size` stays."""
         centers = {v: (x + dx, y + dy) for v, (x, y) in self.centers.items()}
-        return self._replace(
-            centers=centers, routes={e: r + np.array([dx, dy]) for e, r in self.routes.items()}
-        )
+        return self._replace(centers=centers, routes={e: r + np.array([dx, dy]) for e, r in self.routes.items()})
 
 
 def box_height(arrows: int, em: float) -> float:
@@ -100,9 +98,7 @@ def assign_layers(dag: nx.DiGraph) -> dict[Hashable, int]:
     rows = np.repeat(np.arange(len(edges)), 2)
     signs = np.tile([1.0, -1.0], len(edges))
     step = sparse.csr_matrix((signs, (rows, edges.ravel())), shape=(len(edges), len(nodes)))
-    solution = linprog(
-        cost.astype(float), A_ub=step, b_ub=-np.ones(len(edges)), bounds=(0, depth - 1), method="highs"
-    )
+    solution = linprog(cost.astype(float), A_ub=step, b_ub=-np.ones(len(edges)), bounds=(0, depth - 1), method="highs")
     return {v: round(solution.x[i]) for v, i in index.items()}
 
 
@@ -111,9 +107,7 @@ def crossings(proper: nx.DiGraph, columns: list[list[Hashable]]) -> int:
     total = 0
     for here, there in pairwise(columns):
         place = {v: i for i, v in enumerate(there)}
-        ends = np.array([(i, place[v]) for i, u in enumerate(here) for v in proper.successors(u)]).reshape(
-            -1, 2
-        )
+        ends = np.array([(i, place[v]) for i, u in enumerate(here) for v in proper.successors(u)]).reshape(-1, 2)
         a, b = ends[:, 0], ends[:, 1]
         total += int(((a[:, None] < a) & (b[:, None] > b)).sum())
     return total

@@ -60,9 +60,7 @@ def make_panels(
     return axes[:n], True
 
 
-def add_header(
-    axes: np.ndarray, handles: Sequence[Artist], *, own: bool, title: str | None, legend: bool
-) -> None:
+def add_header(axes: np.ndarray, handles: Sequence[Artist], *, own: bool, title: str | None, legend: bool) -> None:
     """Title and legend: above the whole figure where it is ours, else inside the first of the user's axes.
 
     The title is the legend's own, so that the two never overlap; the figure grows by the lines they need.
@@ -89,9 +87,7 @@ def add_header(
     lines = bool(title) + -(-len(entries) // columns)
     if lines:
         figure.set_size_inches(width, height + (1.45 * lines + 0.6) * font_size() / 72)
-        box = figure.legend(
-            handles=entries, loc="outside upper center", ncols=columns, columnspacing=1.6, **style
-        )
+        box = figure.legend(handles=entries, loc="outside upper center", ncols=columns, columnspacing=1.6, **style)
         box.get_title().set_color(ink)
 
 

@@ -40,9 +40,7 @@ def palette(ax: Axes) -> Palette:
 def sequential(colors: Palette) -> LinearSegmentedColormap:
     """Probabilities: from the background (0) through blue to the strongest contrast (1)."""
     dark = luminance(colors.paper) < 0.5
-    steps = (
-        ["#000000", "#0A4A73", "#56B4E9", "#F0F8FF"] if dark else ["#FFFFFF", "#9CCBE8", "#0072B2", "#052A47"]
-    )
+    steps = ["#000000", "#0A4A73", "#56B4E9", "#F0F8FF"] if dark else ["#FFFFFF", "#9CCBE8", "#0072B2", "#052A47"]
     return LinearSegmentedColormap.from_list("scgim_probability", steps)
 
 

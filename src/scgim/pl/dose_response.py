@@ -135,9 +135,7 @@ def dose_response(
     for i, (panel, gene) in enumerate(zip(axes, shown, strict=True)):
         j = nodes.index(gene)
         colors = palette(panel)
-        panel.axhline(
-            control[j], color=colors.control, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1, gid="control"
-        )
+        panel.axhline(control[j], color=colors.control, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1, gid="control")
         if simulated is not None:
             _draw_predicted(panel, simulated, j, colors)
         _draw_observed(panel, observed, j, colors)
@@ -207,9 +205,7 @@ def _simulated(
     cells = [expression(predicted, of_drug & (dose == d), genes) for d in doses]
     result = {"dose": doses, "mean": np.array([c.mean(axis=0) for c in cells])}
     if band is not None:
-        result["low"], result["high"] = np.array([np.percentile(c, band, axis=0) for c in cells]).swapaxes(
-            0, 1
-        )
+        result["low"], result["high"] = np.array([np.percentile(c, band, axis=0) for c in cells]).swapaxes(0, 1)
     return result
 
 
@@ -220,9 +216,7 @@ def _draw_predicted(ax: Axes, simulated: dict[str, np.ndarray], j: int, colors: 
         if one:
             ax.vlines(dose, low, high, color=colors.predicted, alpha=0.35, linewidth=5, zorder=2, gid="band")
         else:
-            ax.fill_between(
-                dose, low, high, color=colors.predicted, alpha=0.2, linewidth=0, zorder=2, gid="band"
-            )
+            ax.fill_between(dose, low, high, color=colors.predicted, alpha=0.2, linewidth=0, zorder=2, gid="band")
     marker = "_" if one else None
     ax.plot(
         dose,

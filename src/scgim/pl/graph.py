@@ -140,9 +140,7 @@ def graph(
     return ax
 
 
-def _canvas(
-    ax: Axes | None, size: tuple[float, float], strip: float, heading: str, em: float
-) -> tuple[Axes, float]:
+def _canvas(ax: Axes | None, size: tuple[float, float], strip: float, heading: str, em: float) -> tuple[Axes, float]:
     """Axes whose data unit is a point (of text at full size), and the scale of everything in them."""
     width, height = size[0], size[1] + strip
     if ax is None:
@@ -172,9 +170,7 @@ def _edges(
             path = Path(points, [Path.MOVETO] + [Path.CURVE4] * (len(points) - 1))
             width, shade = strength(dag.edges[u, v]["probability"], floor)
             depth = 1 + z / len(causes)
-            halo = PathPatch(
-                path, facecolor="none", edgecolor=colors.paper, zorder=depth, clip_on=False, gid="halo"
-            )
+            halo = PathPatch(path, facecolor="none", edgecolor=colors.paper, zorder=depth, clip_on=False, gid="halo")
             halo.set(linewidth=(width + 1.0) * size / 7, capstyle="butt")
             arrow = FancyArrowPatch(
                 path=path,

@@ -61,9 +61,7 @@ def history(
     >>> scgim.pl.history(adata)  # doctest: +SKIP
     """
     table = get.history(adata, key=key, group=group)
-    panels = [
-        (name, log, lines) for name, log, all_lines in _PANELS if (lines := _recorded(table, all_lines))
-    ]
+    panels = [(name, log, lines) for name, log, all_lines in _PANELS if (lines := _recorded(table, all_lines))]
     if "step" not in table or table.empty or not panels:
         raise ValueError(f"The fit '{key}' recorded no history to draw.")
     axes, own = make_panels(len(panels), ax=ax, n_cols=n_cols, panel_size=(13.5, 11.5))
@@ -94,9 +92,7 @@ def history(
 
 
 def _recorded(table: pd.DataFrame, lines: dict[str, str]) -> dict[str, str]:
-    return {
-        column: label for column, label in lines.items() if column in table and table[column].notna().any()
-    }
+    return {column: label for column, label in lines.items() if column in table and table[column].notna().any()}
 
 
 def _colors(ax: Axes) -> tuple[str, ...]:

@@ -115,9 +115,7 @@ def marginals(
     require_genes(predicted, nodes)
     perturbed, cells = (adata, observed) if observed.any() else (predicted, of_condition)
     change = pd.Series(
-        np.abs(
-            expression(perturbed, cells, nodes).mean(axis=0) - expression(adata, control, nodes).mean(axis=0)
-        ),
+        np.abs(expression(perturbed, cells, nodes).mean(axis=0) - expression(adata, control, nodes).mean(axis=0)),
         index=nodes,
     )
     shown = choose_genes(genes, nodes, change, n_genes)
@@ -126,9 +124,7 @@ def marginals(
     if observed.any():
         samples.append(_Sample("observed", expression(adata, observed, shown)))
     samples.append(_Sample("predicted", expression(predicted, of_condition, shown)))
-    with_zeros = slots.prepare_params.get("input") != "continuous" and any(
-        (s.values == 0).any() for s in samples
-    )
+    with_zeros = slots.prepare_params.get("input") != "continuous" and any((s.values == 0).any() for s in samples)
 
     axes, own = make_panels(len(shown), ax=ax, n_cols=n_cols, panel_size=(16, 11.5))
     for j, (panel, gene) in enumerate(zip(axes, shown, strict=True)):
@@ -145,9 +141,7 @@ def _one_condition(predicted: ad.AnnData, condition: str | None) -> str:
     if condition is not None:
         return check_known(condition, labels, "condition of predicted")[0]
     if len(labels) != 1:
-        raise ValueError(
-            f"predicted holds {len(labels)} conditions: pass condition= one of {listing(labels)}."
-        )
+        raise ValueError(f"predicted holds {len(labels)} conditions: pass condition= one of {listing(labels)}.")
     return labels[0]
 
 
@@ -208,9 +202,7 @@ def _density(
     n_bins = 2 * _GRID + margin
     count, _ = np.histogram(values, bins=n_bins, range=(low - margin * step, low + (n_bins - margin) * step))
     middle = low + (np.arange(n_bins) - margin + 0.5) * step
-    spread = (
-        min(np.std(values), np.subtract(*np.quantile(values, [0.75, 0.25])) / 1.34) if len(values) else 0.0
-    )
+    spread = min(np.std(values), np.subtract(*np.quantile(values, [0.75, 0.25])) / 1.34) if len(values) else 0.0
     spread = spread or (np.std(values) if len(values) else 0.0)
     bandwidth = max(0.9 * spread * max(len(values), 1) ** -0.2 / step, 0.01 * _GRID)
     smooth = gaussian_filter1d(count.astype(float), bandwidth, mode="reflect" if reflect else "constant")
@@ -243,11 +235,7 @@ def _axis_break(ax: Axes, center: float, half: float, colors: Palette) -> None:
 
 def _positive_ticks(ax: Axes, center: float, high: float) -> None:
     """Ticks at positive values; the bars' tick is the only 0."""
-    ticks = [
-        tick
-        for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, high)
-        if 0.12 * high < tick <= high
-    ]
+    ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, high) if 0.12 * high < tick <= high]
     ax.set_xticks([center, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
 
 

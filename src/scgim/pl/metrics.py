@@ -155,9 +155,7 @@ def _draw(ax: Axes, table: pd.DataFrame, rows: list[str], shared: set[str]) -> N
         compared = own.loc[own["condition"].isin(shared), "value"]
         if len(compared):
             mean = compared.mean()
-            ax.plot(
-                mean, y, "o", markersize=6.5, color=color, markeredgecolor=colors.paper, gid=f"mean:{row}"
-            )
+            ax.plot(mean, y, "o", markersize=6.5, color=color, markeredgecolor=colors.paper, gid=f"mean:{row}")
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.margins(x=0.08)
 

@@ -188,9 +188,7 @@ def _row_labels(ax: Axes, rows: pd.DataFrame, unit: str, em: float, ink: str) ->
     for name, start, stop in blocks:
         if start > 0:
             ax.axhline(start, color=ink, linewidth=0.6, gid="separator")
-        span = ax.plot(
-            [0, 0], [start + 0.15, stop - 0.15], color=ink, linewidth=0.8, clip_on=False, gid="block"
-        )
+        span = ax.plot([0, 0], [start + 0.15, stop - 0.15], color=ink, linewidth=0.8, clip_on=False, gid="block")
         span[0].set_transform(_beside(ax, offset))
         text = ax.text(0, (start + stop) / 2, name, ha="right", va="center", size=1.08 * size, color=ink)
         text.set(transform=_beside(ax, offset + 0.5 * em), gid="perturbation")

@@ -88,15 +88,9 @@ def label_cells(
             (cell_codes == 0).sum(),
             dose_key,
         )
-    ignored = (
-        np.array([i in read.dosed_controls for i in range(len(kinds))])[codes].sum()
-        if read.dosed_controls
-        else 0
-    )
+    ignored = np.array([i in read.dosed_controls for i in range(len(kinds))])[codes].sum() if read.dosed_controls else 0
     if ignored:
-        logger.warning(
-            "%d control cells have a dose other than 0 in obs[%r]; it is ignored.", ignored, dose_key
-        )
+        logger.warning("%d control cells have a dose other than 0 in obs[%r]; it is ignored.", ignored, dose_key)
     _refuse_ambiguous(list(index), control_label)
     return CellLabels(list(index), cell_codes, reasons, control_label, unit, dose_key is not None)
 
@@ -104,9 +98,7 @@ def label_cells(
 class _Reader:
     """Reads one (label, dose, unit), remembering which units were used by what."""
 
-    def __init__(
-        self, perturbation_key: str, dose_key: str | None, control: str, separator: str | None
-    ) -> None:
+    def __init__(self, perturbation_key: str, dose_key: str | None, control: str, separator: str | None) -> None:
         self.perturbation_key, self.dose_key = perturbation_key, dose_key
         self.control, self.separator = control, separator
         self.controls = control_names(control, separator)
@@ -181,9 +173,7 @@ def _unique_rows(*columns: np.ndarray) -> tuple[list[tuple[Any, ...]], np.ndarra
         try:
             code, found = pd.factorize(column)
         except TypeError as error:
-            raise ValueError(
-                f"A column of adata.obs holds something that is no label or number: {error}."
-            ) from error
+            raise ValueError(f"A column of adata.obs holds something that is no label or number: {error}.") from error
         values.append([*found, None])
         codes = codes * len(values[-1]) + np.where(code < 0, len(found), code)
     unique, inverse = np.unique(codes, return_inverse=True)
@@ -197,9 +187,7 @@ def _unique_rows(*columns: np.ndarray) -> tuple[list[tuple[Any, ...]], np.ndarra
     return rows, inverse
 
 
-def _refuse_missing_control(
-    names: np.ndarray, control: Any, perturbation_key: str, dose_key: str | None
-) -> None:
+def _refuse_missing_control(names: np.ndarray, control: Any, perturbation_key: str, dose_key: str | None) -> None:
     labels = sorted({name for name in names if name is not None})
     zero = f", and no cell has dose 0 in adata.obs[{dose_key!r}]" if dose_key is not None else ""
     if control is None:

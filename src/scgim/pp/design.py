@@ -26,9 +26,7 @@ class Design:
     @property
     def part_list(self) -> list[Part]:
         """(name, dose) of each part."""
-        return list(
-            zip(self.parts["perturbation"].astype(str), self.parts["dose"].astype(float), strict=True)
-        )
+        return list(zip(self.parts["perturbation"].astype(str), self.parts["dose"].astype(float), strict=True))
 
 
 def build_design(

@@ -114,9 +114,7 @@ def common_unit(used: dict[str, set[str]], dose_key: str) -> str:
     """
     if len(used) <= 1:
         return next(iter(used), "")
-    shown = "; ".join(
-        f"{unit or 'no unit'}: {listing(sorted(names), most=4)}" for unit, names in sorted(used.items())
-    )
+    shown = "; ".join(f"{unit or 'no unit'}: {listing(sorted(names), most=4)}" for unit, names in sorted(used.items()))
     if "" in used:
         raise ValueError(
             f"dose_key={dose_key!r}: the doses have mixed units, and some have none ({shown}). Give every "

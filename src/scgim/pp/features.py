@@ -111,9 +111,7 @@ def complete_spec(source: Mapping[str, Any], parts: list[Part], trained: np.ndar
                 same,
             )
     elif kind == "hill":
-        blocks += [
-            f"perturbation={name}:hill_{k:g}" for name in spec["perturbations"] for k in spec["half_doses"]
-        ]
+        blocks += [f"perturbation={name}:hill_{k:g}" for name in spec["perturbations"] for k in spec["half_doses"]]
     else:
         blocks += [str(column) for column in spec["columns"]]
     if spec["dose_one_hot"]:
@@ -168,9 +166,7 @@ def featurize(
         if bad:
             raise ValueError(f"These perturbations need a dose that is positive and finite: {listing(bad)}.")
     elif not np.isnan(doses).all():
-        raise ValueError(
-            "The data were prepared without doses (dose_key=None): leave the dose out, or set it to NaN."
-        )
+        raise ValueError("The data were prepared without doses (dose_key=None): leave the dose out, or set it to NaN.")
     blocks: list[np.ndarray]
     if kind in ("auto", "onehot", "rescaled", "hill"):
         known = list(map(str, spec["perturbations"]))
@@ -251,15 +247,13 @@ def _numeric(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
     text = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
     if text:
         raise ValueError(
-            f"features: the columns {listing(text)} are not numeric. Leave them out or encode them as "
-            "numbers."
+            f"features: the columns {listing(text)} are not numeric. Leave them out or encode them as numbers."
         )
     matrix = frame.to_numpy(dtype=np.float32, na_value=np.nan)
     bad = [name for name, fine in zip(names, np.isfinite(matrix).all(axis=1), strict=True) if not fine]
     if bad:
         raise ValueError(
-            f"features: missing or infinite values for {listing(bad)}. Fill them, or leave those "
-            "perturbations out."
+            f"features: missing or infinite values for {listing(bad)}. Fill them, or leave those perturbations out."
         )
     return matrix
 

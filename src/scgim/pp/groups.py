@@ -32,9 +32,7 @@ def split_groups(obs: pd.DataFrame, groupby: str | None, key: str) -> list[tuple
     column = text_labels(require_column(obs, groupby, "groupby"))
     names = sorted({name for name in column if name is not None})
     if not names:
-        raise ValueError(
-            f"groupby={groupby!r}: every value of adata.obs[{groupby!r}] is missing. Leave groupby out."
-        )
+        raise ValueError(f"groupby={groupby!r}: every value of adata.obs[{groupby!r}] is missing. Leave groupby out.")
     clash = split_key_clash(names, key)
     if clash:
         raise ValueError(
@@ -133,9 +131,7 @@ def prepare_cells(
     return slots
 
 
-def part_features(
-    obs: pd.DataFrame, design: Design, arguments: dict[str, Any], *, has_dose: bool
-) -> dict[str, Any]:
+def part_features(obs: pd.DataFrame, design: Design, arguments: dict[str, Any], *, has_dose: bool) -> dict[str, Any]:
     """Source of the features of a design's parts."""
     parts, features = design.part_list, arguments["features"]
     smiles = None
@@ -202,8 +198,7 @@ def _check_depth(
     lost = 1 - (keep & depth.enough).sum() / keep.sum()
     if lost > 0.5:
         logger.warning(
-            "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is a panel "
-            "of genes.",
+            "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is a panel of genes.",
             least,
             100 * lost,
             where,

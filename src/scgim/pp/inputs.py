@@ -36,9 +36,7 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     """Check everything that can be checked without reading a column or the matrix."""
     check_anndata(adata)
     if adata.n_vars < 2:
-        raise ValueError(
-            "adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes."
-        )
+        raise ValueError("adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes.")
     check_choice(arguments["input"], "input", _INPUTS)
     check_choice(arguments["small_conditions"], "small_conditions", _SMALL)
     check_choice(arguments["silent_genes"], "silent_genes", _SMALL)
@@ -64,9 +62,7 @@ def check_features(features: Any, smiles_key: str | None, dose_key: str | None) 
     if isinstance(features, pd.DataFrame):
         return
     if not isinstance(features, str):
-        raise TypeError(
-            f"features must be one of {listing(KINDS)} or a DataFrame, got {type(features).__name__}."
-        )
+        raise TypeError(f"features must be one of {listing(KINDS)} or a DataFrame, got {type(features).__name__}.")
     check_choice(features, "features", KINDS)
     if features == "fingerprint" and smiles_key is None:
         raise ValueError('features="fingerprint" needs smiles_key=, the column of adata.obs with the SMILES.')
@@ -82,9 +78,7 @@ def check_key(adata: AnnData, key_added: Any) -> None:
     ours = isinstance(entry, dict) and "format" in entry
     if not ours and (entry is not None or key_added in adata.var.columns):
         taken = f"adata.uns[{key_added!r}]" if entry is not None else f"adata.var[{key_added!r}]"
-        raise ValueError(
-            f"key_added={key_added!r}: {taken} exists and is not scgim's. Choose another key_added."
-        )
+        raise ValueError(f"key_added={key_added!r}: {taken} exists and is not scgim's. Choose another key_added.")
 
 
 def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:

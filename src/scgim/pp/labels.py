@@ -136,13 +136,10 @@ def parse_perturbations(
             pieces = [entry] if _is_one(entry) else entry
             if not isinstance(pieces, list | tuple) or not pieces:
                 raise TypeError(
-                    f"{entry!r} is not a perturbation: give a name, a pair of name and dose, or a list of "
-                    "them."
+                    f"{entry!r} is not a perturbation: give a name, a pair of name and dose, or a list of them."
                 )
             parts = sort_parts(
-                part
-                for piece in pieces
-                for part in _parse_piece(piece, control, combination_sep, has_dose, dose_unit)
+                part for piece in pieces for part in _parse_piece(piece, control, combination_sep, has_dose, dose_unit)
             )
         parsed.append((condition_label(parts, control), list(parts)))
     return parsed
@@ -164,9 +161,7 @@ def _is_dose(value: Any) -> bool:
         return False
 
 
-def _parse_piece(
-    piece: Any, control: str, separator: str | None, has_dose: bool, dose_unit: str
-) -> list[Part]:
+def _parse_piece(piece: Any, control: str, separator: str | None, has_dose: bool, dose_unit: str) -> list[Part]:
     if not _is_one(piece):
         raise TypeError(f"{piece!r} is not a perturbation: give a name or a pair of name and dose.")
     name, dose = (piece, None) if isinstance(piece, str) else piece
@@ -179,8 +174,7 @@ def _parse_piece(
     if not has_dose:
         if dose is not None and not (isinstance(dose, float) and math.isnan(dose)):
             raise ValueError(
-                f"{name!r} is given the dose {dose!r}, but the data were prepared without doses; leave it "
-                "out."
+                f"{name!r} is given the dose {dose!r}, but the data were prepared without doses; leave it out."
             )
         return [(n, math.nan) for n in names]
     if dose is None or (isinstance(dose, float) and math.isnan(dose)):
@@ -188,8 +182,7 @@ def _parse_piece(
     value, unit = parse_dose(dose)
     if not math.isfinite(value) or value <= 0:
         raise ValueError(
-            f"The dose of {name!r} must be positive and finite, got {dose!r}; for no dose ask for "
-            f"{control!r}."
+            f"The dose of {name!r} must be positive and finite, got {dose!r}; for no dose ask for {control!r}."
         )
     value = convert_dose(value, unit, dose_unit)
     return [(n, value) for n in names]

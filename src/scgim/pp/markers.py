@@ -125,9 +125,7 @@ def choose_markers(
         candidates = _highly_variable(work, candidates, n_top_genes, where)
     n_variable = int(candidates.sum())
 
-    silent = (
-        candidates & ~_expressed(matrix[np.flatnonzero(~perturbed)]) if counted else np.zeros_like(candidates)
-    )
+    silent = candidates & ~_expressed(matrix[np.flatnonzero(~perturbed)]) if counted else np.zeros_like(candidates)
     if silent_genes == "drop" and silent.any():
         logger.info("left out%s, zero in every control cell: %s", where, listing(var_names[silent]))
         candidates &= ~silent
@@ -154,9 +152,7 @@ def choose_markers(
             f"be learned: {listing(var_names[chosen & silent])}. {remedy}"
         )
     if chosen.sum() > _MANY_GENES:
-        logger.warning(
-            "%d genes%s are to be modelled; beyond %d a fit takes long.", chosen.sum(), where, _MANY_GENES
-        )
+        logger.warning("%d genes%s are to be modelled; beyond %d a fit takes long.", chosen.sum(), where, _MANY_GENES)
     return Markers(chosen, score, n_expressed, n_variable)
 
 
@@ -170,9 +166,7 @@ def _expressed(matrix: Any) -> np.ndarray:
 def _refuse_empty(matrix: Any, candidates: np.ndarray, var_names: pd.Index, remedy: str, where: str) -> None:
     empty = candidates & ~_expressed(matrix)
     if empty.any():
-        raise ValueError(
-            f"These genes are zero in every training cell{where}: {listing(var_names[empty])}. {remedy}"
-        )
+        raise ValueError(f"These genes are zero in every training cell{where}: {listing(var_names[empty])}. {remedy}")
 
 
 def _highly_variable(work: Any, candidates: np.ndarray, n_top_genes: int, where: str) -> np.ndarray:
@@ -180,9 +174,7 @@ def _highly_variable(work: Any, candidates: np.ndarray, n_top_genes: int, where:
 
     with quiet():
         try:
-            found = sc.pp.highly_variable_genes(
-                work[:, candidates].copy(), n_top_genes=n_top_genes, inplace=False
-            )
+            found = sc.pp.highly_variable_genes(work[:, candidates].copy(), n_top_genes=n_top_genes, inplace=False)
         except ValueError as error:
             raise ValueError(
                 f"scanpy found no highly variable genes{where} ({error}). Raise n_top_genes to the number "

@@ -185,14 +185,11 @@ def prepare(
     depth = measure_depth(matrix, input, min_counts)
     groups = split_groups(adata.obs, groupby, key_added)
     prepared = [
-        prepare_cells(adata, labels, members, depth, Keys(key_added, name), arguments)
-        for name, members in groups
+        prepare_cells(adata, labels, members, depth, Keys(key_added, name), arguments) for name, members in groups
     ]
     modelled = matrix
     if input == "counts":
-        blocks = [
-            (np.flatnonzero(members), s.target_sum) for s, (_, members) in zip(prepared, groups, strict=True)
-        ]
+        blocks = [(np.flatnonzero(members), s.target_sum) for s, (_, members) in zip(prepared, groups, strict=True)]
         outside = np.flatnonzero(~np.any([members for _, members in groups], axis=0))
         if outside.size:  # in no group: to the median of all controls, so that X is on one scale
             blocks.append((outside, float(np.median(depth.total[(labels.codes == 0) & (depth.total > 0)]))))

@@ -92,9 +92,7 @@ def own(adata: AnnData) -> None:
 def write_group(adata: AnnData, slots: GroupSlots) -> None:
     """Write every slot of one group."""
     keys, design = slots.keys, slots.design
-    adata.obs[keys.condition] = pd.Categorical.from_codes(
-        design.codes, categories=list(design.table["condition"])
-    )
+    adata.obs[keys.condition] = pd.Categorical.from_codes(design.codes, categories=list(design.table["condition"]))
     adata.obs[keys.split] = pd.Categorical.from_codes(slots.split, categories=list(SPLITS))
     if slots.genes is not None:
         adata.var[keys.genes] = slots.genes
@@ -139,9 +137,7 @@ def clear(adata: AnnData, key: str) -> None:
     adata.uns.pop(key, None)
 
 
-def change_slots(
-    adata: AnnData, key: str, group: str | None, step: Callable[[GroupSlots], None], written: str
-) -> None:
+def change_slots(adata: AnnData, key: str, group: str | None, step: Callable[[GroupSlots], None], written: str) -> None:
     """Apply `step` to a copy of the stored slots of each group, then write them all."""
     top = adata.uns.get(key)
     groups: list[str | None] = [group]

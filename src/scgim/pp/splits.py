@@ -57,17 +57,13 @@ def resolve_hold_out(
                 known=known,
             )
         except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"hold_out{where}: {error} The conditions are {listing(names[1:], most=30)}."
-            ) from error
+            raise type(error)(f"hold_out{where}: {error} The conditions are {listing(names[1:], most=30)}.") from error
         return label
 
     for entry, everywhere in _entries(hold_out):
         if everywhere:
             rows = [i for i, ps in enumerate(own) if entry in {name for name, _ in ps}]
-            rows = rows or [
-                i for i, name in enumerate(table["perturbation"].astype(str)) if name == entry and i
-            ]
+            rows = rows or [i for i, name in enumerate(table["perturbation"].astype(str)) if name == entry and i]
             label = str(entry)
         else:
             label = parse(entry)
@@ -78,9 +74,7 @@ def resolve_hold_out(
                 f"conditions are {listing(names[1:], most=30)}."
             )
         if label == control:
-            raise ValueError(
-                f"hold_out{where}: the control {control!r} cannot be held out; every fit needs it."
-            )
+            raise ValueError(f"hold_out{where}: the control {control!r} cannot be held out; every fit needs it.")
         held[rows] = True
     if held[1:].all():
         raise ValueError(
@@ -102,9 +96,7 @@ def _entries(hold_out: Any) -> Iterable[tuple[Any, bool]]:
                 several = isinstance(doses, Iterable) and not isinstance(doses, str)
                 for dose in doses if several else [doses]:
                     yield (str(name), _dose(name, dose)), False
-    elif (
-        isinstance(hold_out, tuple) and len(hold_out) == 2 and not isinstance(hold_out[1], str | tuple | list)
-    ):
+    elif isinstance(hold_out, tuple) and len(hold_out) == 2 and not isinstance(hold_out[1], str | tuple | list):
         yield hold_out, False
     elif isinstance(hold_out, Iterable):
         for entry in hold_out:

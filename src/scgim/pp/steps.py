@@ -77,9 +77,7 @@ def conditions(
         for name, default in (prepare.__kwdefaults__ or {}).items()
         if name not in ("copy", "return_summary")
     }
-    arguments = (
-        defaults | {name: value for name, value in locals().items() if name in defaults} | {"input": "log1p"}
-    )
+    arguments = defaults | {name: value for name, value in locals().items() if name in defaults} | {"input": "log1p"}
     check_arguments(adata, arguments)
     arguments["rng"] = stored_seed(rng)
     labels = label_cells(
@@ -152,9 +150,7 @@ def select_markers(
     def step(slots: GroupSlots) -> None:
         params = from_storable(slots.uns["params"])
         kind = input or params["prepare"]["input"]
-        arguments = (
-            params["prepare"] | given | {"input": "log1p" if kind == "counts" else kind, "features": "auto"}
-        )
+        arguments = params["prepare"] | given | {"input": "log1p" if kind == "counts" else kind, "features": "auto"}
         check_arguments(adata, arguments | {"smiles_key": None, "key_added": key})
         check_values(matrix, "adata.X", kind=arguments["input"], cells=adata.obs_names, genes=adata.var_names)
         choose_genes(slots, matrix, adata.var_names, arguments)
@@ -291,8 +287,7 @@ def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | No
         new = table["condition"][(table["split"] == "test").to_numpy() & ~before]
         if len(new) and params["prepare"]["genes"] is None and slots.keys.genes in adata.var:
             logger.info(
-                "the genes%s were chosen with the cells of %s; give hold_out to pp.prepare to choose them "
-                "without.",
+                "the genes%s were chosen with the cells of %s; give hold_out to pp.prepare to choose them without.",
                 slots.where,
                 listing(new),
             )

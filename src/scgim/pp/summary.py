@@ -53,9 +53,7 @@ def report(prepared: list[GroupSlots], seconds: float) -> pd.DataFrame:
     tables = []
     for slots in prepared:
         table, keys = slots.uns["summary"], slots.keys
-        lines = "\n".join(
-            f"  {item:<44} {n:>8}  {detail}" for item, n, detail in table.itertuples(index=False)
-        )
+        lines = "\n".join(f"  {item:<44} {n:>8}  {detail}" for item, n, detail in table.itertuples(index=False))
         logger.info("prepared%s:\n%s", slots.where, lines)
         logger.info(
             "written: obs[%r], obs[%r], var[%r], var[%r], uns[%r]",

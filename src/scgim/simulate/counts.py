@@ -38,9 +38,7 @@ def draw_depths(n_cells: int, *, median: float, log_sd: float = 0.5, rng: RngLik
     return median * np.exp(log_sd * as_generator(rng).standard_normal(n_cells))
 
 
-def count_cells(
-    rates: np.ndarray, *, overdispersion: np.ndarray | float, rng: RngLike = 0
-) -> sparse.csr_matrix:
+def count_cells(rates: np.ndarray, *, overdispersion: np.ndarray | float, rng: RngLike = 0) -> sparse.csr_matrix:
     """Draw negative-binomial counts as a gamma mixture of Poissons.
 
     Parameters

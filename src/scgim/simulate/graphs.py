@@ -11,9 +11,7 @@ from .._rng import RngLike, as_generator
 GraphKind = Literal["er", "sf"]
 
 
-def random_dag(
-    n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 2.0, rng: RngLike = 0
-) -> np.ndarray:
+def random_dag(n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 2.0, rng: RngLike = 0) -> np.ndarray:
     """Draw a random DAG whose causal order is a uniform permutation of the genes.
 
     Parameters

@@ -134,11 +134,7 @@ def draw_hill_parameters(
     ['a', 'b']
     """
     generator = as_generator(rng)
-    pairs = [
-        (name, gene_names[gene])
-        for name, genes in zip(perturbations, target_sets, strict=True)
-        for gene in genes
-    ]
+    pairs = [(name, gene_names[gene]) for name, genes in zip(perturbations, target_sets, strict=True) for gene in genes]
     table = pd.DataFrame(pairs, columns=["perturbation", "gene"])
     for column, (low, high) in (("maximum", maximum), ("half_dose", half_dose), ("exponent", exponent)):
         table[column] = generator.uniform(low, high, size=len(pairs))

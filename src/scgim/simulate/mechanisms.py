@@ -92,9 +92,7 @@ def _location(mechanisms: dict[str, Any], gene: int, parents: np.ndarray, x: np.
         return x[:, parents] @ mechanisms["weights"][parents, gene]
     if mechanisms["family"] == "saturating":
         return 2.0 * np.tanh(x[:, parents] / 2.0) @ mechanisms["weights"][parents, gene]
-    hidden = np.tanh(
-        x[:, parents] @ mechanisms["hidden_weights"][gene, parents] + mechanisms["hidden_bias"][gene]
-    )
+    hidden = np.tanh(x[:, parents] @ mechanisms["hidden_weights"][gene, parents] + mechanisms["hidden_bias"][gene])
     return hidden @ mechanisms["output_weights"][gene]
 
 
@@ -147,15 +145,12 @@ def ancestral_sample(
     (10, 5)
     """
     if intervention not in get_args(InterventionKind):
-        raise ValueError(
-            f"intervention must be one of {list(get_args(InterventionKind))}, got {intervention!r}."
-        )
+        raise ValueError(f"intervention must be one of {list(get_args(InterventionKind))}, got {intervention!r}.")
     is_target = np.asarray(targets) != 0
     effects = np.asarray(effects, dtype=float)
     if is_target.ndim != 2 or is_target.shape != effects.shape or is_target.shape[1] != len(graph):
         raise ValueError(
-            f"targets and effects must both be (cells, {len(graph)}), "
-            f"got {is_target.shape} and {effects.shape}."
+            f"targets and effects must both be (cells, {len(graph)}), got {is_target.shape} and {effects.shape}."
         )
     order = topological_order(graph)
     generator = as_generator(rng)

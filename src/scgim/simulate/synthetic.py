@@ -207,9 +207,7 @@ def _check_arguments(
     for name, values in (("doses", doses), ("new_doses", new_doses)):
         array = np.asarray(values, dtype=float)
         if array.ndim != 1 or not np.isfinite(array).all() or (array <= 0).any():
-            raise ValueError(
-                f"{name} must be positive finite numbers (0 is the control), got {list(values)}."
-            )
+            raise ValueError(f"{name} must be positive finite numbers (0 is the control), got {list(values)}.")
         if len(set(array)) < len(array):
             raise ValueError(f"{name} holds a dose twice: {list(values)}.")
     if len(doses) == 0:

@@ -26,9 +26,7 @@ def _truth(adata: AnnData) -> dict[str, Any]:
     return adata.uns["truth"]
 
 
-def sample_truth(
-    adata: AnnData, *, targets: np.ndarray, effects: np.ndarray, n: int, rng: RngLike = 0
-) -> np.ndarray:
+def sample_truth(adata: AnnData, *, targets: np.ndarray, effects: np.ndarray, n: int, rng: RngLike = 0) -> np.ndarray:
     """Draw cells from the true model under any atomic interventions.
 
     Parameters

@@ -78,9 +78,7 @@ def check_expression(x: np.ndarray, genes: np.ndarray, mechanism: str) -> None:
     if mechanism != "ziln":
         constant = genes[np.ptp(x, axis=0) == 0]
         if len(constant):
-            raise ValueError(
-                f"These genes never vary in the training cells: {listing(constant)}. Leave them out."
-            )
+            raise ValueError(f"These genes never vary in the training cells: {listing(constant)}. Leave them out.")
         return
     if (x < 0).any():
         bad = genes[(x < 0).any(0)]
@@ -100,9 +98,7 @@ def check_known_values(values: np.ndarray | None, genes: np.ndarray, mechanism: 
     """Refuse `do(gene = value)` below zero where expression has none."""
     if values is not None and mechanism == "ziln" and (values < 0).any():
         bad = genes[(values < 0).any(0)]
-        raise ValueError(
-            f"known_interventions: expression in this model is >= 0, but {listing(bad)} is held below."
-        )
+        raise ValueError(f"known_interventions: expression in this model is >= 0, but {listing(bad)} is held below.")
 
 
 def known_arrays(
@@ -156,9 +152,7 @@ def known_arrays(
             hit = rows(str(label), "known_interventions")
             for gene, value in chosen.items():
                 if not np.isfinite(value):
-                    raise ValueError(
-                        f"known_interventions: the value of {gene!r} in {label!r} is not finite."
-                    )
+                    raise ValueError(f"known_interventions: the value of {gene!r} in {label!r} is not finite.")
                 values[hit, column(str(gene), "known_interventions")] = value
         # A perturbation whose atomic intervention is given skips the GIM: it has no other targets.
         given = ~np.isnan(values)

@@ -70,9 +70,7 @@ def sample_cells(
     """
     n = check_int(n, "n", least=1)
     model = load(adata, key, group)
-    asked = (
-        model.uns["conditions"]["condition"].astype(str).tolist() if perturbations is None else perturbations
-    )
+    asked = model.uns["conditions"]["condition"].astype(str).tolist() if perturbations is None else perturbations
     conditions = model.conditions(asked)
     prob, effects, held = model.interventions([parts for _, parts in conditions], user_features)
     generator = torch_generator(as_generator(rng))

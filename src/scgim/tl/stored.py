@@ -87,9 +87,7 @@ class StoredModel:
         )
         labels = self.uns["conditions"]["condition"].astype(str)
         rows = np.asarray(self.uns["membership"])
-        return {
-            label: [parts[r] for r in np.flatnonzero(row)] for label, row in zip(labels, rows, strict=True)
-        }
+        return {label: [parts[r] for r in np.flatnonzero(row)] for label, row in zip(labels, rows, strict=True)}
 
     @torch.no_grad()
     def interventions(
@@ -194,9 +192,7 @@ def load(adata: AnnData, key: str = "gim", group: str | None = None) -> StoredMo
         with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
             gim = _empty_model(len(genes), np.asarray(uns["features"]).shape[1], settings)
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{where}['params']['fit'] is incomplete ({error}): run scgim.tl.fit_gim again."
-        ) from error
+        raise ValueError(f"{where}['params']['fit'] is incomplete ({error}): run scgim.tl.fit_gim again.") from error
     unpack(gim, state)
     position = {gene: i for i, gene in enumerate(genes)}
     graph = np.zeros((len(genes),) * 2, dtype=bool)
@@ -245,9 +241,7 @@ def targets_table(
     return table_of(labels[treated], model.genes, probability[treated], effect[treated]), probability, effect
 
 
-def table_of(
-    labels: np.ndarray, genes: np.ndarray, probability: np.ndarray, effect: np.ndarray
-) -> pd.DataFrame:
+def table_of(labels: np.ndarray, genes: np.ndarray, probability: np.ndarray, effect: np.ndarray) -> pd.DataFrame:
     """condition, gene, probability, is_target, effect: one row per condition and gene."""
     n_conditions, n_genes = probability.shape
     table = pd.DataFrame(
