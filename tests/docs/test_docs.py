@@ -156,7 +156,8 @@ def test_every_page_is_in_a_toctree() -> None:
         for body in re.findall(r"^```\{toctree\}\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S):
             for line in body.splitlines():
                 if line.strip() and not line.startswith(":"):
-                    pattern = (folder / line.strip()).as_posix()
+                    entry = re.sub(r".*<(.+)>$", r"\1", line.strip())  # "Title <page>"
+                    pattern = (folder / entry).as_posix()
                     listed |= {p.relative_to(DOCS).with_suffix("").as_posix() for p in DOCS.glob(f"{pattern}.md")}
     every = {path.relative_to(DOCS).with_suffix("").as_posix() for path in PAGES}
     assert every - listed == {"index"}
