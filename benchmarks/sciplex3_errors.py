@@ -83,12 +83,15 @@ def per_setting(rows: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFr
                 errors = [(x["predicted_shift"] - x["true_shift"]).to_numpy() for x in (own, same)]
                 alike.append(np.corrcoef(*errors)[0, 1])
         by_seed = part.groupby("seed")
+        shift = part.assign(wrong=part["predicted_shift"] - part["true_shift"])
+        between = shift.pivot(index="gene", columns="seed", values="wrong").corr().to_numpy()
         lines.append(
             {
                 "cell line": line, "drug": drug, "cells": int(part["n_true"].iloc[0]),
                 "zero-fraction error": mean_and_spread(by_seed["error"].mean(), 3),
                 "from sampling alone": mean_and_spread(by_seed["sampling"].mean(), 3),
                 "predicted per true shift": mean_and_spread(slopes),
+                "correlation of errors between seeds": mean_and_spread(between[np.triu_indices_from(between, 1)]),
                 f"correlation of errors with {name}": mean_and_spread(alike),
             }
         )  # fmt: skip
