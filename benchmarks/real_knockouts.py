@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -78,6 +81,25 @@ def set_guide_apart(adata: AnnData, seed: int) -> str:
     return name
 
 
+def fitted(adata: AnnData, args: Any, seed: int) -> AnnData:
+    """The fit of this seed: one that an earlier run finished (`--fits`), or a new one."""
+    import anndata as ad
+
+    import scgim
+
+    what = json.dumps({"seed": seed, "intervention": args.intervention, **fit_settings(args)}, sort_keys=True)
+    file = None if args.fits is None else args.fits / f"{hashlib.sha256(what.encode()).hexdigest()[:12]}.h5ad"
+    if file is not None and file.is_file():
+        kept = ad.read_h5ad(file)
+        if kept.obs_names.equals(adata.obs_names) and (kept.X != adata.X).nnz == 0:
+            return kept
+    scgim.tl.fit_gim(adata, rng=seed, intervention=args.intervention, **fit_settings(args))
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        adata.write_h5ad(file)
+    return adata
+
+
 def mean_changes(adata: AnnData) -> pd.DataFrame:
     """The naive answer: change of the mean against control, and its Welch t."""
     from scgim._keys import Keys
@@ -149,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-genes", default="50", help='modelled genes (markers and the known targets), or "all"')
     parser.add_argument("--min-counts", type=int, default=25, help="fewest counts per cell, within the panel")
     parser.add_argument("--no-bootstrap", action="store_true", help="the same cells for every seed")
+    parser.add_argument("--fits", type=Path, help="folder that keeps every fit: a run that was stopped goes on there")
     parser.add_argument("--intervention", choices=["hard", "shift"], default="hard")
     args = parser.parse_args(argv)
     path = data_file(args.data, FILE)
@@ -174,8 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             adata = resample(adata, seed)
         set_guide_apart(adata, seed)
         missing = prepare(adata, args, seed)
+        adata = fitted(adata, args, seed)
         known = [g for g in adata.var_names[adata.var["is_target"].to_numpy(dtype=bool)] if adata.var.loc[g, "gim"]]
-        scgim.tl.fit_gim(adata, rng=seed, intervention=args.intervention, **fit_settings(args))
         learned = adata.uns["gim"]["targets"].astype({"condition": str, "gene": str})
         naive = mean_changes(adata)
         evidence = scgim.tl.target_evidence(adata).astype({"condition": str, "gene": str})

@@ -110,7 +110,7 @@ def command(argv: Sequence[str] | None, script: str) -> str:
     """The command line that printed this, with places on this machine left out."""
     hidden, skip = [], False
     for word in sys.argv[1:] if argv is None else argv:
-        if skip or word.split("=")[0] in ("--data", "--out", "--run", "--work"):
+        if skip or word.split("=")[0] in ("--data", "--out", "--run", "--work", "--fits"):
             skip = not skip and "=" not in word
             continue
         hidden.append(word)

@@ -165,7 +165,7 @@ def _add_fit(commands: Any) -> None:
     add("--n-top-genes", type=_whole(2), default=1000, metavar="N", help="chosen among (default: 1000)")
     add(
         "--features",
-        choices=("auto", "onehot", "rescaled", "fingerprint", "hill"),
+        choices=("auto", "onehot", "rescaled", "fingerprint", "hill", "potency"),
         default="auto",
         help="(default: auto)",
     )

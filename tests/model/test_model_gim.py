@@ -61,7 +61,8 @@ def direct_log_likelihood(gim: GIM, batch, graph, effects_noise) -> float:
                 (k,) = parts
                 p, psi = 1 / (1 + np.exp(-logits[k, j])), effects[k, j]
                 if gim.intervention == "shift":
-                    new = log_density(kind, x[j], location + unit[j] * psi[0], own_scale[j], zero[j])
+                    shifted_zero = zero[j] + (psi[1] if kind == "ziln" else 0.0)
+                    new = log_density(kind, x[j], location + unit[j] * psi[0], own_scale[j], shifted_zero)
                 else:
                     shifted_zero = zero[j] + (psi[2] if kind == "ziln" else 0.0)
                     new = log_density(kind, x[j], centre[j] + unit[j] * psi[0], unit[j] * np.exp(psi[1]), shifted_zero)

@@ -6,9 +6,13 @@ import functools
 
 import numpy as np
 import pytest
+import torch
 from small_fits import GENES, QUICK, TARGET, prepared
 
 import scgim
+from scgim.tl._prepared import known_arrays, training_tensors
+from scgim.tl.evidence import _unexplained
+from scgim.tl.stored import load
 
 
 @functools.cache
@@ -32,7 +36,8 @@ def test_planted_targets_have_the_most_evidence(intervention: str) -> None:
             assert scores[target] > 20
             # what is neither a target nor downstream of one does not change
             unrelated = ["g0", "g1", "g2", "g4"] if target == "g3" else ["g3", "g4"]
-            assert scores[unrelated].max() < 10
+            assert scores[unrelated].max() < 0.1 * scores[target]
+            assert own.set_index("gene")["specific_change"].abs().idxmax() == target
     assert adata.uns["gim"]["targets"].equals(before)
 
 
@@ -43,6 +48,33 @@ def test_order_of_the_genes_does_not_matter_and_held_out_conditions_are_left_out
     np.testing.assert_allclose(turned.reindex(table.index), table, rtol=1e-5)
     assert set(table.index.get_level_values("gene")) == set(GENES)
     assert not any(label.startswith("control") for label in table.index.get_level_values("condition"))
+
+
+def test_what_the_parents_explain_is_no_change_of_a_gene() -> None:
+    adata = fitted()
+    model = load(adata)
+    m, chain = model.gim.mechanisms, [(0, 1), (1, 2)]
+    with torch.no_grad():  # the true slopes, 1 each
+        m.weight.zero_()
+        m.bias.zero_()
+        for cause, effect in chain:
+            m.weight[cause, effect] = m.scale[cause] / m.response_scale[effect]
+    model.graph[:] = False
+    data = training_tensors(adata, model.keys, model.uns, known_arrays(model.uns, model.genes, None, None))
+    alone = _unexplained(model, data)
+    model.graph[tuple(zip(*chain, strict=True))] = True
+    found = _unexplained(model, data)
+    strong = adata.uns["gim"]["conditions"]["condition"].tolist().index("B_10")  # B acts on g1, and g2 follows
+    assert abs(alone[strong, 2]) > 10
+    assert abs(found[strong, 2]) < 3
+    assert found[strong, 1] > 10
+    np.testing.assert_allclose(found[:, [0, 3, 4]], alone[:, [0, 3, 4]])  # no parents
+
+
+@pytest.mark.parametrize("n_programs", [-1, 1.5, True])
+def test_a_number_of_programs_that_is_none_is_refused(n_programs) -> None:
+    with pytest.raises(ValueError, match="n_programs must be a whole number"):
+        scgim.tl.target_evidence(fitted(), n_programs=n_programs)
 
 
 def test_without_trained_cells_it_says_so() -> None:

@@ -75,7 +75,7 @@ class SciPlex3Experiment:
             if name != "gim_paper":
                 method_class(name)
         for name in self.encodings:
-            check_choice(name, "encodings", ("auto", "onehot", "rescaled", "hill"))
+            check_choice(name, "encodings", ("auto", "onehot", "rescaled", "hill", "potency"))
 
     @property
     def source(self) -> str:

@@ -113,8 +113,13 @@ class FitConfig:
     effect_pull
         After a search and the fit, the effect networks are refitted with untargeted genes pulled towards the control's
         marginal with this precision, in units of each gene's spread (`own`); ``"auto"``: 20 for Gaussian mechanisms,
-        where it halves what is left of the error on new targets' effects, and 0 (no refit) for ``ziln``, where drugs
+        where it halves what is left of the error on new targets' effects, and 0 for ``ziln``, where drugs
         move many genes a little and the pull would undo that; see :func:`scgim.inference.refit_effects`.
+    effect_spread
+        After a search and the fit, the effect networks are refitted to the marginals of every condition, of genes that
+        are no target in it as well, which show how an effect grows with the dose (`own`). The spread of effects around
+        the network, in units of each gene's spread: larger follows the conditions less. ``"auto"``: 0.5 for ``ziln``,
+        0 (no such refit) for Gaussian mechanisms. Takes the place of `effect_pull` where it is above 0.
     sparsity_steps
         Steps over which beta_I rises along a half cosine.
     penalty
@@ -160,6 +165,7 @@ class FitConfig:
     warmup_steps: int = 300
     settle_fraction: float = 0.5
     effect_pull: float | Literal["auto"] = "auto"
+    effect_spread: float | Literal["auto"] = "auto"
     sparsity_steps: int = 500
     penalty: float = 1e-2
     penalty_growth: float = 2.0
@@ -194,8 +200,9 @@ class FitConfig:
             _check_number(name, getattr(self, name), least=0)
         for width in self.network_hidden:
             _check_number("network_hidden", width, least=1, whole=True)
-        if self.effect_pull != "auto":
-            _check_number("effect_pull", self.effect_pull, least=0)
+        for name in ("effect_pull", "effect_spread"):
+            if getattr(self, name) != "auto":
+                _check_number(name, getattr(self, name), least=0)
         if self.n_shakes != "auto":
             _check_number("n_shakes", self.n_shakes, least=0, whole=True)
 

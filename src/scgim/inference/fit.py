@@ -183,7 +183,7 @@ def _fit(
     # let go of edges and targets that the priors do not pay for.
     if state.best_state is not None and (config.init == "random" or stopped == "interrupted"):
         gim.load_state_dict(state.best_state)
-    refit_effects(gim, data, float(config.effect_pull))
+    refit_effects(gim, data, float(config.effect_pull), float(config.effect_spread))
     probability = gim.graph.probabilities().detach().cpu().numpy()
     graph, n_dropped = break_cycles(probability)
     if n_dropped:

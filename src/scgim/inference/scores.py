@@ -34,7 +34,7 @@ class LocalScores:
     linear
         Regress on the parents themselves instead of random features.
     shift
-        Shift interventions: a targeted condition keeps the mechanism, with a free offset.
+        Shift interventions: a targeted condition keeps the mechanism, with a free offset (and a zero rate of its own).
     known_targets
         (conditions, genes) in {0, 1}, NaN where to be found.
     graph_sparsity, target_sparsity
@@ -156,7 +156,7 @@ class LocalScores:
             if not self.shift:
                 return own + zeros, y.free
             shift = self._per_condition(residual.sum(1))
-            return own + zeros, own + zeros + 0.5 * shift.square() / y.count.clamp_min(1) / noise
+            return own + zeros, own + y.free_zeros + 0.5 * shift.square() / y.count.clamp_min(1) / noise
 
         best: tuple[float, Tensor] | None = None
         starts = [(torch.zeros_like(self.targetable), self._ANNEAL)]
@@ -214,7 +214,8 @@ class _Response:
         mean = total_response / self.count.clamp_min(1)
         variance = (square / self.count.clamp_min(1) - mean.square()).clamp_min(1e-4)
         free = -0.5 * self.count * (_LOG_2PI + 1 + variance.log())
-        self.free = free + _bernoulli(self.total - self.count, self.total)
+        self.free_zeros = _bernoulli(self.total - self.count, self.total)
+        self.free = free + self.free_zeros
         self.unit = -float(self.count.sum() * spread.log())  # back to a density in the data's units
         self.may, self.told = scores.targetable, torch.zeros_like(scores.targetable)
         if scores.known_targets is not None:

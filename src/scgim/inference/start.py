@@ -51,6 +51,9 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
     pull = config.effect_pull
     if isinstance(pull, str):
         pull = 20.0 if config.init == "search" and config.mechanism != "ziln" else 0.0
+    spread = config.effect_spread
+    if isinstance(spread, str):
+        spread = 0.5 if config.init == "search" and config.mechanism == "ziln" else 0.0
     alpha = config.inverse_temperature
     if isinstance(alpha, str):  # 1 as in the paper's start; after a search the prior on z must not outweigh the data
         alpha = float(data.n_genes) if config.init == "search" else 1.0
@@ -62,6 +65,7 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
         target_sparsity=target,
         inverse_temperature=alpha,
         effect_pull=pull,
+        effect_spread=spread,
         intervention_scale=(3.0 if wide else 1.0) if isinstance(phi, str) else phi,
         target_scale=(0.3 if wide else 0.1) if isinstance(hidden, str) else hidden,
     )
@@ -191,10 +195,12 @@ def condition_moments(gim: GIM, data: TrainingData) -> Tensor:
     mean = zeros.index_add(0, owner, weight * value) / (count + 1.0)  # one pseudo-cell at the gene's centre
     spread = zeros.index_add(0, owner, weight * (value - mean[owner]).square())
     log_scale = 0.5 * ((spread + 1.0) / (count + 1.0)).clamp_min(1e-4).log()
-    if gim.intervention == "shift":
+    shift = gim.intervention == "shift"
+    if shift:
         control = data.membership.sum(1) == 0
-        return (mean - mean[control].mean(0)).unsqueeze(-1)
-    parameters = [mean, log_scale]
+        parameters = [mean - mean[control].mean(0)]
+    else:
+        parameters = [mean, log_scale]
     if mechanisms.is_ziln:
         total = zeros.index_add(0, owner, torch.ones_like(x))
         rate = (total - count + 0.5) / (total + 1.0)

@@ -146,11 +146,13 @@ class GIM(nn.Module):
     def replaced_parameters(self, effects: Tensor) -> dict[str, Tensor]:
         """Parameters of the replaced mechanisms in data units, from psi (..., genes, k).
 
-        hard: ``mean``, ``log_scale`` (of log x for ziln) and for ziln ``zero_logit``; shift: ``shift``.
+        hard: ``mean``, ``log_scale`` (of log x for ziln) and for ziln ``zero_logit``; shift: ``shift``, and for ziln
+        ``zero_shift``, of the zero logit.
         """
         mechanisms = self.mechanisms
         if self.intervention == "shift":
-            return {"shift": effects[..., 0] * mechanisms.response_scale}
+            shifts = {"shift": effects[..., 0] * mechanisms.response_scale}
+            return shifts | ({"zero_shift": effects[..., 1]} if mechanisms.is_ziln else {})
         out = {
             "mean": mechanisms.response_center + mechanisms.response_scale * effects[..., 0],
             "log_scale": mechanisms.response_scale.log() + effects[..., 1],
@@ -184,7 +186,8 @@ class GIM(nn.Module):
         own = self.mechanisms.log_prob(x, location)
         parameters = {name: value[condition] for name, value in self.replaced_parameters(effects).items()}
         if self.intervention == "shift":
-            return own, self.mechanisms.log_prob(x, location + parameters["shift"])
+            shifted = location + parameters["shift"]
+            return own, self.mechanisms.log_prob(x, shifted, parameters.get("zero_shift"))
         if self.mechanisms.is_ziln:
             return own, ziln_log_prob(x, **parameters)
         return own, normal_log_prob(x, **parameters)

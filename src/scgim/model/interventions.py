@@ -20,13 +20,14 @@ INTERVENTIONS = ("hard", "shift")
 def n_effects(intervention: str, ziln: bool) -> int:
     """How many numbers describe a replaced mechanism.
 
-    hard: (mean, log scale), for the zero-inflated log-normal (mean, log scale, zero logit); shift: (shift of
-    the mean). All relative to the gene's units, see `Mechanisms`.
+    hard: (mean, log scale), for the zero-inflated log-normal (mean, log scale, zero logit); shift: (shift of the
+    mean), for the zero-inflated log-normal (shift of the mean, shift of the zero logit; `own`: a gene that is silent in
+    most cells is switched on by fewer zeros). All relative to the gene's units, see `Mechanisms`.
     """
     if intervention not in INTERVENTIONS:
         raise ValueError(f"intervention must be one of {', '.join(INTERVENTIONS)}; got {intervention!r}.")
     if intervention == "shift":
-        return 1
+        return 2 if ziln else 1
     return 3 if ziln else 2
 
 

@@ -119,6 +119,13 @@ class Mechanisms(nn.Module):
             out = (hidden * self.weight_out).sum(-1)
         return self.response_center + self.response_scale * (out + self.bias)
 
+    def expected(self, x: Tensor, graph: Tensor) -> Tensor:
+        """(cells, genes) mean of every gene given its parents in `x` (cells, genes); one `graph` (1, genes, genes)."""
+        location = self.location(x.unsqueeze(0), graph)[0]
+        if not self.is_ziln:
+            return location
+        return torch.sigmoid(-self.zero_logit) * torch.exp(location + 0.5 * torch.exp(2 * self.total_log_scale()))
+
     def location_of(self, gene: int, x: Tensor, parents: Tensor) -> Tensor:
         """(cells,) location of one gene from its parents' columns; used in ancestral sampling."""
         standard = (x[:, parents] - self.center[parents]) / self.scale[parents]
@@ -133,10 +140,14 @@ class Mechanisms(nn.Module):
         """(genes,) log standard deviation of the noise, in data units (log units for ``ziln``)."""
         return self.log_scale + self.response_scale.log()
 
-    def log_prob(self, x: Tensor, location: Tensor) -> Tensor:
-        """Log density of every entry of `x` under its undisturbed mechanism; shapes broadcast."""
+    def log_prob(self, x: Tensor, location: Tensor, zero_shift: Tensor | None = None) -> Tensor:
+        """Log density of every entry of `x` under its undisturbed mechanism; shapes broadcast.
+
+        `zero_shift` is added to the zero logit, of the zero-inflated log-normal only.
+        """
         if self.is_ziln:
-            return ziln_log_prob(x, self.zero_logit, location, self.total_log_scale())
+            zero_logit = self.zero_logit if zero_shift is None else self.zero_logit + zero_shift
+            return ziln_log_prob(x, zero_logit, location, self.total_log_scale())
         return normal_log_prob(x, location, self.total_log_scale())
 
     def log_prior(self) -> Tensor:

@@ -99,6 +99,8 @@ def propagate(gim: GIM, graph: np.ndarray, noise: Noise, action: Action | None) 
             new = {name: value[:, gene] for name, value in action.parameters.items()}
             if "shift" in new:
                 location = torch.where(hit, location + new["shift"], location)
+                if zero_logit is not None:
+                    zero_logit = torch.where(hit, zero_logit + new["zero_shift"], zero_logit)
             elif new:
                 location = torch.where(hit, new["mean"], location)
                 spread = torch.where(hit, new["log_scale"].exp(), spread)

@@ -202,6 +202,6 @@ def rescaled_dose(doses: np.ndarray, low: float, high: float) -> np.ndarray:
     return 0.25 + 0.75 * (np.log10(doses) - np.log10(low)) / decades
 
 
-def hill_curves(doses: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """`dose / (k + dose)` for each half-saturating dose k: (n, len(half)), rising from 0 to 1 (own)."""
-    return doses[:, None] / (half[None, :] + doses[:, None])
+def hill_curves(doses: np.ndarray, half: np.ndarray, exponent: float = 1.0) -> np.ndarray:
+    """`d^n / (k^n + d^n)` of (n,) doses d for half-saturating doses k, (m,) or (n, m): (n, m), from 0 to 1 (own)."""
+    return 1.0 / (1.0 + (half / doses[:, None]) ** exponent)

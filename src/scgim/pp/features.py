@@ -15,12 +15,22 @@ from .._validation import listing, suggestion
 from .doses import dose_one_hot, hill_curves, rescaled_dose
 from .fingerprints import N_BITS, RADIUS, morgan_bits
 from .labels import Part, part_label
+from .potency import fit_potency
 
-KINDS = ("auto", "onehot", "rescaled", "fingerprint", "hill")
+KINDS = ("auto", "onehot", "rescaled", "fingerprint", "hill", "potency")
+#: Kinds that are made of doses.
+DOSE_KINDS = ("rescaled", "hill", "potency")
+#: `"potency"` has curves that saturate at these multiples of a perturbation's own half-dose (`own`).
+_MULTIPLES = np.array([0.2, 1.0, 5.0])
 
 
 def feature_source(
-    features: str | pd.DataFrame, parts: list[Part], *, has_dose: bool, smiles: list[str] | None = None
+    features: str | pd.DataFrame,
+    parts: list[Part],
+    *,
+    has_dose: bool,
+    smiles: list[str] | None = None,
+    shifts: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The part of a feature spec that no choice of held-out conditions changes.
 
@@ -34,6 +44,8 @@ def feature_source(
         Whether parts have doses.
     smiles
         For `"fingerprint"`: the SMILES of each perturbation, in alphabetical order of the names.
+    shifts
+        For `"potency"`: (parts, genes) mean responses, see `scgim.pp.potency.part_shifts`; NaN where unknown.
     """
     names = sorted({name for name, _ in parts})
     doses = np.array([dose for _, dose in parts])
@@ -44,11 +56,13 @@ def feature_source(
         "dose_low": float(doses.min()) if has_dose else 0.0,
         "dose_high": float(doses.max()) if has_dose else 0.0,
     }
-    if source["kind"] in ("hill", "rescaled") and not has_dose:
+    if source["kind"] in DOSE_KINDS and not has_dose:
         raise ValueError(f'features="{features}" needs doses: pass dose_key=, or features="auto".')
     if source["kind"] == "hill":
         low, high = source["dose_low"], source["dose_high"]
         source["half_doses"] = np.array([low]) if low == high else np.geomspace(low, high, 3)
+    if source["kind"] == "potency":
+        source["shifts"] = np.full((len(parts), 1), np.nan, dtype=np.float32) if shifts is None else shifts
     if source["kind"] == "fingerprint":
         texts = smiles or []
         source["smiles"] = np.array(texts, dtype=object)
@@ -58,7 +72,7 @@ def feature_source(
         source |= _user_matrix(features, parts)
     # A user's matrix that is indexed by part may well encode the dose itself.
     dosed = has_dose and source.get("by") != "part"
-    source["dose_one_hot"] = dosed and source["kind"] not in ("hill", "rescaled")
+    source["dose_one_hot"] = dosed and source["kind"] not in DOSE_KINDS
     source["rescaled_dose"] = dosed and source["kind"] != "onehot"
     return source
 
@@ -112,6 +126,11 @@ def complete_spec(source: Mapping[str, Any], parts: list[Part], trained: np.ndar
             )
     elif kind == "hill":
         blocks += [f"perturbation={name}:hill_{k:g}" for name in spec["perturbations"] for k in spec["half_doses"]]
+    elif kind == "potency":
+        names = [str(name) for name in spec["perturbations"]]
+        spec["half_doses"], spec["exponent"] = fit_potency(np.asarray(spec["shifts"]), parts, trained, names)
+        blocks += [f"perturbation={name}:activity" for name in names]
+        blocks += [f"activity_{multiple:g}" for multiple in _MULTIPLES]
     else:
         blocks += [str(column) for column in spec["columns"]]
     if spec["dose_one_hot"]:
@@ -168,15 +187,20 @@ def featurize(
     elif not np.isnan(doses).all():
         raise ValueError("The data were prepared without doses (dose_key=None): leave the dose out, or set it to NaN.")
     blocks: list[np.ndarray]
-    if kind in ("auto", "onehot", "rescaled", "hill"):
+    if kind in ("auto", "onehot", "rescaled", "hill", "potency"):
         known = list(map(str, spec["perturbations"]))
         _refuse_unknown(parts, known, kind)
         one_hot = np.zeros((len(parts), len(known)))
-        one_hot[np.arange(len(parts)), pd.Index(known).get_indexer([name for name, _ in parts])] = 1
+        which = pd.Index(known).get_indexer([name for name, _ in parts])
+        one_hot[np.arange(len(parts)), which] = 1
         blocks = [one_hot]
         if kind == "hill":
             curves = hill_curves(doses, np.asarray(spec["half_doses"], dtype=float))
             blocks = [(one_hot[:, :, None] * curves[:, None, :]).reshape(len(parts), -1)]
+        if kind == "potency":
+            half = np.asarray(spec["half_doses"], dtype=float)[which, None] * _MULTIPLES
+            curves = hill_curves(doses, half, float(spec["exponent"]))
+            blocks = [one_hot * curves[:, [1]], curves]
     elif kind == "fingerprint":
         blocks = [_fingerprint_rows(spec, parts, user_features)]
     else:

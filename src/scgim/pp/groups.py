@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from .._keys import Keys
 from .._logging import logger
+from .._storage import from_storable
 from .._validation import listing, plural, require_column
 from .conditions import CellLabels, text_labels
 from .design import Design, build_design
@@ -18,6 +19,7 @@ from .fingerprints import smiles_of_perturbations
 from .inputs import split_key_clash
 from .markers import choose_markers
 from .normalise import Depth, take_rows
+from .potency import part_shifts
 from .slots import GroupSlots, design_entries, feature_entries, in_group, versions
 from .splits import SPLITS, split_design, training_parts
 
@@ -117,11 +119,9 @@ def prepare_cells(
         seed=arguments["rng"],
         where=where,
     )
-    source = spec_base | part_features(adata.obs, design, arguments, has_dose=labels.has_dose)
-    spec = complete_spec(source, design.part_list, training_parts(design.table, design.membership))
     slots = GroupSlots(keys, design, split, target_sum=target_sum, found=found)
     slots.store(design_entries(design))
-    slots.store(feature_entries(spec, featurize(spec, design.part_list)))
+    complete_features(slots, spec_base | part_features(adata.obs, design, arguments, has_dose=labels.has_dose))
     features = arguments["features"]
     stored = arguments | {
         "features": features if isinstance(features, str) else "DataFrame",
@@ -161,6 +161,7 @@ def choose_genes(slots: GroupSlots, modelled: Any, var_names: pd.Index, argument
         where=slots.where,
     )
     slots.genes, slots.score = markers.chosen, markers.score
+    measure_potency(slots, markers.chosen, modelled)
     few = arguments["min_cells"]
     note = "" if arguments["input"] == "continuous" else f"in at least {few} training cells"
     slots.found += [
@@ -169,6 +170,22 @@ def choose_genes(slots: GroupSlots, modelled: Any, var_names: pd.Index, argument
         ("genes highly variable", markers.n_variable, ""),
         ("genes modelled", int(markers.chosen.sum()), listing(var_names[markers.chosen], most=5)),
     ]
+
+
+def measure_potency(slots: GroupSlots, genes: np.ndarray, modelled: Any) -> None:
+    """Where the features are made of it, read the potency of each perturbation from these genes."""
+    spec, design = from_storable(slots.uns["feature_spec"]), slots.design
+    if spec["kind"] != "potency":
+        return
+    spec["shifts"] = part_shifts(design, genes, modelled)
+    complete_features(slots, spec)
+
+
+def complete_features(slots: GroupSlots, source: dict[str, Any]) -> None:
+    """Fix what depends on the training conditions, and store the features."""
+    design = slots.design
+    spec = complete_spec(source, design.part_list, training_parts(design.table, design.membership))
+    slots.store(feature_entries(spec, featurize(spec, design.part_list)))
 
 
 def _check_depth(

@@ -21,7 +21,7 @@ from .._validation import (
     require_column,
     suggestion,
 )
-from .features import KINDS
+from .features import DOSE_KINDS, KINDS
 from .markers import check_genes
 from .normalise import as_matrix
 
@@ -66,7 +66,7 @@ def check_features(features: Any, smiles_key: str | None, dose_key: str | None) 
     check_choice(features, "features", KINDS)
     if features == "fingerprint" and smiles_key is None:
         raise ValueError('features="fingerprint" needs smiles_key=, the column of adata.obs with the SMILES.')
-    if isinstance(features, str) and features in ("hill", "rescaled") and dose_key is None:
+    if isinstance(features, str) and features in DOSE_KINDS and dose_key is None:
         raise ValueError(f'features="{features}" needs dose_key=, the column of adata.obs with the doses.')
 
 

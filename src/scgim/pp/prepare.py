@@ -93,8 +93,11 @@ def prepare(
         perturbation). `"onehot"`: the same without the rescaled dose. `"rescaled"`: without the one-hot dose, so
         that what one drug does at a dose is not copied onto the others at the same dose (own).
         `"fingerprint"`: Morgan fingerprint instead of the one-hot perturbation (own). `"hill"`: per perturbation,
-        saturating curves of its dose, and the rescaled dose (own). A DataFrame: numeric columns, indexed by
-        perturbation (dose columns are added) or by part label (`"Dacinostat_10000"`; taken as it is).
+        saturating curves of its dose, and the rescaled dose (own). `"potency"`: Hill curves around the dose at which
+        each perturbation reaches half of its effect, which is read from the training cells; a dose then means what
+        it does to the cells, so that what a potent drug shows tells of the higher doses of a weaker one (own). A
+        DataFrame: numeric columns, indexed by perturbation (dose columns are added) or by part label
+        (`"Dacinostat_10000"`; taken as it is).
     smiles_key
         Column of `obs` with the SMILES of each cell's drug, for `features="fingerprint"`.
     n_genes, n_top_genes

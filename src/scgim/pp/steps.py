@@ -13,13 +13,12 @@ from .._rng import RngLike
 from .._storage import from_storable
 from .._validation import check_anndata, check_values, listing
 from .conditions import label_cells
-from .features import complete_spec, featurize
-from .groups import choose_genes, part_features, prepare_cells
+from .groups import choose_genes, complete_features, measure_potency, part_features, prepare_cells
 from .inputs import check_arguments, check_features, stored_seed
 from .normalise import Depth, as_matrix
 from .prepare import prepare
-from .slots import GroupSlots, change_slots, clear, feature_entries, own, write_group
-from .splits import split_design, training_parts
+from .slots import GroupSlots, change_slots, clear, own, write_group
+from .splits import split_design
 from .summary import with_splits
 
 if TYPE_CHECKING:
@@ -210,7 +209,9 @@ def features(
         arguments = params["prepare"] | {"features": features, "smiles_key": smiles_key}
         source = part_features(adata.obs, slots.design, arguments, has_dose=old["has_dose"])
         kept = {name: old[name] for name in ("control", "combination_sep", "dose_unit")}
-        _complete(slots, kept | source)
+        complete_features(slots, kept | source)
+        if source["kind"] == "potency":
+            measure_potency(slots, _modelled(adata, slots), as_matrix(adata.X))
         named = features if isinstance(features, str) else "DataFrame"
         params["prepare"] |= {"features": named, "smiles_key": smiles_key}
         slots.store({"params": params})
@@ -279,7 +280,7 @@ def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | No
             seed=params["prepare"]["rng"],
             where=slots.where,
         )
-        _complete(slots, spec)
+        complete_features(slots, spec)
         params["prepare"]["hold_out"] = hold_out
         slots.store({"conditions": table, "params": params})
         if "summary" in slots.uns:
@@ -295,7 +296,11 @@ def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | No
     change_slots(adata, key, group, step, f"written: splits and features of {key!r}")
 
 
-def _complete(slots: GroupSlots, source: dict[str, Any]) -> None:
-    design = slots.design
-    spec = complete_spec(source, design.part_list, training_parts(design.table, design.membership))
-    slots.store(feature_entries(spec, featurize(spec, design.part_list)))
+def _modelled(adata: AnnData, slots: GroupSlots) -> np.ndarray:
+    """(genes,) bool: the chosen genes."""
+    if slots.keys.genes not in adata.var:
+        raise ValueError(
+            'features="potency" compares the modelled genes between doses, and none are chosen yet: run '
+            "scgim.pp.select_markers first."
+        )
+    return adata.var[slots.keys.genes].to_numpy(dtype=bool)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import torch
 from scgim.inference import TrainingData, condition_moments
 
 from ._prepared import condition_codes, known_arrays, training_tensors
+from ._programs import specific_changes
 from .stored import StoredModel, load
 
 if TYPE_CHECKING:
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 _CHUNK = 4096
 
 
-def target_evidence(adata: AnnData, *, key: str = "gim", group: str | None = None) -> pd.DataFrame:
-    """Evidence, in nats, that a condition replaces a gene's mechanism.
+def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", group: str | None = None) -> pd.DataFrame:
+    """Evidence, in nats, that a condition replaces a gene's mechanism, and what sets the condition apart from others.
 
     For every trained condition and gene: the log likelihood of the condition's cells under a mechanism of their own
     (hard interventions: their own marginal distribution; shifts: the learned mechanism with an offset of their own)
@@ -30,10 +33,18 @@ def target_evidence(adata: AnnData, *, key: str = "gim", group: str | None = Non
     explain is no evidence; what the graph fails to explain is. It tells strong from weak targets where the
     probabilities of `scgim.get.targets` are all near 1, and shows how near a gene that is none came.
 
+    Where perturbations of one pathway switch a whole programme of genes through proteins that no transcript shows, its
+    genes have more evidence than the gene that was perturbed, as no graph over transcripts explains them. The specific
+    change is what tells such perturbations apart: the change of a gene beyond what the learned mechanisms expect from
+    its parents, after the directions that conditions of *other* perturbations move along were taken out (`own`). Genes
+    that several perturbations target alike count as shared, too: a class of drugs hides its common targets from it.
+
     Parameters
     ----------
     adata
         With a fit; nothing is written into it.
+    n_programs
+        Shared directions that are taken out of every condition, at most; 0: none.
     key, group
         Which fit.
 
@@ -41,16 +52,18 @@ def target_evidence(adata: AnnData, *, key: str = "gim", group: str | None = Non
     -------
     pandas.DataFrame
         One row per trained, perturbed condition and modelled gene: condition, gene, evidence (nats, summed over the
-        condition's training and validation cells), probability (that the model gives the target), is_target, n_cells.
-        An evidence above the `target_sparsity` of the fit (``adata.uns["gim"]["params"]["fit"]["settings"]``) speaks
-        for a target.
+        condition's training and validation cells), change (of the gene's mean that the mechanisms do not expect, in
+        standard errors), specific_change (the same without the shared directions), probability (that the model gives
+        the target), is_target, n_cells. An evidence above the `target_sparsity` of the fit
+        (``adata.uns["gim"]["params"]["fit"]["settings"]``) speaks for a target; a change of z standard errors is worth
+        about z^2 / 2 nats.
 
     Raises
     ------
     KeyError
         If there is no fit.
     ValueError
-        If no cell is left that the model was trained on.
+        If no cell is left that the model was trained on, or `n_programs` is no whole number of at least 0.
 
     Examples
     --------
@@ -60,8 +73,10 @@ def target_evidence(adata: AnnData, *, key: str = "gim", group: str | None = Non
     >>> scgim.tl.fit_gim(adata, max_steps=20, progress=False)
     >>> table = scgim.tl.target_evidence(adata)
     >>> list(table.columns)
-    ['condition', 'gene', 'evidence', 'probability', 'is_target', 'n_cells']
+    ['condition', 'gene', 'evidence', 'change', 'specific_change', 'probability', 'is_target', 'n_cells']
     """
+    if not isinstance(n_programs, numbers.Integral) or isinstance(n_programs, bool) or n_programs < 0:
+        raise ValueError(f"n_programs must be a whole number of at least 0; got {n_programs!r}.")
     model = load(adata, key, group)
     uns = model.uns
     codes = condition_codes(adata, model.keys, uns)
@@ -79,17 +94,52 @@ def target_evidence(adata: AnnData, *, key: str = "gim", group: str | None = Non
     labels = uns["conditions"]["condition"].astype(str).to_numpy()[used]
     counts = np.bincount(data.condition.numpy(), minlength=len(used))
     treated = np.flatnonzero(~uns["conditions"]["is_control"].to_numpy(dtype=bool)[used])
+    change = _unexplained(model, data)[treated]
+    perturbations = _perturbations(uns)[used][treated]
+    specific = specific_changes(change, (perturbations @ perturbations.T) > 0, int(n_programs))
     out = pd.DataFrame(
         {
             "condition": np.repeat(labels[treated].astype(object), model.n_genes),
             "gene": np.tile(model.genes.astype(object), len(treated)),
             "evidence": evidence[treated].ravel().astype(np.float64),
+            "change": change.ravel(),
+            "specific_change": specific.ravel(),
         }
     )
     keys = pd.MultiIndex.from_frame(out[["condition", "gene"]].astype(str))
     out["probability"] = table["probability"].reindex(keys).to_numpy()
     out["is_target"] = out["probability"] > 0.5
     out["n_cells"] = np.repeat(counts[treated], model.n_genes)
+    return out
+
+
+def _perturbations(uns: Mapping[str, Any]) -> np.ndarray:
+    """(conditions, perturbations) 0/1: which take part in a condition, at whatever dose."""
+    names, code = np.unique(uns["parts"]["perturbation"].astype(str).to_numpy(), return_inverse=True)
+    return (np.asarray(uns["membership"], dtype=float) @ np.eye(len(names))[code] > 0).astype(float)
+
+
+@torch.no_grad()
+def _unexplained(model: StoredModel, data: TrainingData) -> np.ndarray:
+    """(conditions, genes) standardised change against control of what is left when the parents' part is taken away."""
+    mechanisms = model.gim.mechanisms
+    graph = torch.as_tensor(model.graph).to(data.x).unsqueeze(0)
+    expected = torch.cat([mechanisms.expected(x, graph) for x in data.x.split(_CHUNK)])
+    if mechanisms.is_ziln:  # a location far from everything seen would have an absurd exponential
+        expected = torch.minimum(expected, data.x.max(0).values)
+    left = (data.x - expected).double().numpy()
+    condition = data.condition.numpy()
+    count = np.bincount(condition, minlength=data.n_conditions)[:, None]
+    mean, square = (_sum_by(condition, v, data.n_conditions) / count for v in (left, left**2))
+    control = (data.membership.sum(1) == 0).numpy()
+    error = (square - mean**2).clip(1e-12) / count
+    return (mean - mean[control].mean(0)) / np.sqrt(error + error[control].mean(0))
+
+
+def _sum_by(condition: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
+    """(n, genes) sum of the rows (cells, genes) of every condition."""
+    out = np.zeros((n, values.shape[1]))
+    np.add.at(out, condition, values)
     return out
 
 
@@ -110,7 +160,7 @@ def _evidence(model: StoredModel, data: TrainingData) -> torch.Tensor:
 
 
 def _residual_shift(model: StoredModel, data: TrainingData, graph: torch.Tensor) -> torch.Tensor:
-    """(conditions, genes, 1) mean of what the mechanism leaves, in units of the response."""
+    """(conditions, genes, k) moments with the shift of the mean that the mechanism leaves, in units of the response."""
     mechanisms = model.gim.mechanisms
     total = data.x.new_zeros(data.n_conditions, data.n_genes)
     count = torch.zeros_like(total)
@@ -121,4 +171,6 @@ def _residual_shift(model: StoredModel, data: TrainingData, graph: torch.Tensor)
         value = torch.where(weight > 0, x, torch.ones_like(x)).log() if mechanisms.is_ziln else x
         total.index_add_(0, condition, weight * (value - location))
         count.index_add_(0, condition, weight)
-    return (total / count.clamp_min(1.0) / mechanisms.response_scale).unsqueeze(-1)
+    moments = condition_moments(model.gim, data)
+    moments[..., 0] = total / count.clamp_min(1.0) / mechanisms.response_scale
+    return moments
