@@ -60,7 +60,9 @@ def test_what_is_held_out_is_not_looked_at() -> None:
     given, changed = shifts(), shifts()
     changed[~trained] = 1e3
     for a, b in zip(
-        fit_potency(given, PARTS, trained, sorted(HALF)), fit_potency(changed, PARTS, trained, sorted(HALF)), strict=True
+        fit_potency(given, PARTS, trained, sorted(HALF)),
+        fit_potency(changed, PARTS, trained, sorted(HALF)),
+        strict=True,
     ):
         np.testing.assert_array_equal(a, b)
 
@@ -94,7 +96,9 @@ def test_features_rise_with_the_dose_and_agree_where_the_effect_is_the_same() ->
     assert (curve[:, :2] == 0).all()
     assert (curve[:, 2:6] < 1).all()
     # As many times the dose of a drug that is as many times weaker does the same.
-    potent, weak = featurize(spec, [(name, spec["half_doses"][sorted(HALF).index(name)]) for name in ("Potent", "Weak")])
+    potent, weak = featurize(
+        spec, [(name, spec["half_doses"][sorted(HALF).index(name)]) for name in ("Potent", "Weak")]
+    )
     np.testing.assert_allclose(potent[3:6], weak[3:6], atol=1e-6)
     assert potent[4] == pytest.approx(0.5)
     np.testing.assert_array_equal(featurize(to_storable(spec), PARTS), featurize(spec, PARTS))

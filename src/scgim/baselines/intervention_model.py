@@ -107,6 +107,7 @@ class InterventionModel(Baseline):
             valid=torch.as_tensor(valid),
             features=torch.as_tensor(features),
             membership=torch.as_tensor(membership),
+            graded=data.graded,
         )
         try:
             result = fit(tensors.to(self.device), config, rng=seed, progress=False)

@@ -143,6 +143,7 @@ def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None)
         conditions=table,
         features=_condition_features(slots),
         parts=[_condition_parts(slots, row) for row in range(len(table))],
+        graded=str(slots["feature_spec"]["kind"]) == "potency",
     )
 
 

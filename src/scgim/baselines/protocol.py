@@ -81,6 +81,8 @@ class TrainingData:
         (conditions, p), summed over the parts of each condition; not used for the control.
     parts
         Labels of the parts of each condition. Default: none for the control, else the condition itself.
+    graded
+        The features grow with the size of the effect, as those of ``features="potency"`` in `scgim.pp.prepare` do.
 
     Raises
     ------
@@ -103,6 +105,7 @@ class TrainingData:
     conditions: pd.DataFrame
     features: np.ndarray  # (conditions, p)
     parts: Sequence[tuple[str, ...]] | None = None
+    graded: bool = False
 
     def __post_init__(self) -> None:
         _set(self, "x", np.ascontiguousarray(self.x, dtype=np.float32))

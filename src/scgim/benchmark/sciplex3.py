@@ -99,8 +99,8 @@ class SciPlex3Task:
         """The setting, without the data's place."""
         return {k: v for k, v in asdict(self).items() if k not in ("file", "problem", "digest")}
 
-    def prepared(self) -> AnnData:
-        """The cells of the line, prepared.
+    def prepared(self, also_without: Sequence[str] = ()) -> AnnData:
+        """The cells of the line, prepared; the conditions `also_without` are held out as well.
 
         Raises
         ------
@@ -110,6 +110,7 @@ class SciPlex3Task:
         import anndata as ad
 
         from scgim.pp import prepare
+        from scgim.pp.labels import part_label
 
         if self.problem:
             raise ValueError(self.problem)
@@ -119,7 +120,7 @@ class SciPlex3Task:
             dose_key="dose_value",
             dose_unit_key="dose_unit",
             control="control",
-            hold_out={self.drug: self.dose},
+            hold_out=[part_label(self.drug, self.dose), *also_without],
             features=self.features,
             n_genes=self.n_genes,
             n_top_genes=self.n_top_genes,
@@ -130,18 +131,27 @@ class SciPlex3Task:
 
     def load(self) -> Task:
         """Read and prepare."""
-        from scgim._keys import Keys
-        from scgim.baselines.prepared import dense_cells, prepared_condition, training_data
         from scgim.pp.labels import part_label
 
-        adata = self.prepared()
-        label = part_label(self.drug, self.dose)
-        rows = np.flatnonzero((adata.obs["gim_condition"].astype(str) == label).to_numpy())
-        query = Query(prepared_condition(adata, label), dense_cells(adata, Keys("gim"), rows))
+        return self._task(self.prepared(), [part_label(self.drug, self.dose)], SPLIT)
+
+    def load_without(self, labels: Sequence[str]) -> Task:
+        """The same with these conditions held out as well, and asked for in place of the task's own: for tuning."""
+        return self._task(self.prepared(labels), labels, "valid")
+
+    def _task(self, adata: AnnData, labels: Sequence[str], split: str) -> Task:
+        from scgim._keys import Keys
+        from scgim.baselines.prepared import dense_cells, prepared_condition, training_data
+
+        found = adata.obs["gim_condition"].astype(str).to_numpy()
+        queries = [
+            Query(prepared_condition(adata, label), dense_cells(adata, Keys("gim"), np.flatnonzero(found == label)))
+            for label in labels
+        ]
         positive: dict[str, dict[str, Any]] = {name: {"mechanism": "ziln"} for name in ("gim", "bacadi")}
         positive |= {name: {"clip": True} for name in ("mean_shift", "ridge", "additive", "condot")}
         genes = tuple(adata.var_names[adata.var["gim"].to_numpy(dtype=bool)].astype(str))
-        return Task(training_data(adata), {SPLIT: [query]}, None, positive, genes)
+        return Task(training_data(adata), {split: queries}, None, positive, genes)
 
 
 def extract(

@@ -56,10 +56,16 @@ class ValidationTask:
         return self.spec.columns()
 
     def load(self) -> Task:
-        """Load the task and hold out part of its training cells."""
+        """Load the task and hold out part of its training cells.
+
+        A recipe that can prepare its data without some conditions (`load_without`, a method from their labels to a
+        task that asks for them under "valid") does so: genes and features are then chosen without them, too.
+        """
         task = self.spec.load()
         data = task.train
         held = _held_out(data, self.kind, np.random.default_rng([self.seed, 4]))
+        if self.kind != "cells" and hasattr(self.spec, "load_without"):
+            return self.spec.load_without([data.condition(int(row)).label for row in np.unique(data.codes[held])])
         queries = [
             Query(data.condition(int(row)), data.x[held & (data.codes == row)])
             for row in np.unique(data.codes[held])

@@ -118,8 +118,10 @@ class FitConfig:
     effect_spread
         After a search and the fit, the effect networks are refitted to the marginals of every condition, of genes that
         are no target in it as well, which show how an effect grows with the dose (`own`). The spread of effects around
-        the network, in units of each gene's spread: larger follows the conditions less. ``"auto"``: 0.5 for ``ziln``,
-        0 (no such refit) for Gaussian mechanisms. Takes the place of `effect_pull` where it is above 0.
+        the network, in units of each gene's spread: larger follows the conditions less. Takes the place of
+        `effect_pull` where it is above 0. ``"auto"``: 0.5 for ``ziln`` where the features grow with the effect
+        (``features="potency"``), chosen on development tasks by the KDE-NLL of held-out doses; else 0, no such refit: a
+        one-hot dose would be followed more closely, and what it copies from one drug to the others with it.
     sparsity_steps
         Steps over which beta_I rises along a half cosine.
     penalty

@@ -29,6 +29,9 @@ class TrainingData:
         (conditions, parts) float32 0/1; a row of zeros is a control.
     known_targets, known_values
         (parts, genes) or None, see `scgim.model.Batch`.
+    graded
+        The features grow with the size of the effect, as those of ``features="potency"`` do: effects may be read along
+        them. Decides on ``effect_spread="auto"``.
     """
 
     x: Tensor
@@ -38,6 +41,7 @@ class TrainingData:
     membership: Tensor
     known_targets: Tensor | None = None
     known_values: Tensor | None = None
+    graded: bool = False
 
     @property
     def n_genes(self) -> int:
@@ -59,6 +63,7 @@ class TrainingData:
             self.membership.to(device),
             move(self.known_targets),
             move(self.known_values),
+            self.graded,
         )
 
     def known_condition_targets(self) -> Tensor | None:

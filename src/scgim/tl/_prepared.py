@@ -40,6 +40,11 @@ def condition_codes(adata: AnnData, keys: Keys, uns: Mapping[str, Any]) -> np.nd
     return np.array([position.get(str(v), -1) if v == v else -1 for v in column], dtype=np.int64)
 
 
+def is_graded(uns: Mapping[str, Any]) -> bool:
+    """Whether the features grow with the size of the effect."""
+    return str(uns["feature_spec"]["kind"]) == "potency"
+
+
 def training_tensors(
     adata: AnnData, keys: Keys, uns: Mapping[str, Any], known: tuple[np.ndarray | None, np.ndarray | None]
 ) -> TrainingData:
@@ -65,6 +70,7 @@ def training_tensors(
         membership=torch.as_tensor(membership[np.ix_(used, parts)], dtype=torch.float32),
         known_targets=tensor(known[0]),
         known_values=tensor(known[1]),
+        graded=is_graded(uns),
     )
 
 
