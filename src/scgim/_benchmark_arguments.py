@@ -107,9 +107,9 @@ def _add_sciplex3(experiments: Any, add_common: Callable[..., None], whole: Call
     add("--n-genes", type=whole(2), default=50, metavar="N", help="marker genes (default: 50)")
     add("--methods", nargs="+", metavar="NAME",
         help="(default: gim mean_shift ridge condot next_lower_dose control); gim_paper: paper's preset")  # fmt: skip
-    add("--encodings", nargs="+", metavar="NAME", default=["auto", "rescaled"],
-        help="how features describe a dose: auto (the paper's nine), rescaled, onehot, hill; several are "
-        "compared (default: auto rescaled)")  # fmt: skip
+    add("--encodings", nargs="+", metavar="NAME", default=["auto", "potency"],
+        help="how features describe a dose: auto (the paper's nine), potency, rescaled, onehot, hill; "
+        "several are compared (default: auto potency)")  # fmt: skip
     add("--seeds", type=seeds, metavar="A:B", help="(default: 0:3; --small: 0)")
     add("--slow-seeds", type=seeds, metavar="A:B", help="of condot and gim_paper (default: the first seed)")
     add("--tune", type=whole(0), default=0, metavar="N",

@@ -64,7 +64,7 @@ def folder(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_page_has_scores_targets_figures_and_says_that_the_data_are_simulated(folder: Path) -> None:
     page = (folder / "report.md").read_text()
-    for text in ("stand-in", "small setting", "two halves of the truth", "Targets per condition", "GIM, rescaled"):
+    for text in ("stand-in", "small setting", "two halves of the truth", "Targets per condition", "GIM, potency"):
         assert text in page
     assert page.count("![") == 3
     for line in page.splitlines():
@@ -73,7 +73,7 @@ def test_page_has_scores_targets_figures_and_says_that_the_data_are_simulated(fo
     table = pd.read_csv(folder / "results.csv")
     held = table[(table["split"] == SPLIT) & (table["cell_line"] == "A549")]
     assert set(held["method"]) == set(METHODS)
-    assert set(held.loc[held["method"] == "gim", "features"]) == {"auto", "rescaled"}
+    assert set(held.loc[held["method"] == "gim", "features"]) == {"auto", "potency"}
     assert set(held.loc[held["method"] == "control", "features"]) == {"auto"}
     for metric in ("mean_distance", "pearson_delta", "kde_nll", "zero_fraction_error", "coverage"):
         assert np.isfinite(held.loc[held["metric"] == metric, "value"]).all()
@@ -122,6 +122,20 @@ def test_a_drug_that_is_absent_and_a_condition_that_is_too_small(tmp_path: Path)
     assert "## Failed" in page
     with pytest.raises(ValueError, match=r"Nothing can be run.*not found"):
         bm.run_sciplex3(bm.SciPlex3Experiment(bm.extract(path, tmp_path, cell_lines=("ZZ",))), tmp_path)
+
+
+def test_tuning_prepares_without_what_it_holds_out(file: Path, tmp_path: Path) -> None:
+    """The half-doses, too, are read without the condition that the trials are judged by."""
+    ours = experiment(file, tmp_path)
+    spec = ours.task(ours.extracts[0], "Belinostat", 500, "potency")
+    task = bm.ValidationTask(spec, "highest_dose").load()
+    (query,) = task.splits["valid"]
+    assert query.condition.label != "Belinostat_10000"
+    trained = {task.train.condition(row).label for row in task.train.trained}
+    assert not {query.condition.label, "Belinostat_10000"} & trained
+    whole = spec.load().train
+    assert task.train.graded and whole.graded
+    assert (task.train.features != whole.features).any()
 
 
 def test_reported_seeds_are_not_tuned_on(file: Path, tmp_path: Path) -> None:

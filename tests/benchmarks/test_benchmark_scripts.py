@@ -113,12 +113,26 @@ def test_knockouts(script, knockouts, tmp_path):
     page, table = written(out, "real_knockouts")
     assert "2 in-panel and 1 off-panel" in page
     ranks = table[table["table"] == "rank of the true gene"]
-    assert set(ranks["method"]) == {"probability", "evidence", "ut_igsp", "change", "t"}
-    assert (ranks.loc[ranks["method"] == "t", "rank"] == 1).all()
+    assert set(ranks["method"]) == {"probability", "evidence", "specific_change", "ut_igsp", "change", "t"}
+    assert (ranks.loc[ranks["method"].isin(["t", "specific_change"]), "rank"] == 1).all()
     assert {path.name for path in out.glob("*.png")} == {
         "real_knockouts_graph.png",
         "real_knockouts_targets.png",
     }
+
+
+def test_knockouts_go_on_from_kept_fits(script, knockouts, tmp_path, monkeypatch):
+    import scgim
+
+    module, fits = script("real_knockouts"), tmp_path / "fits"
+    argv = ["--data", str(knockouts), "--out", str(tmp_path / "out"), "--n-genes", "all", "--fits", str(fits), *FAST]
+    module.main(argv)
+    page, table = written(tmp_path / "out", "real_knockouts")
+    assert str(tmp_path) not in page
+    assert len(list(fits.glob("*.h5ad"))) == 1
+    monkeypatch.setattr(scgim.tl, "fit_gim", lambda *_, **__: pytest.fail("fitted again"))
+    module.main(argv)
+    pd.testing.assert_frame_equal(written(tmp_path / "out", "real_knockouts")[1], table)
 
 
 def test_knockouts_put_the_known_targets_in(script, knockouts):

@@ -10,7 +10,7 @@ N_GENES, N_PATHWAY = 40, 12
 
 
 def knockouts(seed: int) -> np.ndarray:
-    """(6 knock-outs, genes): four of one pathway, two alone; each lowers its own gene, less than the programme moves."""
+    """(6 knock-outs, genes): four of one pathway, two alone; each lowers a gene of its own, less than the programme."""
     rng = np.random.default_rng(seed)
     program = np.zeros(N_GENES)
     program[:N_PATHWAY] = -rng.uniform(10, 30, N_PATHWAY)

@@ -26,8 +26,8 @@ METHODS = ("gim", "mean_shift", "ridge", "condot", "next_lower_dose", "control")
 FEATURED = frozenset(["gim", "gim_paper", "mean_shift", "ridge", "condot"])
 #: Methods that take minutes a fit: fitted for the first seed only unless told otherwise.
 SLOW = frozenset(["condot", "gim_paper"])
-#: The paper's nine features, and ours without the one-hot dose (`own`).
-ENCODINGS = ("auto", "rescaled")
+#: The paper's nine features, and ours: curves around each drug's half-dose (`own`).
+ENCODINGS = ("auto", "potency")
 #: The paper's preset is compared on the paper's features alone.
 _PAPERS = frozenset(["gim_paper"])
 _SMALL_STEPS = 150

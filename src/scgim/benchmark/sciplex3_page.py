@@ -120,8 +120,8 @@ def _introduction(experiment: SciPlex3Experiment, table: pd.DataFrame, command: 
         f"{', '.join(map(str, experiment.slow_seeds))} for CondOT and the paper's preset",
         f"- Machine: {machine()}; one thread per fit",
         f"- Versions: {versions()}" + (f"; fitted at commit {code}" if code else ""),
-        "- After the comma: how the features describe a dose (`auto`: the paper's nine numbers; `rescaled`: "
-        "without the one-hot dose, `own`)",
+        "- After the comma: how the features describe a dose (`auto`: the paper's nine numbers; all others are "
+        "`own`: see `features` of `scgim.pp.prepare`)",
     ]
     return "\n".join(line for i, line in enumerate(lines) if line or i < 2)
 
