@@ -349,6 +349,23 @@ def test_combine_has_finite_gradients_at_certain_and_impossible_targets(additive
     assert torch.isfinite(effects.grad).all()
 
 
+def test_shifts_of_log_expression_add_up_on_the_scale_of_expression():
+    unit = torch.tensor([1.0, 0.5])
+    double, half = np.log(2), np.log(0.5)
+    rows = [[[double, 0.3], [double / 0.5, 0.0]], [[double, -0.1], [half / 0.5, 0.0]]]
+    effects = torch.tensor(rows, dtype=torch.float32)
+    parts = AtomicInterventions(torch.full((2, 2), 30.0), effects)
+    _, psi = combine(parts, torch.tensor([[1.0, 0], [0, 1], [1, 1]]), True, log_unit=unit)
+    torch.testing.assert_close(psi[:2], effects)
+    # doubled twice: three times as much; doubled and halved: half as much again
+    torch.testing.assert_close(torch.exp(psi[2, :, 0] * unit), torch.tensor([3.0, 1.5]))
+    assert float(psi[2, 0, 1]) == pytest.approx(0.2)  # zero logits add up
+    gone = AtomicInterventions(torch.full((2, 1), 30.0), torch.full((2, 1, 2), -5.0, requires_grad=True))
+    _, psi = combine(gone, torch.ones(1, 2), True, log_unit=torch.ones(1))
+    assert float(psi[0, 0, 0].detach()) < -3
+    assert torch.isfinite(torch.autograd.grad(psi.sum(), gone.effects)[0]).all()
+
+
 def test_effects_in_units_of_the_data():
     gim = make_gim("ziln")
     zero = gim.replaced_parameters(torch.zeros(N_GENES, 3))

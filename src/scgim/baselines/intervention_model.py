@@ -166,7 +166,7 @@ class InterventionModel(Baseline):
     def _combined(self, features: np.ndarray, membership: np.ndarray) -> tuple[Tensor, Tensor]:
         import torch
 
-        from scgim.model import combine, n_effects
+        from scgim.model import n_effects
 
         if not membership.any():  # nothing but controls
             shape = len(membership), self.gim_.graph.n_genes
@@ -174,7 +174,7 @@ class InterventionModel(Baseline):
             return torch.zeros(shape), torch.zeros(*shape, k)
         with torch.no_grad():
             atomic = self.gim_.atomic(torch.as_tensor(features))
-            return combine(atomic, torch.as_tensor(membership), additive=self.gim_.intervention == "shift")
+            return self.gim_.combine(atomic, torch.as_tensor(membership))
 
     # -- what is refused ----------------------------------------------------------------------------------
 

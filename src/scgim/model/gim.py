@@ -129,6 +129,11 @@ class GIM(nn.Module):
             logits = torch.where(torch.isnan(known_targets), logits, known)
         return AtomicInterventions(logits, effects)
 
+    def combine(self, parts: AtomicInterventions, membership: Tensor) -> tuple[Tensor, Tensor]:
+        """target_prob (conditions, genes), effects (conditions, genes, k) of parts applied together, see `combine`."""
+        unit = self.mechanisms.response_scale if self.mechanisms.is_ziln else None
+        return combine(parts, membership, additive=self.intervention == "shift", log_unit=unit)
+
     def condition_interventions(
         self, batch: Batch, effects_noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -137,7 +142,7 @@ class GIM(nn.Module):
         `fixed` marks genes that a condition holds at a known value: they carry no information on the model.
         """
         parts = self.atomic(batch.features, batch.known_targets, effects_noise)
-        prob, effects = combine(parts, batch.membership, additive=self.intervention == "shift")
+        prob, effects = self.combine(parts, batch.membership)
         if batch.known_values is None:
             return prob, effects, None
         fixed = (batch.membership @ (~torch.isnan(batch.known_values)).to(prob)) > 0

@@ -140,11 +140,21 @@ class FreeInterventions(nn.Module):
         return -0.5 / scale**2 * self.effects.square().sum()
 
 
-def combine(parts: AtomicInterventions, membership: Tensor, additive: bool) -> tuple[Tensor, Tensor]:
+#: Of several shifts that together would bring a gene below zero, this share of its level is left.
+_LEAST_LEVEL = 0.02
+
+
+def combine(
+    parts: AtomicInterventions, membership: Tensor, additive: bool, log_unit: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Atomic interventions of conditions from those of their parts, all applied together.
 
     A gene is targeted if any part targets it. Shifts add up; of two hard replacements the effects are
     averaged with the target probabilities as weights (`own`).
+
+    The zero-inflated log-normal is shifted on the scale of log x. There, two shifts that each double x would make it
+    four times as large, although x is itself a log of counts; with `log_unit` they add up on the scale of x (three
+    times), where the effects of two perturbations are additive as a rule (`own`). Zero logits add up.
 
     Parameters
     ----------
@@ -154,6 +164,8 @@ def combine(parts: AtomicInterventions, membership: Tensor, additive: bool) -> t
         (conditions, parts) 0/1; the control has no part and so no intervention.
     additive
         True for shift interventions.
+    log_unit
+        (genes,) unit of the first effect where that is a shift of log x; None: it is one of x.
 
     Returns
     -------
@@ -165,9 +177,16 @@ def combine(parts: AtomicInterventions, membership: Tensor, additive: bool) -> t
     if additive:
         single = membership.sum(1, keepdim=True) <= 1
         weight = torch.where(single, torch.ones_like(prob), prob.clamp_min(1e-6))
-        weighted = membership @ (parts.target_prob.unsqueeze(-1) * parts.effects).reshape(n_parts, -1)
+        effects = parts.effects
+        if log_unit is not None:  # relative change of x
+            change = torch.expm1(effects[..., :1] * log_unit.unsqueeze(-1))
+            effects = torch.cat([change, effects[..., 1:]], dim=-1)
+        weighted = membership @ (parts.target_prob.unsqueeze(-1) * effects).reshape(n_parts, -1)
         plain = membership @ parts.effects.reshape(n_parts, -1)
         mixed = weighted.view(-1, n_genes, k) / weight.unsqueeze(-1)
+        if log_unit is not None:
+            level = torch.log((1 + mixed[..., :1]).clamp_min(_LEAST_LEVEL)) / log_unit.unsqueeze(-1)
+            mixed = torch.cat([level, mixed[..., 1:]], dim=-1)
         return prob, torch.where(single.unsqueeze(-1), plain.view(-1, n_genes, k), mixed)
     weight = parts.target_prob.detach() + 1e-6
     total = membership @ weight

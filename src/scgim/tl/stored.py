@@ -21,7 +21,6 @@ from scgim.model import (
     LatentGraph,
     Mechanisms,
     Priors,
-    combine,
     draw_action,
     n_effects,
 )
@@ -105,7 +104,7 @@ class StoredModel:
         targets, values = self._known(parts)
         atomic: AtomicInterventions = self.gim.atomic(features, targets)
         membership = torch.tensor([[float(p in own) for p in parts] for own in conditions])
-        prob, effects = combine(atomic, membership, additive=self.gim.intervention == "shift")
+        prob, effects = self.gim.combine(atomic, membership)
         if values is None:
             return prob, effects, None
         held = torch.full((len(conditions), n_genes), torch.nan)
