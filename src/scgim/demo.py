@@ -89,6 +89,7 @@ def run_demo(
         dose_key="dose_value",
         dose_unit_key="dose_unit",
         hold_out={DRUG: DOSE},
+        features="potency",
         n_genes=QUICK["n_genes"] if quick else 50,
         rng=seed,
     )

@@ -32,7 +32,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield load
-    for name in (*SCRIPTS, "recording", "speed", "scaling"):
+    for name in (*SCRIPTS, "recording", "speed", "scaling", "sciplex3_calibration"):
         sys.modules.pop(name, None)
 
 
@@ -160,6 +160,23 @@ def test_pathway_order_tells_cause_from_effect(script):
     assert not table["reversed path"].any()
     backward = module.pathway_order(forward.reverse()).set_index(["cause", "effect"])
     assert backward.loc[("STAT1", "PSMB9"), "reversed edge"] and not backward["path"].any()
+
+
+def test_calibration_judges_cells_that_were_set_apart(script, standin, tmp_path, monkeypatch):
+    module, out = script("sciplex3_calibration"), tmp_path / "out"
+    monkeypatch.setattr(module, "SETTINGS", (("A549", "Dacinostat"), ("K562", "Dacinostat")))
+    module.main(["--data", str(standin), "--out", str(out), "--n-genes", "6", "--samples", "100", *FAST])
+    page, table = written(out, "sciplex3_calibration")
+    assert "trained conditions, cells set apart" in page
+    where = table.groupby("where")["condition"].unique()
+    assert set(where["held-out dose"]) == {"Dacinostat_10000"}
+    assert set(where["trained conditions, cells set apart"]) == {"Dacinostat_1000", "Belinostat_10000"}
+    assert (table.loc[table["where"] != "held-out dose", "cells"] == 20).all()
+    assert table[["zeros", "predicted zeros", "coverage"]].stack().between(0, 1).all()
+    label = np.repeat(["a", "b"], [10, 30])
+    first, again, other = (module.set_apart(label, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any() and first[:10].sum() == 5 and first[10:].sum() == 15
 
 
 def test_many_genes(script, standin, tmp_path):
