@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--one-setting-above", type=int, default=200, help="with more genes, only the first drug and seed are run"
     )
-    parser.add_argument("--features", default="rescaled", choices=["auto", "onehot", "rescaled", "hill"])
+    parser.add_argument("--features", default="potency", choices=["auto", "onehot", "rescaled", "hill", "potency"])
     parser.add_argument("--work", type=Path, help="folder that keeps what is finished (default: nothing is kept)")
     parser.add_argument("--jobs", type=int, default=1, help="fits at a time, one thread each")
     args = parser.parse_args(argv)

@@ -101,7 +101,7 @@ def per_setting(rows: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFr
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, fit=False)
     parser.add_argument("--run", type=Path, required=True, help="the --out of scgim benchmark sciplex3")
-    parser.add_argument("--features", default="rescaled")
+    parser.add_argument("--features", default="potency")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--worst", type=int, default=15, help="genes in the last table")
     args = parser.parse_args(argv)
