@@ -113,7 +113,15 @@ def test_knockouts(script, knockouts, tmp_path):
     page, table = written(out, "real_knockouts")
     assert "2 in-panel and 1 off-panel" in page
     ranks = table[table["table"] == "rank of the true gene"]
-    assert set(ranks["method"]) == {"probability", "evidence", "specific_change", "ut_igsp", "change", "t"}
+    assert set(ranks["method"]) == {
+        "probability",
+        "evidence",
+        "specific_change",
+        "ut_igsp",
+        "change",
+        "t",
+        "specific_t",
+    }
     assert (ranks.loc[ranks["method"].isin(["t", "specific_change"]), "rank"] == 1).all()
     assert {path.name for path in out.glob("*.png")} == {
         "real_knockouts_graph.png",
