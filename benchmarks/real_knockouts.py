@@ -21,6 +21,8 @@ CONTROL = "non-targeting"
 _EVIDENCE = "largest evidence (nats)"
 #: A specific change of so many standard errors is counted: worth about 14 nats, the price of a target here.
 SPECIFIC = 5.3
+#: Numbers of shared directions to take out; 2 is the default of `target_evidence`.
+DIRECTIONS = (0, 1, 2, 3, 4, 6)
 #: What a non-targeting guide that is treated as a knock-out is called.
 GUIDE = "guide "
 #: From the receptor to what it switches on; IFNGR1 is not in the panel.
@@ -196,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         script="real_knockouts.py",
         seeds=args.seeds,
     )
-    ranks, calls, orders, fits, edges = [], [], [], [], []
+    ranks, calls, orders, fits, edges, directions = [], [], [], [], [], []
     for seed in args.seeds:
         adata = ad.read_h5ad(path)
         if not args.no_bootstrap:
@@ -213,6 +215,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         called = evidence.assign(evidence=evidence["evidence"].clip(lower=0) + 1e9 * evidence["is_target"])
         ranks += in_panel_rows(called, known, "evidence", seed)
         ranks += in_panel_rows(evidence, known, "specific_change", seed)
+        for n in DIRECTIONS:
+            own = in_panel_rows(scgim.tl.target_evidence(adata, n_programs=n), known, "specific_change", seed)
+            directions.append({"directions": n, "seed": seed, "first": sum(row["rank"] == 1 for row in own)})
         for by in ("change", "t", "specific_t"):
             ranks += in_panel_rows(naive, known, by, seed)
         if seed == args.seeds[0]:
@@ -238,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             save(scgim.pl.targets(adata), args.out, "real_knockouts_targets")
             save(scgim.pl.graph(adata), args.out, "real_knockouts_graph")
     frames = [pd.DataFrame(ranks), pd.concat(calls), pd.concat(orders), pd.concat(edges)]
-    _pages(note, args, adata, missing, *frames, pd.DataFrame(fits))
+    _pages(note, args, adata, missing, *frames, pd.DataFrame(fits), pd.DataFrame(directions))
     names = ("rank of the true gene", "calls", "order", "pathway edges")
     tidy = pd.concat([frame.assign(table=name) for name, frame in zip(names, frames, strict=True) if len(frame)])
     note.write(args.out, "real_knockouts", tidy)
@@ -298,6 +303,7 @@ def _pages(
     orders: pd.DataFrame,
     edges: pd.DataFrame,
     fits: pd.DataFrame,
+    directions: pd.DataFrame,
 ) -> None:
     n_cells = int(adata.obs["gim_condition"].notna().sum())
     note.text(
@@ -345,6 +351,9 @@ def _pages(
         {f"{names[c]}: {what}": t[c] for c in names if c in wide for what, t in (("rank", wide), ("first", first))}
     )
     note.table("Rank of the true gene (mean over seeds; ties share their mean rank)", table.reset_index())
+    counted = directions.groupby("directions")["first"].agg(lambda v: mean_and_spread(v, 1)).reset_index()
+    counted.columns = ["shared directions taken out", "true gene first, by specific change"]
+    note.table("How many shared directions", counted)
     guide = calls["knock-out"].str.startswith(GUIDE)
     off, inside = calls[~calls["in panel"] & ~guide], calls[calls["in panel"]]
     rows = []
