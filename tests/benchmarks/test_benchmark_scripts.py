@@ -32,7 +32,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield load
-    for name in (*SCRIPTS, "recording", "speed", "scaling", "sciplex3_calibration"):
+    for name in (*SCRIPTS, "recording", "speed", "scaling", "sciplex3_calibration", "counting_noise"):
         sys.modules.pop(name, None)
 
 
@@ -185,6 +185,17 @@ def test_calibration_judges_cells_that_were_set_apart(script, standin, tmp_path,
     first, again, other = (module.set_apart(label, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any() and first[:10].sum() == 5 and first[10:].sum() == 15
+
+
+def test_counting_noise(script, tmp_path):
+    out = tmp_path / "out"
+    argv = ["--out", str(out), "--n-genes", "8", "--factors", "1", "20", *FAST]
+    script("counting_noise").main(argv)
+    page, table = written(out, "counting_noise")
+    assert "no real cell" in page and "x 20" in page
+    zeros = table.groupby("factor")["zeros"].first()
+    assert zeros[20.0] < zeros[1.0]
+    assert set(table["what"]) == {"edges", "edges without direction", "targets", "targets, held-out dose"}
 
 
 def test_many_genes(script, standin, tmp_path):

@@ -171,6 +171,13 @@ def test_survives_a_file(tmp_path):
         assert list(read.obs[column]) == list(adata.obs[column])
 
 
+def test_deeper_cells_have_more_counts_and_the_same_truth(adata):
+    deep = simulated_sciplex3(depth_factor=10)
+    assert 8 < deep.obs["ncounts"].median() / adata.obs["ncounts"].median() < 12
+    assert (deep.varp["true_graph"] != adata.varp["true_graph"]).nnz == 0
+    pd.testing.assert_frame_equal(deep.uns["truth"]["targets"], adata.uns["truth"]["targets"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -178,6 +185,8 @@ def test_survives_a_file(tmp_path):
         ({"cell_lines": ()}, "cell_lines"),
         ({"cell_lines": ("A549", "A549")}, "distinct"),
         ({"n_genes": 50}, "n_genes"),
+        ({"depth_factor": 0}, "depth_factor"),
+        ({"depth_factor": float("nan")}, "depth_factor"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -66,7 +66,9 @@ NOTE = (
 )
 
 
-def simulated_sciplex3(*, cell_lines: Sequence[str] = ("A549",), n_genes: int = 1_500, rng: RngLike = 0) -> AnnData:
+def simulated_sciplex3(
+    *, cell_lines: Sequence[str] = ("A549",), n_genes: int = 1_500, depth_factor: float = 1.0, rng: RngLike = 0
+) -> AnnData:
     """Simulate SciPlex3's four HDAC inhibitors with known graph, direct targets and dose responses.
 
     A network of 48 genes carries the signal: `z_j = sum_i w_ij 2 tanh(z_i / 2) + e_j` is the log fold change
@@ -84,6 +86,8 @@ def simulated_sciplex3(*, cell_lines: Sequence[str] = ("A549",), n_genes: int = 
         expression, depth and numbers of cells. A line's cells do not depend on which others are asked for.
     n_genes
         All genes, the 48 of the network among them; at least 100.
+    depth_factor
+        Multiplies the depth of every cell (800 to 1,600 counts in the median): shows what counting noise does.
     rng
         Seed or generator.
 
@@ -101,7 +105,7 @@ def simulated_sciplex3(*, cell_lines: Sequence[str] = ("A549",), n_genes: int = 
     Raises
     ------
     ValueError
-        If a cell line is unknown or given twice, or there are too few genes.
+        If a cell line is unknown or given twice, there are too few genes, or the depth is no positive number.
 
     Examples
     --------
@@ -116,6 +120,8 @@ def simulated_sciplex3(*, cell_lines: Sequence[str] = ("A549",), n_genes: int = 
         raise ValueError(f"cell_lines must be distinct names among {list(LINES)}, got {lines}.")
     if n_genes < 100:
         raise ValueError(f"n_genes must be at least 100 ({N_NETWORK} of them are the network), got {n_genes}.")
+    if not (np.isfinite(depth_factor) and depth_factor > 0):
+        raise ValueError(f"depth_factor must be a positive number, got {depth_factor}.")
     from anndata import AnnData, concat
 
     truth_rng, *line_rngs = as_generator(rng).spawn(1 + len(LINES))
@@ -139,7 +145,8 @@ def simulated_sciplex3(*, cell_lines: Sequence[str] = ("A549",), n_genes: int = 
             graph, mechanisms, targets=hit, effects=effects, hard_variance=LATENT_VARIANCE, rng=line_rng
         )  # (cells, network genes)
         own = basal * np.exp(0.3 * line_rng.standard_normal(n_genes))
-        rates = draw_depths(len(obs), median=LINES[line].depth, rng=line_rng)[:, None] * (own / own.sum())
+        depths = draw_depths(len(obs), median=depth_factor * LINES[line].depth, rng=line_rng)
+        rates = depths[:, None] * (own / own.sum())
         rates[:, network] *= np.exp(z)
         overdispersion = np.full(n_genes, BACKGROUND_OVERDISPERSION)
         overdispersion[network] = NETWORK_OVERDISPERSION
