@@ -91,11 +91,13 @@ def fitted(adata: AnnData, args: Any, seed: int) -> AnnData:
 
     import scgim
 
-    what = json.dumps({"seed": seed, "intervention": args.intervention, **fit_settings(args)}, sort_keys=True)
+    asked = {name: str(getattr(args, name)) for name in ("intervention", "n_genes", "min_counts")}
+    what = json.dumps({"seed": seed, **asked, **fit_settings(args)}, sort_keys=True)
     file = None if args.fits is None else args.fits / f"{hashlib.sha256(what.encode()).hexdigest()[:12]}.h5ad"
     if file is not None and file.is_file():
         kept = ad.read_h5ad(file)
-        if kept.obs_names.equals(adata.obs_names) and not (kept.X != adata.X).sum():
+        same_cells = kept.obs_names.equals(adata.obs_names) and not (kept.X != adata.X).sum()
+        if same_cells and kept.var["gim"].equals(adata.var["gim"]):
             return kept
     scgim.tl.fit_gim(adata, rng=seed, intervention=args.intervention, **fit_settings(args))
     if file is not None:

@@ -357,13 +357,15 @@ def test_shifts_of_log_expression_add_up_on_the_scale_of_expression():
     parts = AtomicInterventions(torch.full((2, 2), 30.0), effects)
     _, psi = combine(parts, torch.tensor([[1.0, 0], [0, 1], [1, 1]]), True, log_unit=unit)
     torch.testing.assert_close(psi[:2], effects)
-    # doubled twice: three times as much; doubled and halved: half as much again
-    torch.testing.assert_close(torch.exp(psi[2, :, 0] * unit), torch.tensor([3.0, 1.5]))
+    # doubled twice: three times as much; doubled and halved: as before
+    torch.testing.assert_close(torch.exp(psi[2, :, 0] * unit), torch.tensor([3.0, 1.0]))
     assert float(psi[2, 0, 1]) == pytest.approx(0.2)  # zero logits add up
-    gone = AtomicInterventions(torch.full((2, 1), 30.0), torch.full((2, 1, 2), -5.0, requires_grad=True))
-    _, psi = combine(gone, torch.ones(1, 2), True, log_unit=torch.ones(1))
-    assert float(psi[0, 0, 0].detach()) < -3
-    assert torch.isfinite(torch.autograd.grad(psi.sum(), gone.effects)[0]).all()
+    # A partner that does nothing changes nothing, however strong the other; what overflows stays where it is.
+    extreme = torch.tensor([[[-50.0, 0.0]], [[0.0, 0.0]], [[500.0, 0.0]]], requires_grad=True)
+    members = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1, 1, 1]])
+    _, psi = combine(AtomicInterventions(torch.full((3, 1), 30.0), extreme), members, True, log_unit=torch.ones(1))
+    torch.testing.assert_close(psi[:, 0, 0], torch.tensor([-50.0, 20.0, -30.0]))
+    assert torch.isfinite(torch.autograd.grad(psi.sum(), extreme)[0]).all()
 
 
 def test_effects_in_units_of_the_data():

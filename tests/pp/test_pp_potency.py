@@ -14,19 +14,27 @@ import scgim
 from scgim._storage import to_storable
 from scgim.pp import featurize
 from scgim.pp.features import complete_spec, feature_source
-from scgim.pp.potency import fit_potency
+from scgim.pp.potency import Responses, fit_potency
 
 DOSES = (10.0, 100.0, 1_000.0, 10_000.0)
 HALF = {"Potent": 30.0, "Middle": 300.0, "Weak": 3_000.0}
 PARTS = [(name, dose) for name in sorted(HALF) for dose in DOSES]
 
 
-def shifts(noise: float = 0.0, exponent: float = 1.2) -> np.ndarray:
-    """(parts, genes) responses along one direction of its own per perturbation."""
-    rng = np.random.default_rng(0)
+def responses(
+    noise: float = 0.02, exponent: float = 1.2, maximum: float = 1.0, only: tuple[str, ...] = tuple(HALF), seed: int = 0
+) -> Responses:
+    """Along one direction of its own per perturbation, of the same length; perturbations not in `only` do nothing."""
+    rng = np.random.default_rng(seed)
     axis = {name: rng.normal(size=20) for name in HALF}
+    axis = {name: maximum * v / np.linalg.norm(v) * (name in only) for name, v in axis.items()}
     rows = [axis[name] / (1 + (HALF[name] / dose) ** exponent) for name, dose in PARTS]
-    return np.array(rows) + noise * rng.normal(size=(len(PARTS), 20))
+    shifts = np.array(rows) + noise * rng.normal(size=(len(PARTS), 20)) + 0.3 * noise * rng.normal(size=20)
+    return Responses(shifts, np.full(shifts.shape, noise**2), np.full(20, (0.3 * noise) ** 2))
+
+
+def half_doses(found: Responses, trained: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    return fit_potency(found, PARTS, np.ones(len(PARTS), dtype=bool) if trained is None else trained, sorted(HALF))
 
 
 def cells(n: int = 60) -> AnnData:
@@ -49,19 +57,17 @@ ARGUMENTS = {"perturbation_key": "drug", "dose_key": "dose", "min_counts": 1, "n
 @pytest.mark.parametrize("held_out", [None, "Weak"])
 def test_planted_half_doses_come_back(held_out) -> None:
     trained = np.array([(name, dose) != (held_out, 10_000.0) for name, dose in PARTS])
-    half, exponent = fit_potency(shifts(0.02), PARTS, trained, sorted(HALF))
+    half, exponent = half_doses(responses(), trained)
     for name, found in zip(sorted(HALF), half, strict=True):
-        assert abs(np.log(found / HALF[name])) < np.log(1.5)
+        assert abs(np.log(found / HALF[name])) < np.log(2 if name == held_out else 1.5)
     assert 1.0 < exponent < 1.5
 
 
 def test_what_is_held_out_is_not_looked_at() -> None:
     trained = np.array([part != ("Weak", 10_000.0) for part in PARTS])
-    given, changed = shifts(), shifts()
-    changed[~trained] = 1e3
-    (half, exponent), (half_too, exponent_too) = (
-        fit_potency(responses, PARTS, trained, sorted(HALF)) for responses in (given, changed)
-    )
+    given, changed = responses(), responses()
+    changed.shifts[~trained] = 1e3
+    (half, exponent), (half_too, exponent_too) = (half_doses(found, trained) for found in (given, changed))
     np.testing.assert_array_equal(half, half_too)
     assert exponent == exponent_too
 
@@ -69,19 +75,47 @@ def test_what_is_held_out_is_not_looked_at() -> None:
 def test_a_perturbation_without_cells_of_its_own_is_typical(caplog) -> None:
     trained = np.array([name != "Potent" for name, _ in PARTS])
     with caplog.at_level(logging.WARNING, logger="scgim"):
-        half, _ = fit_potency(shifts(), PARTS, trained, sorted(HALF))
+        half, _ = half_doses(responses(), trained)
     assert "Potent" in caplog.text
     assert half[1] == pytest.approx(np.median(half[[0, 2]]))
 
 
-def test_cells_that_do_not_respond_leave_the_middle_of_the_doses() -> None:
-    half, exponent = fit_potency(np.zeros((12, 5)), PARTS, np.ones(12, dtype=bool), sorted(HALF))
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_no_potency(seed, caplog) -> None:
+    """Where nothing responds, no perturbation is potent; where one does, the others are weak, not potent."""
+    with caplog.at_level(logging.WARNING, logger="scgim"):
+        half, exponent = half_doses(responses(noise=0.1, maximum=0.0, seed=seed))
+    assert "beyond noise" in caplog.text
     np.testing.assert_allclose(half, np.sqrt(10 * 10_000))
     assert exponent == 1.0
+    half, _ = half_doses(responses(noise=0.1, only=("Middle",), seed=seed))
+    assert abs(np.log(half[0] / HALF["Middle"])) < np.log(3)
+    assert (half[1:] > 5_000).all()
+
+
+def test_one_outlier_does_not_move_the_others() -> None:
+    found = responses()
+    rows = [i for i, (name, _) in enumerate(PARTS) if name == "Potent"]
+    found.shifts[rows] *= 10
+    half, _ = half_doses(found)
+    for name, value in zip(sorted(HALF), half, strict=True):
+        assert abs(np.log(value / HALF[name])) < np.log(2)
+
+
+def test_many_perturbations_take_no_other_path() -> None:
+    """Beyond fifty the derivatives are sparse."""
+    rng = np.random.default_rng(0)
+    names = [f"D{i:02d}" for i in range(60)]
+    true = dict(zip(names, 10 ** rng.uniform(1.5, 3.5, 60), strict=True))
+    parts = [(name, dose) for name in names for dose in DOSES]
+    shifts = np.outer([1 / (1 + true[name] / dose) for name, dose in parts], [0.6, -0.8])
+    found = Responses(shifts + 0.01 * rng.normal(size=shifts.shape), np.full(shifts.shape, 1e-4), np.full(2, 1e-6))
+    half, _ = fit_potency(found, parts, np.ones(len(parts), dtype=bool), names)
+    assert np.abs(np.log(half / np.array([true[name] for name in names]))).max() < np.log(1.5)
 
 
 def test_features_rise_with_the_dose_and_agree_where_the_effect_is_the_same() -> None:
-    source = feature_source("potency", PARTS, has_dose=True, shifts=shifts())
+    source = feature_source("potency", PARTS, has_dose=True, responses=responses())
     spec = complete_spec(source, PARTS, np.ones(len(PARTS), dtype=bool))
     assert list(spec["feature_names"]) == [
         *(f"perturbation={name}:activity" for name in sorted(HALF)),
@@ -137,6 +171,34 @@ def test_holding_out_later_and_changing_genes_reads_the_potency_anew() -> None:
     assert (later.uns["gim"]["features"] != first.uns["gim"]["features"]).any()
     scgim.pp.select_markers(first, genes=["g0", "g1", "g9"])
     np.testing.assert_array_equal(later.uns["gim"]["features"], first.uns["gim"]["features"])
+
+
+def test_a_single_that_is_held_out_is_not_looked_at_although_a_combination_has_it() -> None:
+    def prepared(factor: float) -> AnnData:
+        adata = cells()
+        pair = (adata.obs["drug"] == "Weak") & (adata.obs["dose"] == 100)
+        adata.obs.loc[pair, "drug"] = "Weak+Potent"
+        held = (adata.obs["drug"] == "Potent") & (adata.obs["dose"] == 100)
+        adata.X[np.flatnonzero(held)] = adata.X[np.flatnonzero(held)] * factor
+        named = ARGUMENTS | {"genes": [f"g{i}" for i in range(8)]}
+        scgim.pp.prepare(adata, hold_out=["Potent_100"], **named)
+        return adata
+
+    first, other = prepared(1), prepared(5)
+    assert "Potent_100" in first.uns["gim"]["parts"]["part"].tolist()
+    np.testing.assert_array_equal(first.uns["gim"]["features"], other.uns["gim"]["features"])
+
+
+def test_conditions_that_have_lost_their_cells_say_nothing() -> None:
+    whole = cells()
+    scgim.pp.prepare(whole, **ARGUMENTS)
+    weak = (whole.obs["drug"] == "Weak") & (whole.obs["dose"] == 10_000)
+    part = whole[~weak].copy()
+    scgim.pp.features(part, features="potency")
+    spec = part.uns["gim"]["feature_spec"]
+    assert abs(np.log(spec["half_doses"][list(spec["perturbations"]).index("Weak")] / HALF["Weak"])) < np.log(3)
+    with pytest.raises(ValueError, match="no control cells"):
+        scgim.pp.features(whole[whole.obs["drug"] != "control"].copy(), features="potency")
 
 
 def test_without_genes_it_says_what_to_do() -> None:

@@ -47,3 +47,14 @@ def test_conditions_without_any_change_stay_at_zero() -> None:
     assert np.isfinite(found).all()
     assert (found[5] == 0).all()
     assert (specific_changes(np.zeros((3, 5)), np.eye(3, dtype=bool)) == 0).all()
+
+
+def test_sparse_changes_are_no_trouble() -> None:
+    """Genes that no condition changes at all, and directions that fit exactly."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        changes = np.outer(rng.normal(size=6), rng.normal(size=30)) * 5 + rng.normal(size=(6, 30))
+        changes[:, rng.random(30) < 0.6] = 0.0
+        assert np.isfinite(specific_changes(changes, np.eye(6, dtype=bool))).all()
+    exact = np.outer(np.arange(1.0, 5), rng.normal(size=20))
+    np.testing.assert_allclose(specific_changes(exact, np.eye(4, dtype=bool)), 0.0, atol=1e-6)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 from small_fits import GENES, QUICK, TARGET, prepared
 
 import scgim
@@ -48,6 +50,27 @@ def test_order_of_the_genes_does_not_matter_and_held_out_conditions_are_left_out
     np.testing.assert_allclose(turned.reindex(table.index), table, rtol=1e-5)
     assert set(table.index.get_level_values("gene")) == set(GENES)
     assert not any(label.startswith("control") for label in table.index.get_level_values("condition"))
+
+
+def test_cells_of_the_control_change_nothing_however_few_they_are() -> None:
+    """Control cells under false names: a handful of them, many of their genes silent, must not look certain."""
+    rng = np.random.default_rng(0)
+    label = np.repeat(["control", "few", "some", "many"], [400, 10, 30, 100])
+    x = np.where(rng.random((len(label), 40)) < 0.85, 0.0, np.exp(0.5 * rng.normal(size=(len(label), 40))))
+    adata = AnnData(x.astype(np.float32), obs=pd.DataFrame({"perturbation": label}))
+    adata.obs_names = [f"cell{i}" for i in range(len(label))]
+    scgim.pp.prepare(adata, input="log1p", n_genes=40, min_cells=1, min_cells_per_condition=5)
+    scgim.tl.fit_gim(adata, **QUICK)
+    table = scgim.tl.target_evidence(adata)
+    assert table["change"].abs().max() < 5
+    assert (table["change"].abs() > 3).mean() < 0.02
+    assert table["specific_change"].abs().max() < 5
+
+
+def test_without_control_cells_it_says_so() -> None:
+    adata = fitted()
+    with pytest.raises(ValueError, match="no control cell"):
+        scgim.tl.target_evidence(adata[adata.obs["perturbation"] != "control"].copy())
 
 
 def test_what_the_parents_explain_is_no_change_of_a_gene() -> None:

@@ -118,10 +118,10 @@ class FitConfig:
     effect_spread
         After a search and the fit, the effect networks are refitted to the marginals of every condition, of genes that
         are no target in it as well, which show how an effect grows with the dose (`own`). The spread of effects around
-        the network, in units of each gene's spread: larger follows the conditions less. Takes the place of
-        `effect_pull` where it is above 0. ``"auto"``: 0.5 for ``ziln`` where the features grow with the effect
-        (``features="potency"``), chosen on development tasks by the KDE-NLL of held-out doses; else 0, no such refit: a
-        one-hot dose would be followed more closely, and what it copies from one drug to the others with it.
+        the network, in units of each gene's spread: larger follows the conditions less. For hard interventions; takes
+        the place of `effect_pull` where it is above 0. ``"auto"``: 0.5 for ``ziln`` where the features grow with the
+        effect (``features="potency"``), chosen on development tasks by the KDE-NLL of held-out doses; else 0, no such
+        refit: a one-hot dose would be followed more closely, and what it copies from one drug to the others with it.
     sparsity_steps
         Steps over which beta_I rises along a half cosine.
     penalty
@@ -205,6 +205,11 @@ class FitConfig:
         for name in ("effect_pull", "effect_spread"):
             if getattr(self, name) != "auto":
                 _check_number(name, getattr(self, name), least=0)
+        if self.effect_spread not in ("auto", 0) and self.intervention == "shift":
+            raise ValueError(
+                "effect_spread needs intervention='hard': a condition's own marginals hold what its genes' parents do, "
+                "which a shift must not repeat. Leave it out."
+            )
         if self.n_shakes != "auto":
             _check_number("n_shakes", self.n_shakes, least=0, whole=True)
 

@@ -26,8 +26,8 @@ def refit_effects(gim: GIM, data: TrainingData, pull: float, spread: float = 0.0
       hold downstream changes.
     - `spread`: the effects on every gene, target or not, are those of the condition's own marginals,
       `psi ~ N(h(features), spread^2)` around the network. Each number counts by its Fisher information in the
-      condition's cells and never by more than 1 / spread^2. For zero-inflated models of drugs, which move many genes
-      a little before they are called targets: these small changes show how an effect grows with the dose.
+      condition's cells and never by more than 1 / spread^2. For hard interventions, and zero-inflated models of drugs,
+      which move many genes a little before they are called targets: these small changes show how an effect grows.
 
     Parameters
     ----------
@@ -89,9 +89,7 @@ def _information(gim: GIM, data: TrainingData, moments: Tensor) -> Tensor:
     zeros = x.new_zeros(data.n_conditions, data.n_genes)
     total = zeros.index_add(0, owner, torch.ones_like(x))
     count = zeros.index_add(0, owner, (x > 0).to(x)) if gim.mechanisms.is_ziln else total
-    shift = gim.intervention == "shift"
-    log_scale = gim.mechanisms.log_scale.expand_as(zeros) if shift else moments[..., 1]
-    found = [count * torch.exp(-2 * log_scale)] + ([] if shift else [2 * count])
+    found = [count * torch.exp(-2 * moments[..., 1]), 2 * count]
     if gim.mechanisms.is_ziln:
         rate = (total - count + 0.5) / (total + 1.0)
         found.append(total * rate * (1 - rate))

@@ -53,7 +53,9 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
         pull = 20.0 if config.init == "search" and config.mechanism != "ziln" else 0.0
     spread = config.effect_spread
     if isinstance(spread, str):
-        spread = 0.5 if config.init == "search" and config.mechanism == "ziln" and data.graded else 0.0
+        wanted = config.init == "search" and config.mechanism == "ziln" and config.intervention == "hard"
+        asked_to_pull = not isinstance(config.effect_pull, str) and config.effect_pull > 0
+        spread = 0.5 if wanted and data.graded and not asked_to_pull else 0.0
     alpha = config.inverse_temperature
     if isinstance(alpha, str):  # 1 as in the paper's start; after a search the prior on z must not outweigh the data
         alpha = float(data.n_genes) if config.init == "search" else 1.0

@@ -30,7 +30,10 @@ def unpack(gim: GIM, state: dict[str, np.ndarray]) -> None:
     expected = gim.state_dict()
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     if missing or extra:
-        raise ValueError(f"The stored weights do not fit the model (missing {missing}, not expected {extra}).")
+        raise ValueError(
+            f"The stored weights do not fit the model (missing {missing}, not expected {extra}): the file "
+            "was edited, or the fit is of an earlier scgim. Run scgim.tl.fit_gim again."
+        )
     for name, value in expected.items():
         if tuple(state[name].shape) != tuple(value.shape):
             raise ValueError(

@@ -140,8 +140,8 @@ class FreeInterventions(nn.Module):
         return -0.5 / scale**2 * self.effects.square().sum()
 
 
-#: Of several shifts that together would bring a gene below zero, this share of its level is left.
-_LEAST_LEVEL = 0.02
+#: No shift makes expression more than exp(20) times as large where several are added up: sums stay finite.
+_LARGEST_SHIFT = 20.0
 
 
 def combine(
@@ -153,8 +153,9 @@ def combine(
     averaged with the target probabilities as weights (`own`).
 
     The zero-inflated log-normal is shifted on the scale of log x. There, two shifts that each double x would make it
-    four times as large, although x is itself a log of counts; with `log_unit` they add up on the scale of x (three
-    times), where the effects of two perturbations are additive as a rule (`own`). Zero logits add up.
+    four times as large, although x is itself a log of counts; with `log_unit` increases add up on the scale of x (three
+    times), where the effects of two perturbations are additive as a rule; decreases each leave a share of what
+    there is, and zero logits add up (all `own`).
 
     Parameters
     ----------
@@ -173,20 +174,22 @@ def combine(
     """
     log_untouched = torch.nn.functional.logsigmoid(-parts.target_logits)  # (parts, genes)
     prob = -torch.expm1(membership @ log_untouched)
+    n_conditions = len(membership)
     n_parts, n_genes, k = parts.effects.shape
     if additive:
         single = membership.sum(1, keepdim=True) <= 1
         weight = torch.where(single, torch.ones_like(prob), prob.clamp_min(1e-6))
         effects = parts.effects
-        if log_unit is not None:  # relative change of x
-            change = torch.expm1(effects[..., :1] * log_unit.unsqueeze(-1))
-            effects = torch.cat([change, effects[..., 1:]], dim=-1)
+        if log_unit is not None:
+            shift = effects[..., :1] * log_unit.unsqueeze(-1)
+            more = torch.expm1(shift.clamp(0.0, _LARGEST_SHIFT))  # relative increase of x
+            effects = torch.cat([more, shift.clamp_max(0.0), effects[..., 1:]], dim=-1)
         weighted = membership @ (parts.target_prob.unsqueeze(-1) * effects).reshape(n_parts, -1)
         plain = membership @ parts.effects.reshape(n_parts, -1)
-        mixed = weighted.view(-1, n_genes, k) / weight.unsqueeze(-1)
+        mixed = weighted.view(n_conditions, n_genes, -1) / weight.unsqueeze(-1)
         if log_unit is not None:
-            level = torch.log((1 + mixed[..., :1]).clamp_min(_LEAST_LEVEL)) / log_unit.unsqueeze(-1)
-            mixed = torch.cat([level, mixed[..., 1:]], dim=-1)
+            level = (torch.log1p(mixed[..., :1]) + mixed[..., 1:2]) / log_unit.unsqueeze(-1)
+            mixed = torch.cat([level, mixed[..., 2:]], dim=-1)
         return prob, torch.where(single.unsqueeze(-1), plain.view(-1, n_genes, k), mixed)
     weight = parts.target_prob.detach() + 1e-6
     total = membership @ weight

@@ -15,7 +15,7 @@ from .._validation import listing, suggestion
 from .doses import dose_one_hot, hill_curves, rescaled_dose
 from .fingerprints import N_BITS, RADIUS, morgan_bits
 from .labels import Part, part_label
-from .potency import fit_potency
+from .potency import Responses, fit_potency
 
 KINDS = ("auto", "onehot", "rescaled", "fingerprint", "hill", "potency")
 #: Kinds that are made of doses.
@@ -30,7 +30,7 @@ def feature_source(
     *,
     has_dose: bool,
     smiles: list[str] | None = None,
-    shifts: np.ndarray | None = None,
+    responses: Responses | None = None,
 ) -> dict[str, Any]:
     """The part of a feature spec that no choice of held-out conditions changes.
 
@@ -44,8 +44,8 @@ def feature_source(
         Whether parts have doses.
     smiles
         For `"fingerprint"`: the SMILES of each perturbation, in alphabetical order of the names.
-    shifts
-        For `"potency"`: (parts, genes) mean responses, see `scgim.pp.potency.part_shifts`; NaN where unknown.
+    responses
+        For `"potency"`: of each part, see `scgim.pp.potency.part_responses`; None: not known yet.
     """
     names = sorted({name for name, _ in parts})
     doses = np.array([dose for _, dose in parts])
@@ -62,7 +62,7 @@ def feature_source(
         low, high = source["dose_low"], source["dose_high"]
         source["half_doses"] = np.array([low]) if low == high else np.geomspace(low, high, 3)
     if source["kind"] == "potency":
-        source["shifts"] = np.full((len(parts), 1), np.nan, dtype=np.float32) if shifts is None else shifts
+        source["responses"] = {} if responses is None else responses._asdict()
     if source["kind"] == "fingerprint":
         texts = smiles or []
         source["smiles"] = np.array(texts, dtype=object)
@@ -77,7 +77,9 @@ def feature_source(
     return source
 
 
-def complete_spec(source: Mapping[str, Any], parts: list[Part], trained: np.ndarray) -> dict[str, Any]:
+def complete_spec(
+    source: Mapping[str, Any], parts: list[Part], trained: np.ndarray, alone: np.ndarray | None = None
+) -> dict[str, Any]:
     """Fix everything that depends on which parts are trained on.
 
     The doses of the one-hot code are those of training: a dose that is held out altogether is interpolated
@@ -91,6 +93,8 @@ def complete_spec(source: Mapping[str, Any], parts: list[Part], trained: np.ndar
         (name, dose) of each part of the data.
     trained
         (parts,) bool: the part occurs in a training condition.
+    alone
+        (parts,) bool: the condition that has the part alone is trained on; None: as `trained`.
 
     Returns
     -------
@@ -99,12 +103,12 @@ def complete_spec(source: Mapping[str, Any], parts: list[Part], trained: np.ndar
     spec = dict(source)
     kind = spec["kind"]
     seen = [part for part, use in zip(parts, trained, strict=True) if use]
-    known = {name for name, _ in seen}
+    trained_names = {name for name, _ in seen}
     spec["dose_levels"] = np.unique(np.array([dose for _, dose in seen if spec["has_dose"]], dtype=float))
     blocks: list[str] = []
     if kind in ("auto", "onehot", "rescaled"):
         blocks += [f"perturbation={name}" for name in spec["perturbations"]]
-        unseen = [name for name in spec["perturbations"] if name not in known]
+        unseen = [name for name in spec["perturbations"] if name not in trained_names]
         if unseen:
             logger.warning(
                 "held out altogether: %s. One-hot features say nothing about a perturbation never seen in "
@@ -113,7 +117,7 @@ def complete_spec(source: Mapping[str, Any], parts: list[Part], trained: np.ndar
                 listing(unseen),
             )
     elif kind == "fingerprint":
-        bits = spec["matrix"][[name in known for name in spec["perturbations"]]]
+        bits = spec["matrix"][[name in trained_names for name in spec["perturbations"]]]
         # A bit that never varies in training has weights that nothing trains.
         varies = (bits != bits[0]).any(axis=0)
         spec["bits"] = np.flatnonzero(varies if varies.any() else bits[0] > 0)
@@ -128,7 +132,12 @@ def complete_spec(source: Mapping[str, Any], parts: list[Part], trained: np.ndar
         blocks += [f"perturbation={name}:hill_{k:g}" for name in spec["perturbations"] for k in spec["half_doses"]]
     elif kind == "potency":
         names = [str(name) for name in spec["perturbations"]]
-        spec["half_doses"], spec["exponent"] = fit_potency(np.asarray(spec["shifts"]), parts, trained, names)
+        known = from_storable(dict(spec.get("responses") or {}))
+        if known:
+            own = trained if alone is None else alone
+            spec["half_doses"], spec["exponent"] = fit_potency(Responses(**known), parts, own, names)
+        else:  # before genes are chosen
+            spec["half_doses"], spec["exponent"] = np.full(len(names), spec["dose_low"]), 1.0
         blocks += [f"perturbation={name}:activity" for name in names]
         blocks += [f"activity_{multiple:g}" for multiple in _MULTIPLES]
     else:

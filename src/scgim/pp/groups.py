@@ -19,7 +19,7 @@ from .fingerprints import smiles_of_perturbations
 from .inputs import split_key_clash
 from .markers import choose_markers
 from .normalise import Depth, take_rows
-from .potency import part_shifts
+from .potency import part_responses
 from .slots import GroupSlots, design_entries, feature_entries, in_group, versions
 from .splits import SPLITS, split_design, training_parts
 
@@ -177,14 +177,15 @@ def measure_potency(slots: GroupSlots, genes: np.ndarray, modelled: Any) -> None
     spec, design = from_storable(slots.uns["feature_spec"]), slots.design
     if spec["kind"] != "potency":
         return
-    spec["shifts"] = part_shifts(design, genes, modelled)
+    spec["responses"] = part_responses(design, genes, modelled)._asdict()
     complete_features(slots, spec)
 
 
 def complete_features(slots: GroupSlots, source: dict[str, Any]) -> None:
     """Fix what depends on the training conditions, and store the features."""
     design = slots.design
-    spec = complete_spec(source, design.part_list, training_parts(design.table, design.membership))
+    trained, alone = (training_parts(design.table, design.membership, alone=only) for only in (False, True))
+    spec = complete_spec(source, design.part_list, trained, alone)
     slots.store(feature_entries(spec, featurize(spec, design.part_list)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,19 +11,34 @@ from scipy.optimize import least_squares
 from .._logging import logger
 from .._validation import listing
 from .design import Design
-from .doses import hill_curves
 from .labels import Part
 
 # Prior of the curves, all `own`: natural logarithms of what is a positive number.
 _EXPONENT_SD = 0.25  # around 1, shared by all perturbations
-_MAXIMUM_SD = 0.2  # of a perturbation's maximum around the common one
+_MAXIMUM_SD = 0.2  # of a perturbation's maximum around the common one; outliers may be far off
 _HALF_DOSE_SD = 10.0  # around the middle of the doses: decides only where the cells are silent
-#: What a curve may miss, as a share of the largest response.
+#: What a curve may miss besides the noise of the cells, as a share of the perturbation's largest response.
 _TOLERANCE = 0.05
+#: The squared length of a response is more than noise beyond so many of its standard deviations.
+_LEAST = 5.0
+#: Beyond so many perturbations the derivatives are kept sparse.
+_MANY = 50
 
 
-def part_shifts(design: Design, genes: np.ndarray, matrix: Any) -> np.ndarray:
-    """Mean of the modelled genes in the condition that has this part alone, minus the control's.
+class Responses(NamedTuple):
+    """Mean responses of the modelled genes to each part, and what the cells' spread makes them uncertain by.
+
+    shifts (parts, genes): mean in the condition that has the part alone, minus the control's; NaN where there is none.
+    variance (parts, genes), control (genes,): squared standard errors of the two means.
+    """
+
+    shifts: np.ndarray
+    variance: np.ndarray
+    control: np.ndarray
+
+
+def part_responses(design: Design, genes: np.ndarray, matrix: Any) -> Responses:
+    """Responses of the modelled genes to each part, float32.
 
     Parameters
     ----------
@@ -34,37 +49,51 @@ def part_shifts(design: Design, genes: np.ndarray, matrix: Any) -> np.ndarray:
     matrix
         (cells, genes) log-normalised or continuous values.
 
-    Returns
-    -------
-    (parts, modelled genes) float32; NaN for parts that occur in combinations only.
+    Raises
+    ------
+    ValueError
+        If there are no control cells.
     """
     cells = np.flatnonzero(design.codes >= 0)
     # One format for every input, so that the features do not depend on how the matrix was stored.
     values = sp.csr_matrix(matrix[:, np.flatnonzero(genes)], dtype=np.float64)[cells]
     code = design.codes[cells]
     size = np.bincount(code, minlength=len(design.table))
-    mean_of = sp.csr_matrix((1.0 / size[code], (code, np.arange(len(cells)))), shape=(len(size), len(cells)))
+    control = design.table["is_control"].to_numpy(dtype=bool)
+    if not size[control].any():
+        raise ValueError(
+            'features="potency" compares every dose with the control, and adata has no control cells (any more): '
+            "compute the features on the AnnData that was prepared."
+        )
+    weight = 1.0 / size[code]
+    mean_of = sp.csr_matrix((weight, (code, np.arange(len(cells)))), shape=(len(size), len(cells)))
     means = (mean_of @ values).toarray()  # (conditions, genes)
-    shifts = means - means[design.table["is_control"].to_numpy(dtype=bool)].mean(axis=0)
-    out = np.full((design.membership.shape[1], values.shape[1]), np.nan, dtype=np.float32)
-    for row in np.flatnonzero(design.membership.sum(axis=1) == 1):
-        out[int(design.membership[row].argmax())] = shifts[row]
-    return out
+    variance = (mean_of @ values.power(2)).toarray() - means**2
+    # A gene that is silent in a few cells has no spread there, which is no certainty.
+    variance = np.maximum(variance, variance[control].mean(axis=0)).clip(0) / np.maximum(size, 1)[:, None]
+    shape = (design.membership.shape[1], values.shape[1])
+    shifts, errors = np.full(shape, np.nan, dtype=np.float32), np.full(shape, np.nan, dtype=np.float32)
+    for row in np.flatnonzero((design.membership.sum(axis=1) == 1) & (size > 0)):
+        part = int(design.membership[row].argmax())
+        shifts[part] = means[row] - means[control].mean(axis=0)
+        errors[part] = variance[row]
+    return Responses(shifts, errors, variance[control].mean(axis=0).astype(np.float32))
 
 
 def fit_potency(
-    shifts: np.ndarray, parts: list[Part], trained: np.ndarray, names: list[str]
+    responses: Responses, parts: list[Part], trained: np.ndarray, names: list[str]
 ) -> tuple[np.ndarray, float]:
     """Half-saturating dose of every perturbation and the exponent that they share.
 
     The size of a response is its projection on the direction in which the perturbation's doses move the cells
-    together. Sizes follow `E_p d^n / (k_p^n + d^n)`: one exponent n, maxima E_p near a common one, and a half-dose
-    k_p for each perturbation, so that the doses that one perturbation lacks are read from the curves of the others.
+    together, less what noise alone gives. Sizes follow `E_p d^n / (k_p^n + d^n)`: one exponent n, maxima E_p near a
+    common one, and a half-dose k_p for each perturbation, so that the doses that one perturbation lacks are read from
+    the curves of the others.
 
     Parameters
     ----------
-    shifts
-        (parts, genes), NaN rows where nothing is known.
+    responses
+        Of each part, see :func:`part_responses`.
     parts
         (name, dose) of each row.
     trained
@@ -75,58 +104,112 @@ def fit_potency(
     Returns
     -------
     (names,) half-doses in the unit of the doses, and the exponent. A perturbation without cells of its own in
-    training has the median half-dose of the others.
+    training has the median half-dose of the others; where nothing responds, all have the middle of the doses.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from scgim.pp.potency import fit_potency
+    >>> from scgim.pp.potency import Responses, fit_potency
     >>> doses = [1.0, 10.0, 100.0, 1000.0]
     >>> parts = [("A", d) for d in doses] + [("B", d) for d in doses]
     >>> size = [d / (10 + d) for d in doses] + [d / (100 + d) for d in doses]
-    >>> half, exponent = fit_potency(np.outer(size, [3.0, -4.0]), parts, np.ones(8, dtype=bool), ["A", "B"])
+    >>> responses = Responses(np.outer(size, [3.0, -4.0]), np.full((8, 2), 1e-6), np.full(2, 1e-6))
+    >>> half, exponent = fit_potency(responses, parts, np.ones(8, dtype=bool), ["A", "B"])
     >>> half.round(), round(exponent, 2)
     (array([ 10., 100.]), 1.0)
     """
     doses = np.array([dose for _, dose in parts])
     middle = float(np.sqrt(doses.min() * doses.max()))
-    use = np.flatnonzero(np.asarray(trained, dtype=bool) & np.isfinite(shifts).all(axis=1))
-    size = np.zeros(len(use))
+    use = np.flatnonzero(np.asarray(trained, dtype=bool) & np.isfinite(responses.shifts).all(axis=1))
     owner = np.array([parts[row][0] for row in use], dtype=object)
-    for name in set(owner):
-        own = shifts[use[owner == name]].astype(np.float64)
-        direction = own.sum(axis=0)
-        size[owner == name] = own @ direction / max(float(np.linalg.norm(direction)), 1e-12)
-    largest = np.abs(size).max(initial=0.0)
     known = [name for name in names if name in set(owner)]
-    if largest == 0.0:
+    silent = [name for name in names if name not in known]
+    if silent:
+        stands_in = "the median potency of the others" if known else "the middle of the doses"
+        logger.warning('features="potency": no training cells of %s alone; %s stands in.', listing(silent), stands_in)
+    if not known:
         return np.full(len(names), middle), 1.0
     index = np.array([known.index(name) for name in owner])
-    n = len(known)
+    size, error, real = _sizes(responses, use, index, len(known))
+    if not real:
+        logger.warning(
+            'features="potency": no perturbation moves the modelled genes beyond noise, so that half-effective doses '
+            "cannot be read: all are set to the middle of the doses."
+        )
+        return np.full(len(names), middle), 1.0
+    logs, exponent = _fit_curves(size, error, np.log(doses[use]), index, np.log(middle))
+    half = dict(zip(known, np.exp(logs), strict=True))
+    typical = float(np.median(list(half.values())))
+    return np.array([half.get(name, typical) for name in names]), exponent
 
-    def curves(p: np.ndarray) -> np.ndarray:
-        half, exponent, maximum = np.exp(p[:n]), np.exp(p[n]), np.exp(p[n + 1] + p[n + 2 :])
-        return maximum[index] * hill_curves(doses[use], half[index, None], float(exponent))[:, 0]
+
+def _sizes(responses: Responses, use: np.ndarray, index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Size of every response in use along its perturbation's direction, its standard error, and whether any is real."""
+    shifts, variance = (np.asarray(v, dtype=np.float64)[use] for v in (responses.shifts, responses.variance))
+    control = np.asarray(responses.control, dtype=np.float64)
+    size, error, real = np.zeros(len(use)), np.zeros(len(use)), False
+    for which in range(n):
+        own = np.flatnonzero(index == which)
+        direction = shifts[own].sum(axis=0)
+        length = max(float(np.linalg.norm(direction)), 1e-12)
+        # The direction holds the noise of every dose, and that of the control in each.
+        noise = variance[own].sum(axis=0) + len(own) ** 2 * control  # (genes,) variance of the direction
+        real |= bool(length**2 - noise.sum() > _LEAST * np.sqrt(2 * (noise**2).sum()))
+        size[own] = shifts[own] @ direction / length
+        size[own] -= (variance[own].sum(axis=1) + len(own) * control.sum()) / length
+        # Along a direction that is itself noise, a response may be off by as much as the whole noise is long.
+        unsure = min(1.0, noise.sum() / length**2)
+        alone = variance[own] + control
+        error[own] = np.sqrt(alone @ (direction / length) ** 2 + unsure * alone.sum(axis=1))
+    return size, error, real
+
+
+def _fit_curves(
+    size: np.ndarray, error: np.ndarray, log_dose: np.ndarray, index: np.ndarray, middle: float
+) -> tuple[np.ndarray, float]:
+    """Maximum a posteriori log half-doses (perturbations,) and exponent."""
+    n, m = int(index.max()) + 1, len(size)
+    largest = np.array([np.abs(size[index == which]).max() for which in range(n)])
+    spread = np.sqrt((_TOLERANCE * largest[index]) ** 2 + error**2)
+    rows = np.arange(m)
+
+    def curves(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distance from the half-dose on the log scale, and activity."""
+        far = log_dose - p[:n][index]
+        return far, 1.0 / (1.0 + np.exp(-np.exp(p[n]) * far))
 
     def residuals(p: np.ndarray) -> np.ndarray:
+        maximum = np.exp(p[n + 1] + p[n + 2 :][index])
         return np.concatenate(
             [
-                (curves(p) - size) / (_TOLERANCE * largest),
-                (p[:n] - np.log(middle)) / _HALF_DOSE_SD,
+                (maximum * curves(p)[1] - size) / spread,
+                (p[:n] - middle) / _HALF_DOSE_SD,
                 [p[n] / _EXPONENT_SD],
-                p[n + 2 :] / _MAXIMUM_SD,
+                np.arcsinh(p[n + 2 :] / _MAXIMUM_SD),  # grows like a logarithm: one outlier moves no other
             ]
         )
 
-    starts = np.log(np.geomspace(doses.min(), doses.max(), 3))
-    fits = [least_squares(residuals, np.r_[np.full(n, start), 0.0, np.log(largest), np.zeros(n)]) for start in starts]
+    def jacobian(p: np.ndarray) -> Any:
+        far, active = curves(p)
+        value = np.exp(p[n + 1] + p[n + 2 :][index]) / spread
+        slope = value * active * (1 - active) * np.exp(p[n])
+        entries = [
+            (rows, index, -slope),
+            (rows, np.full(m, n), slope * far),
+            (rows, np.full(m, n + 1), value * active),
+            (rows, n + 2 + index, value * active),
+            (m + np.arange(n), np.arange(n), np.full(n, 1 / _HALF_DOSE_SD)),
+            ([m + n], [n], [1 / _EXPONENT_SD]),
+            (m + n + 1 + np.arange(n), n + 2 + np.arange(n), 1 / np.hypot(_MAXIMUM_SD, p[n + 2 :])),
+        ]
+        row, column, values = (np.concatenate([np.asarray(e[i]) for e in entries]) for i in range(3))
+        out = sp.csr_matrix((values, (row, column)), shape=(m + 2 * n + 1, 2 * n + 2))
+        return out if n > _MANY else out.toarray()
+
+    starts = np.linspace(log_dose.min(), log_dose.max(), 3)
+    fits = [
+        least_squares(residuals, np.r_[np.full(n, start), 0.0, np.log(largest.max()), np.zeros(n)], jac=jacobian)
+        for start in starts
+    ]
     best = min(fits, key=lambda found: found.cost).x
-    half = dict(zip(known, np.exp(best[:n]), strict=True))
-    silent = [name for name in names if name not in half]
-    if silent:
-        logger.warning(
-            'features="potency": no training cells of %s alone; the median potency of the others stands in.',
-            listing(silent),
-        )
-    typical = float(np.median(list(half.values())))
-    return np.array([half.get(name, typical) for name in names]), float(np.exp(best[n]))
+    return best[:n], float(np.exp(best[n]))

@@ -168,6 +168,9 @@ def split_design(
     return assign_splits(design.codes, design.table, cell_names, valid_fraction=valid_fraction, seed=seed)
 
 
-def training_parts(table: pd.DataFrame, membership: np.ndarray) -> np.ndarray:
-    """(parts,) bool: the part occurs in a condition that is not held out."""
-    return membership[(table["split"] != "test").to_numpy()].any(axis=0)
+def training_parts(table: pd.DataFrame, membership: np.ndarray, *, alone: bool = False) -> np.ndarray:
+    """(parts,) bool: the part occurs (alone) in a condition that is not held out."""
+    used = (table["split"] != "test").to_numpy()
+    if alone:
+        used &= membership.sum(axis=1) == 1
+    return membership[used].any(axis=0)

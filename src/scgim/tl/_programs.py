@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import least_squares
 
 
 def specific_changes(changes: ArrayLike, related: ArrayLike, n_programs: int = 2) -> np.ndarray:
@@ -37,8 +38,6 @@ def specific_changes(changes: ArrayLike, related: ArrayLike, n_programs: int = 2
     >>> specific_changes(changes, np.eye(3, dtype=bool), 1).round(1)[0].tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, -6.0, 0.0, 0.0, 0.0, 0.0]
     """
-    from sklearn.linear_model import HuberRegressor
-
     z, related = np.asarray(changes, dtype=float), np.asarray(related, dtype=bool)
     left = z.copy()
     for row, own in enumerate(z):
@@ -47,6 +46,19 @@ def specific_changes(changes: ArrayLike, related: ArrayLike, n_programs: int = 2
         if n < 1 or not others.any() or not own.any():
             continue
         directions = np.linalg.svd(others, full_matrices=False)[2][:n].T * np.sqrt(z.shape[1])  # (genes, n)
-        fitted = HuberRegressor(fit_intercept=False, max_iter=1000).fit(directions, own)
-        left[row] = own - fitted.predict(directions)
+        left[row] = own - directions @ _huber(directions, own)
     return left
+
+
+def _huber(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coefficients (n,) of a regression of y (genes,) on x (genes, n) that outliers do not pull (Huber 1964).
+
+    Noise is at least 1, a standard error, and otherwise the median absolute deviation of the residuals.
+    """
+    coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
+    for _ in range(5):
+        scale = max(1.0, 1.4826 * float(np.median(np.abs(y - x @ coefficients))))
+        coefficients = least_squares(
+            lambda b: x @ b - y, coefficients, jac=lambda _: x, loss="huber", f_scale=1.345 * scale
+        ).x
+    return coefficients

@@ -63,7 +63,8 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     KeyError
         If there is no fit.
     ValueError
-        If no cell is left that the model was trained on, or `n_programs` is no whole number of at least 0.
+        If no cell, or no control cell, is left that the model was trained on, or `n_programs` is no whole number of at
+        least 0.
 
     Examples
     --------
@@ -84,6 +85,11 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     used = np.unique(codes[split & (codes >= 0)])
     if not len(used):
         raise ValueError("There is no cell that the model was trained on: pass the AnnData that it was fitted to.")
+    if not uns["conditions"]["is_control"].to_numpy(dtype=bool)[used].any():
+        raise ValueError(
+            "There is no control cell, against which changes are measured. Pass the AnnData that the model was "
+            "fitted to."
+        )
     data = training_tensors(adata, model.keys, uns, known_arrays(uns, model.genes, None, None))
     x = torch.empty_like(data.x)
     x[:, torch.as_tensor(model.order_in(adata))] = data.x  # from the order of adata.var to that of the fit
@@ -127,20 +133,16 @@ def _unexplained(model: StoredModel, data: TrainingData) -> np.ndarray:
     expected = torch.cat([mechanisms.expected(x, graph) for x in data.x.split(_CHUNK)])
     if mechanisms.is_ziln:  # a location far from everything seen would have an absurd exponential
         expected = torch.minimum(expected, data.x.max(0).values)
-    left = (data.x - expected).double().numpy()
-    condition = data.condition.numpy()
-    count = np.bincount(condition, minlength=data.n_conditions)[:, None]
-    mean, square = (_sum_by(condition, v, data.n_conditions) / count for v in (left, left**2))
-    control = (data.membership.sum(1) == 0).numpy()
-    error = (square - mean**2).clip(1e-12) / count
-    return (mean - mean[control].mean(0)) / np.sqrt(error + error[control].mean(0))
-
-
-def _sum_by(condition: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
-    """(n, genes) sum of the rows (cells, genes) of every condition."""
-    out = np.zeros((n, values.shape[1]))
-    np.add.at(out, condition, values)
-    return out
+    left = (data.x - expected).double()
+    count = torch.bincount(data.condition, minlength=data.n_conditions).unsqueeze(1)
+    zeros = left.new_zeros(data.n_conditions, data.n_genes)
+    mean = zeros.index_add(0, data.condition, left) / count
+    variance = zeros.index_add(0, data.condition, (left - mean[data.condition]).square()) / count
+    control = data.membership.sum(1) == 0
+    # A gene that is silent in a handful of cells has no spread there, which is no certainty.
+    variance = torch.maximum(variance, variance[control].mean(0)).clamp_min(1e-12)
+    error = (variance / count + (variance / count)[control].mean(0)).sqrt()
+    return ((mean - mean[control].mean(0)) / error).cpu().numpy()
 
 
 @torch.no_grad()
