@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Cells looked at in one go: memory stays small.
 _CHUNK = 4096
+#: The variance of a condition counts as if so many of its cells had the control's (`own`).
+_PRIOR_CELLS = 20
 
 
 def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", group: str | None = None) -> pd.DataFrame:
@@ -53,8 +55,9 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     pandas.DataFrame
         One row per trained, perturbed condition and modelled gene: condition, gene, evidence (nats, summed over the
         condition's training and validation cells), change (of the gene's mean that the mechanisms do not expect, in
-        standard errors), specific_change (the same without the shared directions), probability (that the model gives
-        the target), is_target, n_cells. An evidence above the `target_sparsity` of the fit
+        standard errors; variances are moderated by the control's, so that a few cells never look certain),
+        specific_change (the same without the shared directions), probability (that the model gives the target),
+        is_target, n_cells. An evidence above the `target_sparsity` of the fit
         (``adata.uns["gim"]["params"]["fit"]["settings"]``) speaks for a target; a change of z standard errors is worth
         about z^2 / 2 nats.
 
@@ -139,8 +142,9 @@ def _unexplained(model: StoredModel, data: TrainingData) -> np.ndarray:
     mean = zeros.index_add(0, data.condition, left) / count
     variance = zeros.index_add(0, data.condition, (left - mean[data.condition]).square()) / count
     control = data.membership.sum(1) == 0
-    # A gene that is silent in a handful of cells has no spread there, which is no certainty.
-    variance = torch.maximum(variance, variance[control].mean(0)).clamp_min(1e-12)
+    # A gene that is silent in a handful of cells has no spread there, which is no certainty: moderated variances.
+    variance = (count * variance + _PRIOR_CELLS * variance[control].mean(0)) / (count + _PRIOR_CELLS)
+    variance = variance.clamp_min(1e-12)
     error = (variance / count + (variance / count)[control].mean(0)).sqrt()
     return ((mean - mean[control].mean(0)) / error).cpu().numpy()
 
