@@ -116,7 +116,7 @@ def figure(table: pd.DataFrame) -> Any:
 
     first = table[table["seed"] == table["seed"].min()]
     lines = list(first["cell line"].unique())
-    _, axes = plt.subplots(1, len(lines), figsize=(3.1 * len(lines), 3.2), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, len(lines), figsize=(3.1 * len(lines), 3.5), layout="constrained", squeeze=False)
     for ax, line in zip(axes[0], lines, strict=True):
         for where, style in zip(WHERE, ({"s": 5, "alpha": 0.4}, {"s": 14, "marker": "D"}), strict=True):
             own = first[(first["cell line"] == line) & (first["where"] == where)]
@@ -126,7 +126,8 @@ def figure(table: pd.DataFrame) -> Any:
         ax.set_title(f"{line}, {first.loc[first['cell line'] == line, 'drug'].iloc[0]} held out", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("predicted")
-    axes[0, 0].legend(fontsize=7, frameon=False, loc="upper left")
+    named = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*named, fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     return axes
 
 
