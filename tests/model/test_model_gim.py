@@ -357,14 +357,16 @@ def test_shifts_of_log_expression_add_up_on_the_scale_of_expression():
     parts = AtomicInterventions(torch.full((2, 2), 30.0), effects)
     _, psi = combine(parts, torch.tensor([[1.0, 0], [0, 1], [1, 1]]), True, log_unit=unit)
     torch.testing.assert_close(psi[:2], effects)
-    # doubled twice: three times as much; doubled and halved: as before
-    torch.testing.assert_close(torch.exp(psi[2, :, 0] * unit), torch.tensor([3.0, 1.0]))
+    # doubled twice: three times as much; doubled and halved: half as much again
+    torch.testing.assert_close(torch.exp(psi[2, :, 0] * unit), torch.tensor([3.0, 1.5]))
     assert float(psi[2, 0, 1]) == pytest.approx(0.2)  # zero logits add up
     # A partner that does nothing changes nothing, however strong the other; what overflows stays where it is.
-    extreme = torch.tensor([[[-50.0, 0.0]], [[0.0, 0.0]], [[500.0, 0.0]]], requires_grad=True)
-    members = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1, 1, 1]])
-    _, psi = combine(AtomicInterventions(torch.full((3, 1), 30.0), extreme), members, True, log_unit=torch.ones(1))
-    torch.testing.assert_close(psi[:, 0, 0], torch.tensor([-50.0, 20.0, -30.0]))
+    extreme = torch.tensor([[[-5.0, 0.0]], [[0.0, 0.0]], [[500.0, 0.0]], [[-2.0, 0.0]]], requires_grad=True)
+    members = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]])
+    _, psi = combine(AtomicInterventions(torch.full((4, 1), 30.0), extreme), members, True, log_unit=torch.ones(1))
+    # Two strong decreases: a tenth of exp(-7) is left.
+    expected = torch.tensor([-5.0, 20.0, -7.0 + float(np.log(0.1))])
+    torch.testing.assert_close(psi[:, 0, 0], expected, atol=1e-3, rtol=1e-4)
     assert torch.isfinite(torch.autograd.grad(psi.sum(), extreme)[0]).all()
 
 

@@ -142,6 +142,8 @@ class FreeInterventions(nn.Module):
 
 #: No shift makes expression more than exp(20) times as large where several are added up: sums stay finite.
 _LARGEST_SHIFT = 20.0
+#: Of what is left where each decrease takes its share of the rest, so much is left at least.
+_LEAST_LEFT = 0.1
 
 
 def combine(
@@ -153,9 +155,9 @@ def combine(
     averaged with the target probabilities as weights (`own`).
 
     The zero-inflated log-normal is shifted on the scale of log x. There, two shifts that each double x would make it
-    four times as large, although x is itself a log of counts; with `log_unit` increases add up on the scale of x (three
-    times), where the effects of two perturbations are additive as a rule; decreases each leave a share of what
-    there is, and zero logits add up (all `own`).
+    four times as large, although x is itself a log of counts; with `log_unit` they add up on the scale of x (three
+    times), where the effects of two perturbations are additive as a rule (`own`). Decreases that would leave less than
+    nothing leave a tenth of what is left where each takes its share of the rest. Zero logits add up.
 
     Parameters
     ----------
@@ -182,13 +184,14 @@ def combine(
         effects = parts.effects
         if log_unit is not None:
             shift = effects[..., :1] * log_unit.unsqueeze(-1)
-            more = torch.expm1(shift.clamp(0.0, _LARGEST_SHIFT))  # relative increase of x
-            effects = torch.cat([more, shift.clamp_max(0.0), effects[..., 1:]], dim=-1)
+            change = torch.expm1(shift.clamp_max(_LARGEST_SHIFT))  # relative change of x
+            effects = torch.cat([change, shift.clamp_max(0.0), effects[..., 1:]], dim=-1)
         weighted = membership @ (parts.target_prob.unsqueeze(-1) * effects).reshape(n_parts, -1)
         plain = membership @ parts.effects.reshape(n_parts, -1)
         mixed = weighted.view(n_conditions, n_genes, -1) / weight.unsqueeze(-1)
         if log_unit is not None:
-            level = (torch.log1p(mixed[..., :1]) + mixed[..., 1:2]) / log_unit.unsqueeze(-1)
+            level = torch.maximum(1 + mixed[..., :1], _LEAST_LEFT * torch.exp(mixed[..., 1:2]))
+            level = level.clamp_min(1e-30).log() / log_unit.unsqueeze(-1)
             mixed = torch.cat([level, mixed[..., 2:]], dim=-1)
         return prob, torch.where(single.unsqueeze(-1), plain.view(-1, n_genes, k), mixed)
     weight = parts.target_prob.detach() + 1e-6
