@@ -15,7 +15,7 @@ CEILING, BETWEEN = "two halves of the dose", "between its neighbours"
 #: Method -> (name for `baselines.fit`, features).
 METHODS: dict[str, tuple[str, str]] = {
     "GIM": ("gim", "auto"),
-    "GIM, potency": ("gim", "potency"),
+    "GIM, rescaled": ("gim", "rescaled"),
     "ridge": ("ridge", "auto"),
     "mean-shift MLP": ("mean_shift", "auto"),
     "next lower dose": ("next_lower_dose", "auto"),
