@@ -72,7 +72,8 @@ def fit_gim(
         ``"ziln"`` (zero-inflated log-normal, for log-normalised expression), ``"mlp"`` or ``"linear"``
         (Gaussian, for any real values); ``"auto"``: ``ziln`` for counts or log1p input, else ``mlp``.
     intervention
-        ``"hard"``: a targeted gene loses its parents; ``"shift"``: its location, and for zeros their log odds, is shifted.
+        ``"hard"``: a targeted gene loses its parents; ``"shift"``: its location is shifted, and with zeros their log
+        odds.
     known_targets
         Perturbation (or perturbation with dose, e.g. ``"A_10"``) -> gene or genes, where you know them:
         these targets are not learned.
