@@ -86,12 +86,12 @@ def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
     if layer is None:
         where, values = "adata.X", adata.X
         if values is None:
-            raise ValueError(f"adata.X is empty (None). Pass layer=; the layers are {listing(adata.layers)}.")
+            raise ValueError(f"adata.X is empty (None). Pass layer=; the layers are {listing(layer_names(adata))}.")
     else:
-        if layer not in adata.layers:
+        if layer not in layer_names(adata):
             raise KeyError(
-                f"layer={layer!r} is not in adata.layers.{suggestion(layer, adata.layers)} The layers are: "
-                f"{listing(adata.layers)}. Pass one of them, or leave layer out to use adata.X."
+                f"layer={layer!r} is not in adata.layers.{suggestion(layer, layer_names(adata))} The layers are: "
+                f"{listing(layer_names(adata))}. Pass one of them, or leave layer out to use adata.X."
             )
         where, values = f"adata.layers[{layer!r}]", adata.layers[layer]
     matrix = as_matrix(values)
@@ -103,11 +103,16 @@ def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
         kind=kind,
         cells=adata.obs_names,
         genes=adata.var_names,
-        raw_layers=lambda: [name for name in sorted(adata.layers) if holds_counts(adata.layers[name])],
+        raw_layers=lambda: [name for name in layer_names(adata) if holds_counts(adata.layers[name])],
     )
     if kind == "counts" and layer != COUNTS_LAYER and COUNTS_LAYER in adata.layers:
         _refuse_other_counts(as_matrix(adata.layers[COUNTS_LAYER]), matrix, where)
     return matrix
+
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers, sorted; from anndata 0.13 on, `adata.layers` also lists X, under None."""
+    return sorted(name for name in adata.layers if name is not None)
 
 
 def _refuse_other_counts(existing: Any, matrix: Any, where: str) -> None:

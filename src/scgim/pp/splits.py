@@ -172,5 +172,5 @@ def training_parts(table: pd.DataFrame, membership: np.ndarray, *, alone: bool =
     """(parts,) bool: the part occurs (alone) in a condition that is not held out."""
     used = (table["split"] != "test").to_numpy()
     if alone:
-        used &= membership.sum(axis=1) == 1
+        used = used & (membership.sum(axis=1) == 1)
     return membership[used].any(axis=0)
