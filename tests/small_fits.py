@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 import scgim
+from scgim.slots import checksum, read_entry, seal
 
 GENES = [f"g{i}" for i in range(5)]
 DRUGS = ("A", "B", "C")
@@ -75,3 +76,16 @@ def edit_graph(adata: ad.AnnData, edges: list[tuple[str, str]], key: str = "gim"
     table = pd.DataFrame(edges, columns=["source", "target"]).assign(probability=0.9)
     table.index = table.index.astype(str)
     adata.uns[key]["graph"] = table
+    genes = list(read_entry(adata, key).fitted["genes"])
+    graph = np.zeros((len(genes),) * 2, dtype=bool)
+    for source, target in edges:
+        graph[genes.index(source), genes.index(target)] = True
+    edit_record(adata, key, graph=graph)
+
+
+def edit_record(adata: ad.AnnData, key: str = "gim", weights: dict[str, Any] | None = None, **fitted: Any) -> None:
+    """Change what the fit recorded (or its weights), under a new checksum."""
+    entry = read_entry(adata, key)
+    content = {"prepared": entry.prepared, "fitted": {**entry.fitted, **fitted}}
+    adata.uns[key]["state"] = seal(content, entry.weights if weights is None else weights)
+    adata.uns[key]["state_sha256"] = checksum(adata.uns[key]["state"])
