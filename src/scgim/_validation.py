@@ -21,9 +21,8 @@ _CHUNK = 1 << 22
 
 def listing(items: Iterable[Any], *, most: int = 10) -> str:
     """`'a', 'b', 'c' and 4 more`, for error messages."""
-    names = [
-        repr(str(item) if isinstance(item, np.str_) else item) if isinstance(item, str) else str(item) for item in items
-    ]
+    plain = (str(item) if isinstance(item, np.str_) else item for item in items)
+    names = [repr(item) if isinstance(item, str) else str(item) for item in plain]
     if not names:
         return "none"
     shown = ", ".join(names[:most])
