@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from scgim import __version__
-from scgim._threads import one_thread
+from scgim._process import one_thread
 from scgim.baselines.limits import peak_memory
 
 from .curves import effect_curves

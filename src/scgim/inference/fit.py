@@ -18,8 +18,8 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._threads import one_thread
 from scgim.model import GIM, Batch, break_cycles, is_acyclic, spectral_radius
 
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -81,6 +81,7 @@ class _Progress:
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
 
+@undisturbed()
 def fit(
     data: TrainingData,
     config: FitConfig,

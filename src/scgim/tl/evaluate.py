@@ -12,6 +12,7 @@ import pandas as pd
 from scgim import baselines as bl
 from scgim import metrics as mt
 from scgim._logging import logger
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_choice, listing
 from scgim.slots import read_entry
@@ -38,6 +39,7 @@ _DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_dista
 _PAIRWISE = ("kde_nll", "wasserstein", "sinkhorn_divergence", "e_distance")
 
 
+@undisturbed()
 def evaluate(
     adata: AnnData,
     predicted: AnnData | None = None,

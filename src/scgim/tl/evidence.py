@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgim._process import undisturbed
 from scgim.inference import TrainingData, condition_moments
 from scgim.slots import Entry
 
@@ -26,6 +27,7 @@ _CHUNK = 4096
 _PRIOR_CELLS = 20
 
 
+@undisturbed()
 def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", group: str | None = None) -> pd.DataFrame:
     """Evidence, in nats, that a condition replaces a gene's mechanism, and what sets the condition apart from others.
 
