@@ -65,7 +65,7 @@ def training_tensors(
     return TrainingData(
         x=torch.as_tensor(x),
         condition=torch.as_tensor(new_code[codes[rows]]),
-        valid=torch.as_tensor((split.iloc[rows] == "valid").to_numpy(dtype=bool)),
+        valid=torch.as_tensor(np.array(split.iloc[rows] == "valid", dtype=bool)),
         features=torch.as_tensor(np.asarray(uns["features"])[parts], dtype=torch.float32),
         membership=torch.as_tensor(membership[np.ix_(used, parts)], dtype=torch.float32),
         known_targets=tensor(known[0]),
