@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scgim._arguments import InputError, build_parser, gene_list, held_out, perturbation
+from scgim._arguments import InputError, build_parser, perturbation
 from scgim._keys import Keys
+from scgim._logging import logger
+from scgim._shell import ShellFormatter, in_shell, spellings
+from scgim._validation import plural
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         if is_bad_input(error):
-            print(f"{name}: error: {_sentence(error)}", file=sys.stderr)
+            print(f"{name}: error: {in_shell(_sentence(error), _options(args))}", file=sys.stderr)
             return 2
         print(f"{name}: unexpected error: {type(error).__name__}: {_sentence(error)}", file=sys.stderr)
         if not args.debug:
@@ -109,48 +112,22 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    settings = dict(args.set)
-    if args.steps is not None:
-        settings["max_steps"] = args.steps
+    from scgim._settings import gather
+
+    preparation, settings = gather(args)
     _check_out(args)
     adata = _read(args.h5ad)
     from scgim import pp, tl
 
-    pp.prepare(
-        adata,
-        perturbation_key=args.perturbation_key,
-        dose_key=args.dose_key,
-        dose_unit_key=args.dose_unit_key,
-        control=args.control,
-        groupby=args.groupby,
-        layer=args.layer,
-        input=args.input,
-        features=args.features,
-        smiles_key=args.smiles_key,
-        n_genes=args.n_genes,
-        n_top_genes=args.n_top_genes,
-        genes=gene_list(args.genes),
-        hold_out=held_out(args.hold_out, has_dose=args.dose_key is not None),
-        min_cells_per_condition=args.min_cells_per_condition,
-        small_conditions="drop" if args.drop_small else "error",
-        combination_sep=args.combination_sep or None,
-        rng=args.seed,
-        key_added=args.key_added,
-    )
-    tl.fit_gim(
-        adata,
-        preset=args.preset,
-        groupby=args.groupby,
-        key_added=args.key_added,
-        device=args.device,
-        rng=args.seed,
-        progress=_show_progress(args),
-        checkpoint=args.checkpoint,
-        **settings,
-    )
+    logger.info("preparing")
+    pp.prepare(adata, **preparation)
+    shared = {name: preparation[name] for name in ("groupby", "key_added") if name in preparation}
+    tl.fit_gim(adata, progress=_show_progress(args), **shared, **settings)
     _write(adata, args.out)
     print(f"wrote the fit to {args.out}")
-    if "interrupted" in _endings(adata, args.key_added):  # the file holds the best state until then
+    if "interrupted" in _endings(
+        adata, preparation.get("key_added", "gim")
+    ):  # the file holds the best state until then
         raise KeyboardInterrupt
 
 
@@ -261,9 +238,20 @@ def _set_up(args: argparse.Namespace) -> None:
 
         torch.set_num_threads(args.threads)
     os.environ.setdefault("MPLBACKEND", "Agg")  # a cluster node has no display
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ShellFormatter(_options(args)))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     level = logging.WARNING if args.quiet else logging.DEBUG if args.debug else logging.INFO
     logging.getLogger("scgim").setLevel(level)
+
+
+def _options(args: argparse.Namespace) -> dict[str, str]:
+    """Argument in Python -> option of the command."""
+    if args.command != "fit":
+        return spellings(args.parser)
+    from scgim._settings import fit_defaults, prepare_defaults
+
+    return spellings(args.parser, {**prepare_defaults(), **fit_defaults()})
 
 
 def _show_progress(args: argparse.Namespace) -> bool:
@@ -275,10 +263,13 @@ def _read(path: Path) -> AnnData:
         raise InputError(f"there is no file {path}.")
     from anndata import read_h5ad
 
+    logger.info("reading %s", path)
     try:
-        return read_h5ad(path)
+        adata = read_h5ad(path)
     except Exception as error:  # whatever h5py and anndata make of a file that is none of theirs
         raise InputError(f"{path} cannot be read as h5ad: {_sentence(error)}") from error
+    logger.info("read %s x %s", plural(adata.n_obs, "cell"), plural(adata.n_vars, "gene"))
+    return adata
 
 
 def _check_out(args: argparse.Namespace) -> None:
@@ -296,6 +287,7 @@ def _check_out(args: argparse.Namespace) -> None:
 
 def _write(adata: AnnData, out: Path) -> None:
     """Write beside the file and rename, so that an interruption leaves no half of a file."""
+    logger.info("writing %s", out)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.part.h5ad")
     try:
         adata.write_h5ad(partial)

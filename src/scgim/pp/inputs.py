@@ -37,6 +37,16 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     check_anndata(adata)
     if adata.n_vars < 2:
         raise ValueError("adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes.")
+    check_settings(arguments)
+    check_key(adata, arguments["key_added"])
+    for name in ("perturbation_key", "dose_key", "dose_unit_key", "smiles_key", "groupby"):
+        if arguments[name] is not None or name == "perturbation_key":
+            require_column(adata.obs, arguments[name], name)
+    check_genes(arguments["genes"], adata.var_names)
+
+
+def check_settings(arguments: dict[str, Any]) -> None:
+    """Check what needs no data; numbers come out as whole ones."""
     check_choice(arguments["input"], "input", _INPUTS)
     check_choice(arguments["small_conditions"], "small_conditions", _SMALL)
     check_choice(arguments["silent_genes"], "silent_genes", _SMALL)
@@ -47,14 +57,9 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     )
     arguments["valid_fraction"] = check_fraction(arguments["valid_fraction"], "valid_fraction")
     check_features(arguments["features"], arguments["smiles_key"], arguments["dose_key"])
-    check_key(adata, arguments["key_added"])
     separator = arguments["combination_sep"]
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise TypeError(f"combination_sep must be text or None, got {separator!r}.")
-    for name in ("perturbation_key", "dose_key", "dose_unit_key", "smiles_key", "groupby"):
-        if arguments[name] is not None or name == "perturbation_key":
-            require_column(adata.obs, arguments[name], name)
-    check_genes(arguments["genes"], adata.var_names)
 
 
 def check_features(features: Any, smiles_key: str | None, dose_key: str | None) -> None:

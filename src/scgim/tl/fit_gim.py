@@ -31,6 +31,7 @@ from ._undo import remember, restore
 from .stored import StoredModel, targets_table
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
 #: A fit in which a typical condition targets more than this share of the genes has degenerated.
@@ -142,13 +143,10 @@ def fit_gim(
             "features are chosen per group."
         )
     # Everything that can be refused is refused before any work.
-    make_config(preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings)
-    if not settings.get("amortised", True):
-        raise ValueError(
-            "amortised=False gives no model of new perturbations to store: use "
-            'scgim.baselines.fit(adata, method="bacadi").'
-        )
-    chosen_device = resolve_device(device)
+    chosen_device = check_settings(
+        preset=preset, mechanism=mechanism, intervention=intervention, device=device, known_targets=known_targets,
+        known_interventions=known_interventions, checkpoint=checkpoint, **settings,
+    )  # fmt: skip
     generator = as_generator(rng)
     chosen = [group] if groups is None or group is not None else groups
     all_keys = [require_slots(adata, key_added, name) for name in chosen]
@@ -204,6 +202,33 @@ def fit_gim(
     except BaseException:
         restore(adata, undo)
         raise
+
+
+def check_settings(
+    *,
+    preset: str = "default",
+    mechanism: str = "auto",
+    intervention: str = "hard",
+    device: str = "auto",
+    known_targets: Any = None,
+    known_interventions: Any = None,
+    checkpoint: Any = None,
+    **settings: Any,
+) -> torch.device:
+    """Check what needs no data; the device."""
+    kind: Any = "ziln" if mechanism == "auto" else mechanism
+    make_config(preset, mechanism=kind, intervention=intervention, **settings)
+    if not settings.get("amortised", True):
+        raise ValueError(
+            "amortised=False gives no model of new perturbations to store: use "
+            'scgim.baselines.fit(adata, method="bacadi").'
+        )
+    for name, value in (("known_targets", known_targets), ("known_interventions", known_interventions)):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dict, such as {{'A': 'gene'}}; got {value!r}.")
+    if checkpoint is not None and not isinstance(checkpoint, str | Path):
+        raise TypeError(f"checkpoint must be the name of a file; got {checkpoint!r}.")
+    return resolve_device(device)
 
 
 def _mechanism_for(uns: Mapping[str, Any]) -> str:
