@@ -62,6 +62,8 @@ def in_shell(text: str, options: Mapping[str, str]) -> str:
         text = re.sub(rf"\b(?:scgim\.)?(?:pp|tl)\.{call}\b(?:\([^()]*\))?", command, text)
     text = re.sub(r"(?i)\b(seen by|given to|which|run|without|by) prepare\b", r"\1 scgim fit", text)
     text = re.sub(r"\bfit_gim\b", "scgim fit", text)
+    text = re.sub(r" Then fit it: run scgim fit\.", "", text)
+    text = re.sub(r"\(['\"]([^'\"]+)['\"], (?:dose|['\"]?([\d._]+(?: \w+)?)['\"]?)\)", _pair, text)
     for name in sorted(options, key=len, reverse=True):
         text = _with_value(text, name, options[name])
         if "_" in name or name in ("groupby", "rng"):
@@ -72,6 +74,11 @@ def in_shell(text: str, options: Mapping[str, str]) -> str:
     text = re.sub(r"\badata\.(?!\w+\()(?=\w)", "", text)
     text = re.sub(r"^adata\b(?! =|\.)", "The file", text)
     return re.sub(r"(?<!\w\()\badata\b(?! =|\.)", "the file", text)
+
+
+def _pair(found: re.Match[str]) -> str:
+    """`('Dacinostat', 10_000)` as NAME=DOSE."""
+    return f"{found.group(1)}={(found.group(2) or 'DOSE').replace('_', '')}"
 
 
 def _with_value(text: str, name: str, option: str) -> str:

@@ -20,7 +20,6 @@ from scgim._arguments import InputError, build_parser, perturbation
 from scgim._keys import Keys
 from scgim._logging import logger
 from scgim._shell import ShellFormatter, in_shell, spellings
-from scgim._validation import plural
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -116,10 +115,12 @@ def _fit(args: argparse.Namespace) -> None:
 
     preparation, settings = gather(args)
     _check_out(args)
+    logger.info("reading %s", args.h5ad)
     adata = _read(args.h5ad)
     from scgim import pp, tl
+    from scgim._validation import plural
 
-    logger.info("preparing")
+    logger.info("preparing %s x %s", plural(adata.n_obs, "cell"), plural(adata.n_vars, "gene"))
     pp.prepare(adata, **preparation)
     shared = {name: preparation[name] for name in ("groupby", "key_added") if name in preparation}
     tl.fit_gim(adata, progress=_show_progress(args), **shared, **settings)
@@ -132,13 +133,14 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    perturbations = [perturbation(text) for text in args.perturbation]
     _check_out(args)
     adata = _read(args.h5ad)
     from scgim import tl
 
     cells = tl.sample_cells(
         adata,
-        perturbations=[perturbation(text) for text in args.perturbation],
+        perturbations=perturbations,
         n=args.n,
         rng=args.seed,
         key=args.key,
@@ -246,12 +248,13 @@ def _set_up(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> dict[str, str]:
-    """Argument in Python -> option of the command."""
-    if args.command != "fit":
+    """Argument in Python -> option of the command; a file that `scgim fit` wrote may need another fit."""
+    if args.command not in ("fit", "sample"):
         return spellings(args.parser)
     from scgim._settings import fit_defaults, prepare_defaults
 
-    return spellings(args.parser, {**prepare_defaults(), **fit_defaults()})
+    fit = build_parser().parse_args(["fit", "-", "--out", "-"]).parser
+    return {**spellings(fit, {**prepare_defaults(), **fit_defaults()}), **spellings(args.parser)}
 
 
 def _show_progress(args: argparse.Namespace) -> bool:
@@ -263,13 +266,10 @@ def _read(path: Path) -> AnnData:
         raise InputError(f"there is no file {path}.")
     from anndata import read_h5ad
 
-    logger.info("reading %s", path)
     try:
-        adata = read_h5ad(path)
+        return read_h5ad(path)
     except Exception as error:  # whatever h5py and anndata make of a file that is none of theirs
         raise InputError(f"{path} cannot be read as h5ad: {_sentence(error)}") from error
-    logger.info("read %s x %s", plural(adata.n_obs, "cell"), plural(adata.n_vars, "gene"))
-    return adata
 
 
 def _check_out(args: argparse.Namespace) -> None:

@@ -155,12 +155,12 @@ def test_the_first_command_without_the_extras(tmp_path: Path) -> None:
     path = os.pathsep.join([str(stubs), *(p for p in sys.path if p)])
     environment = {**os.environ, "PYTHONPATH": path}
     look = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-    done = subprocess.run([*command, "--methods", "gim", "control", "gnies"], **look)
+    done = subprocess.run([*command, "--methods", "gim", "control", "jci_pc"], **look)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "out" / "results.csv").set_index(["method", "split", "metric"])["value"]
     assert np.isnan(table["gim", "graph", "sid"]) and table["gim", "fit", "failed"] == 0
     assert table["gim", "graph", "edge_f1"] >= 0 and table["gim", "new_dose", "wasserstein"] > 0
-    assert table["gnies", "fit", "failed"] == 1
+    assert table["jci_pc", "fit", "failed"] == 1
     page = (tmp_path / "out" / "report.md").read_text()
     assert "## Without a value" in page and "## Failed" in page and page.count("gadjid is needed here") == 1
     done = subprocess.run([*command, "--tune", "2"], **look)  # refused before the first trial

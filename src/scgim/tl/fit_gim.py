@@ -15,7 +15,7 @@ from scgim._keys import Keys
 from scgim._logging import logger
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._storage import to_storable
-from scgim._validation import check_anndata, listing
+from scgim._validation import check_anndata, listing, plural
 from scgim.inference import FitResult, checksum, fit, make_config, pack
 
 from ._device import resolve_device
@@ -188,6 +188,10 @@ def fit_gim(
             path = checkpoint
             if checkpoint is not None and keys.group is not None:
                 path = Path(f"{checkpoint}.{keys.prefix}")
+            logger.info(
+                "fitting %r: %s, %s, %s, mechanism %s, on %s", keys.prefix, plural(data.n_genes, "gene"),
+                plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), config.mechanism, chosen_device,
+            )  # fmt: skip
             result = fit(data.to(chosen_device), config, rng=seed, progress=progress, checkpoint=path)
             arguments = {
                 **given,
@@ -289,14 +293,18 @@ def _store(
     _report(keys, uns, result, prob)
 
 
+def _ending(result: FitResult) -> str:
+    steps = plural(result.n_steps, "step")
+    return f"ran all {steps}" if result.stopped == "max_steps" else f"{result.stopped} after {steps}"
+
+
 def _report(keys: Keys, uns: Mapping[str, Any], result: FitResult, prob: np.ndarray) -> None:
     treated = ~uns["conditions"]["is_control"].to_numpy(dtype=bool)
     per_condition = float((prob[treated] > 0.5).sum(1).mean()) if treated.any() else 0.0
     n_genes, n_edges = prob.shape[1], int(result.graph.sum())
     logger.info(
-        "fit %r: %d edges, %.1f targets per condition, %d steps in %.0f s (%s); written to uns[%r], "
-        "varp[%r], varm[%r], varm[%r]",
-        keys.prefix, n_edges, per_condition, result.n_steps, result.seconds, result.stopped,
+        "fit %r: %s, %.1f targets per condition; %s in %.0f s; written to uns[%r], varp[%r], varm[%r], varm[%r]",
+        keys.prefix, plural(n_edges, "edge"), per_condition, _ending(result), result.seconds,
         keys.uns, keys.edge_prob, keys.target_prob, keys.effect,
     )  # fmt: skip
     many = treated & ((prob > 0.5).sum(1) > _DEGENERATE * n_genes)
