@@ -114,7 +114,7 @@ def _fit(args: argparse.Namespace) -> None:
     from scgim._settings import gather
 
     preparation, settings = gather(args)
-    _check_out(args)
+    _check_files(args)
     logger.info("reading %s", args.h5ad)
     adata = _read(args.h5ad)
     from scgim import pp, tl
@@ -134,7 +134,7 @@ def _fit(args: argparse.Namespace) -> None:
 
 def _sample(args: argparse.Namespace) -> None:
     perturbations = [perturbation(text) for text in args.perturbation]
-    _check_out(args)
+    _check_files(args)
     adata = _read(args.h5ad)
     from scgim import tl
 
@@ -262,8 +262,6 @@ def _show_progress(args: argparse.Namespace) -> bool:
 
 
 def _read(path: Path) -> AnnData:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}.")
     from anndata import read_h5ad
 
     try:
@@ -272,8 +270,10 @@ def _read(path: Path) -> AnnData:
         raise InputError(f"{path} cannot be read as h5ad: {_sentence(error)}") from error
 
 
-def _check_out(args: argparse.Namespace) -> None:
-    """Everything that could go wrong with the output, before any work."""
+def _check_files(args: argparse.Namespace) -> None:
+    """Everything that could go wrong with input and output, before any work."""
+    if not args.h5ad.is_file():
+        raise InputError(f"there is no file {args.h5ad}.")
     out: Path = args.out
     if out.suffix != ".h5ad":
         raise InputError(f"--out {out}: the name must end in .h5ad.")
