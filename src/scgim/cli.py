@@ -126,9 +126,8 @@ def _fit(args: argparse.Namespace) -> None:
     tl.fit_gim(adata, progress=_show_progress(args), **shared, **settings)
     _write(adata, args.out)
     print(f"wrote the fit to {args.out}")
-    if "interrupted" in _endings(
-        adata, preparation.get("key_added", "gim")
-    ):  # the file holds the best state until then
+    # After Ctrl-C the file holds the best state until then.
+    if "interrupted" in _endings(adata, preparation.get("key_added", "gim")):
         raise KeyboardInterrupt
 
 
