@@ -75,7 +75,8 @@ def test_examples_of_the_help_parse() -> None:
     ]
     assert len(lines) >= 8
     for line in lines:
-        build_parser().parse_args(shlex.split(line)[1:])
+        if "--settings" not in line:  # which prints and leaves
+            build_parser().parse_args(shlex.split(line)[1:])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +92,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "a.h5ad", "--out", "b.h5ad", "--n-genes", "many"], "whole number"),
         (["fit", "a.h5ad", "--out", "b.h5ad", "--n-genes", "1"], "at least 2"),
         (["fit", "a.h5ad", "--out", "b.h5ad", "--set", "mechanism"], "NAME=VALUE"),
-        (["fit", "a.h5ad", "--out", "b.h5ad", "--input", "raw"], "invalid choice"),
+        (["fit", "a.h5ad", "--out", "b.h5ad", "--input", "raw"], "use one of 'counts'"),
         (["fit", "a.h5ad", "--out", "b.h5ad", "--step", "5"], "unrecognized"),  # no abbreviations
         (["sample", "a.h5ad", "--out", "b.h5ad"], "required: --perturbation"),
         (["demo", "--quick", "--steps", "5"], "not allowed with"),
@@ -124,8 +125,8 @@ def _not_h5ad(folder: Path) -> Path:
         ({"h5ad": _not_h5ad}, "cannot be read as h5ad"),
         ({"--out": "fit.txt"}, "must end in .h5ad"),
         ({"--out": "absent/fit.h5ad"}, "there is no folder"),
-        ({"--perturbation-key": "compound"}, "'compound'"),
-        ({"--control": "vehicle", "--dose-key": None}, "'vehicle'"),
+        ({"--perturbation-key": "compound"}, "--perturbation-key compound is not a column"),
+        ({"--control": "vehicle", "--dose-key": None}, "--control vehicle is not a label"),
         ({"--hold-out": "Dacinostat=77"}, "Dacinostat_77"),
         ({"--hold-out": "=10"}, "not NAME=DOSE"),
         ({"--input": "log1p"}, "raw counts"),

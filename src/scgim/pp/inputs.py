@@ -37,6 +37,15 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     check_anndata(adata)
     if adata.n_vars < 2:
         raise ValueError("adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes.")
+    check_settings(arguments)
+    for name, column in named_columns(arguments).items():
+        if column is not None or name == "perturbation_key":
+            require_column(adata.obs, column, name)
+    check_genes(arguments["genes"], adata.var_names)
+
+
+def check_settings(arguments: dict[str, Any]) -> None:
+    """Check what needs no data; numbers come out as whole ones."""
     check_choice(arguments["input"], "input", _INPUTS)
     check_choice(arguments["small_conditions"], "small_conditions", _SMALL)
     check_choice(arguments["silent_genes"], "silent_genes", _SMALL)
@@ -51,10 +60,6 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     separator = arguments["combination_sep"]
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise TypeError(f"combination_sep must be text or None, got {separator!r}.")
-    for name, column in named_columns(arguments).items():
-        if column is not None or name == "perturbation_key":
-            require_column(adata.obs, column, name)
-    check_genes(arguments["genes"], adata.var_names)
 
 
 def named_columns(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
     "coverage": lambda true, predicted, _: mt.coverage(true, predicted),
 }
 _DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance")
+#: What one baseline may end in without taking the table with it: no such prediction, no package, no finite fit.
+_FAILURES = (bl.CannotPredict, ImportError, FloatingPointError, np.linalg.LinAlgError)
 #: Metrics whose time and memory grow with the product of the numbers of cells.
 _PAIRWISE = ("kde_nll", "wasserstein", "sinkhorn_divergence", "e_distance")
 
@@ -86,7 +88,8 @@ def evaluate(
     pandas.DataFrame
         One row per condition, method and metric: condition, method ("gim" for `predicted`, or the baseline's
         name), metric, value, n_true and n_predicted (cells that entered the value). Where a baseline has no
-        prediction, or a metric no value, the value is NaN and a warning says why.
+        prediction, or a metric no value (a package that they need may be missing), the value is NaN and a warning
+        says why.
 
     Raises
     ------
@@ -158,10 +161,10 @@ def evaluate(
 def _measure(
     metric: str, label: str, method: str, true: np.ndarray, predicted: np.ndarray, control: np.ndarray
 ) -> float:
-    """The value; NaN where the metric refuses."""
+    """The value; NaN where the metric refuses, or a package that it needs is missing."""
     try:
         return _METRICS[metric](true, predicted, control)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         logger.warning("%s of %s for condition %r has no value: %s", metric, method, label, error)
         return float("nan")
 
@@ -171,9 +174,14 @@ def _sample(
 ) -> np.ndarray | None:
     try:
         return None if baseline is None else baseline.sample(condition, n, rng)
-    except bl.CannotPredict as error:
-        logger.warning("%s", error)
+    except _FAILURES as error:
+        logger.warning("%s", _reason(baseline.name if baseline else "", error))
         return None
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Why a baseline has no value; what `CannotPredict` says names it already."""
+    return str(error) if isinstance(error, bl.CannotPredict) else f"{name} has no values: {error}"
 
 
 def _fit_baselines(
@@ -191,8 +199,8 @@ def _fit_baselines(
         try:
             stream = _stream(root, "fit", name)
             fitted[name] = bl.fit(adata, method=entry, key=keys.key, group=keys.group, rng=stream)
-        except bl.CannotPredict as error:
-            logger.warning("%s", error)
+        except _FAILURES as error:
+            logger.warning("%s", _reason(name, error))
             fitted[name] = None
     return fitted
 

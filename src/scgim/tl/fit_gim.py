@@ -15,7 +15,7 @@ from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._storage import from_storable, to_storable
-from scgim._validation import check_anndata, listing
+from scgim._validation import check_anndata, listing, plural
 from scgim.inference import FitResult, fit, make_config, pack
 from scgim.slots import Entry, checksum, groups_of, read_entry, seal
 
@@ -30,6 +30,7 @@ from ._undo import remember, restore
 from .stored import stored_model, targets_table
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
 #: A fit in which a typical condition targets more than this share of the genes has degenerated.
@@ -131,13 +132,10 @@ def fit_gim(
     check_anndata(adata)
     groups = groups_of(adata, key_added)
     # Everything that can be refused is refused before any work.
-    make_config(preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings)
-    if not settings.get("amortised", True):
-        raise ValueError(
-            "amortised=False gives no model of new perturbations to store: use "
-            'scgim.baselines.fit(adata, method="bacadi").'
-        )
-    chosen_device = resolve_device(device)
+    chosen_device = check_settings(
+        preset=preset, mechanism=mechanism, intervention=intervention, device=device, known_targets=known_targets,
+        known_interventions=known_interventions, checkpoint=checkpoint, **settings,
+    )  # fmt: skip
     generator = as_generator(rng)
     chosen = [group] if groups is None or group is not None else groups
     entries = [read_entry(adata, key_added, name) for name in chosen]
@@ -182,6 +180,10 @@ def fit_gim(
             path = checkpoint
             if checkpoint is not None and entry.keys.group is not None:
                 path = Path(f"{checkpoint}.{entry.keys.prefix}")
+            logger.info(
+                "fitting %r: %s, %s, %s, mechanism %s, on %s", entry.keys.prefix, plural(data.n_genes, "gene"),
+                plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), config.mechanism, chosen_device,
+            )  # fmt: skip
             result = fit(data.to(chosen_device), config, rng=seed, progress=progress, checkpoint=path)
             arguments = {
                 **given,
@@ -198,6 +200,33 @@ def fit_gim(
     except BaseException:
         restore(adata, undo)
         raise
+
+
+def check_settings(
+    *,
+    preset: str = "default",
+    mechanism: str = "auto",
+    intervention: str = "hard",
+    device: str = "auto",
+    known_targets: Any = None,
+    known_interventions: Any = None,
+    checkpoint: Any = None,
+    **settings: Any,
+) -> torch.device:
+    """Check what needs no data; the device."""
+    kind: Any = "ziln" if mechanism == "auto" else mechanism
+    make_config(preset, mechanism=kind, intervention=intervention, **settings)
+    if not settings.get("amortised", True):
+        raise ValueError(
+            "amortised=False gives no model of new perturbations to store: use "
+            'scgim.baselines.fit(adata, method="bacadi").'
+        )
+    for name, value in (("known_targets", known_targets), ("known_interventions", known_interventions)):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dict, such as {{'A': 'gene'}}; got {value!r}.")
+    if checkpoint is not None and not isinstance(checkpoint, str | Path):
+        raise TypeError(f"checkpoint must be the name of a file; got {checkpoint!r}.")
+    return resolve_device(device)
 
 
 def _mechanism_for(entry: Entry) -> str:
@@ -264,6 +293,11 @@ def _store(
     _report(entry, result, prob)
 
 
+def _ending(result: FitResult) -> str:
+    steps = plural(result.n_steps, "step")
+    return f"ran all {steps}" if result.stopped == "max_steps" else f"{result.stopped} after {steps}"
+
+
 def _edges(genes: np.ndarray, graph: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
     """The DAG's edges, the most probable first."""
     source, target = np.nonzero(graph)
@@ -278,9 +312,8 @@ def _report(entry: Entry, result: FitResult, prob: np.ndarray) -> None:
     per_condition = float((prob[treated] > 0.5).sum(1).mean()) if treated.any() else 0.0
     n_genes, n_edges = prob.shape[1], int(result.graph.sum())
     logger.info(
-        "fit %r: %d edges, %.1f targets per condition, %d steps in %.0f s (%s); written to uns[%r], "
-        "varp[%r], varm[%r], varm[%r]",
-        keys.prefix, n_edges, per_condition, result.n_steps, result.seconds, result.stopped,
+        "fit %r: %s, %.1f targets per condition; %s in %.0f s; written to uns[%r], varp[%r], varm[%r], varm[%r]",
+        keys.prefix, plural(n_edges, "edge"), per_condition, _ending(result), result.seconds,
         keys.uns, keys.edge_prob, keys.target_prob, keys.effect,
     )  # fmt: skip
     many = treated & ((prob > 0.5).sum(1) > _DEGENERATE * n_genes)
