@@ -12,6 +12,11 @@ from torch.distributions import constraints
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
+#: Share of the cells that may show any value of a gene for no reason: doublets, ambient counts, wrong labels (`own`).
+OUTLIER_SHARE = 0.01
+#: A spread is learned from so many cells of the prior besides those of the data (`own`).
+PRIOR_CELLS = 2.0
+
 
 def normal_log_prob(value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Log density of N(mean, exp(log_scale)^2), elementwise with broadcasting."""
@@ -30,6 +35,38 @@ def ziln_log_prob(value: Tensor, zero_logit: Tensor, mean: Tensor, log_scale: Te
     at_zero = F.logsigmoid(zero_logit)
     above = F.logsigmoid(-zero_logit) + normal_log_prob(log_value, mean, log_scale) - log_value
     return torch.where(positive, above, at_zero)
+
+
+def outlier_log_prob(value: Tensor, center: Tensor, scale: Tensor, ziln: bool) -> Tensor:
+    """Log density of a value that says nothing of the mechanism: Cauchy in the gene's units.
+
+    For the zero-inflated log-normal a zero or not with equal odds, and Cauchy in log x.
+    """
+    if not ziln:
+        return -math.log(math.pi) - scale.log() - torch.log1p(((value - center) / scale).square())
+    positive = value > 0
+    log_value = torch.where(positive, value, torch.ones_like(value)).log()
+    above = outlier_log_prob(log_value, center, scale, ziln=False) - log_value
+    return torch.where(positive, above, torch.zeros_like(above)) - math.log(2)
+
+
+def with_outliers(log_prob: Tensor, outlier: Tensor, share: float = OUTLIER_SHARE) -> Tensor:
+    """Log density where a `share` of the cells are outliers.
+
+    What one cell says for one mechanism and against another is bounded by it, so that no few cells decide (`own`).
+    """
+    if share <= 0:
+        return log_prob
+    return torch.logaddexp(math.log1p(-share) + log_prob, math.log(share) + outlier)
+
+
+def spread_log_prior(log_scale: Tensor) -> Tensor:
+    """Log prior of a spread in units of the gene's, 0 at one unit: that of `PRIOR_CELLS` cells of unit spread.
+
+    An inverse gamma up to a constant, conjugate to the normal: a few cells of a gene that happen to agree, or a single
+    one, do not make its spread vanish and every other cell impossible.
+    """
+    return -0.5 * PRIOR_CELLS * (2 * log_scale + torch.expm1(-2 * log_scale))
 
 
 class ZeroInflatedLogNormal(TorchDistribution):
