@@ -16,6 +16,8 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 OUTLIER_SHARE = 0.01
 #: A spread is learned from so many cells of the prior besides those of the data (`own`).
 PRIOR_CELLS = 2.0
+#: A bound so many standard deviations away bounds nothing.
+_REACH = 6.0
 
 
 def normal_log_prob(value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
@@ -67,6 +69,44 @@ def spread_log_prior(log_scale: Tensor) -> Tensor:
     one, do not make its spread vanish and every other cell impossible.
     """
     return -0.5 * PRIOR_CELLS * (2 * log_scale + torch.expm1(-2 * log_scale))
+
+
+def truncate(noise: Tensor, bound: Tensor) -> Tensor:
+    """Standard normal noise of the same rank below `bound`: `Phi(out) = Phi(noise) Phi(bound)`; shapes broadcast.
+
+    Monotone in the noise, and the noise itself where the bound is out of its reach (six standard deviations).
+    """
+    noise, bound = torch.broadcast_tensors(noise, bound)
+    z, b = noise.double(), bound.double()
+    low = torch.special.ndtri(torch.special.ndtr(z) * torch.special.ndtr(b))
+    high = -torch.special.ndtri(torch.special.ndtr(-z) + torch.special.ndtr(-b) * torch.special.ndtr(z))
+    far = -(b.square() - 2 * torch.special.log_ndtr(z)).sqrt()  # both probabilities vanish
+    out = torch.where(b < -5, far, torch.where((z > 0) & (b > 0), high, low))
+    return torch.where(bound < _REACH, torch.minimum(out, b).to(noise), noise)
+
+
+def untruncate(noise: Tensor, bound: Tensor) -> Tensor:
+    """The noise of which `truncate` made this one; what lies at or above the bound counts as just below it."""
+    noise, bound = torch.broadcast_tensors(noise, bound)
+    z, b = noise.double(), bound.double()
+    within = torch.special.ndtr(b).clamp_min(1e-300)
+    low = torch.special.ndtri((torch.special.ndtr(z) / within).clamp_max(0.5))
+    upper = torch.special.ndtr(-z) - torch.special.ndtr(-b)
+    upper = torch.where(b > 0, upper, torch.special.ndtr(b) - torch.special.ndtr(z))
+    high = -torch.special.ndtri((upper / within).clamp(0.0, 0.5))
+    far = torch.special.ndtri(((b.square() - z.square()) / 2).clamp_max(0.0).exp())
+    middle = torch.special.ndtr(z) < 0.5 * within
+    out = torch.where(b < -5, far, torch.where(middle, low, high)).clamp(-_REACH, _REACH)
+    return torch.where(bound < _REACH, out.to(noise), noise)
+
+
+def truncated_log_normal_mean(mean: Tensor, log_scale: Tensor, log_most: Tensor) -> Tensor:
+    """Mean of a log-normal that stays below `exp(log_most)`."""
+    m, most = mean.double(), log_most.double()
+    scale = log_scale.double().exp()
+    bound = (most - m) / scale
+    log_mean = m + 0.5 * scale.square() + torch.special.log_ndtr(bound - scale) - torch.special.log_ndtr(bound)
+    return torch.minimum(log_mean, most).exp().to(mean)
 
 
 class ZeroInflatedLogNormal(TorchDistribution):

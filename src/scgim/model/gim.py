@@ -36,6 +36,8 @@ from .mechanisms import Mechanisms
 
 Objective = Literal["elbo", "log_mean_exp"]
 OBJECTIVES = ("elbo", "log_mean_exp")
+#: Log of the widest spread of a replaced mechanism in units of the gene's, which networks may extrapolate (`own`).
+_WIDEST = 2.0
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class GIM(nn.Module):
             return shifts | ({"zero_shift": effects[..., 1]} if mechanisms.is_ziln else {})
         out = {
             "mean": mechanisms.response_center + mechanisms.response_scale * effects[..., 0],
-            "log_scale": mechanisms.response_scale.log() + effects[..., 1],
+            "log_scale": mechanisms.response_scale.log() + effects[..., 1].clamp_max(_WIDEST),
         }
         if mechanisms.is_ziln:
             out["zero_logit"] = mechanisms.zero_logit.detach() + effects[..., 2]

@@ -8,7 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .distributions import normal_log_prob, outlier_log_prob, spread_log_prior, ziln_log_prob
+from .distributions import (
+    normal_log_prob,
+    outlier_log_prob,
+    spread_log_prior,
+    truncated_log_normal_mean,
+    ziln_log_prob,
+)
 
 MechanismKind = Literal["linear", "mlp", "ziln"]
 KINDS = ("linear", "mlp", "ziln")
@@ -58,6 +64,7 @@ class Mechanisms(nn.Module):
     scale: Tensor
     response_center: Tensor
     response_scale: Tensor
+    log_library: Tensor
 
     def __init__(
         self,
@@ -88,6 +95,7 @@ class Mechanisms(nn.Module):
             self.register_buffer(name, torch.zeros(n_genes))
         for name in ("scale", "response_scale"):
             self.register_buffer(name, torch.ones(n_genes))
+        self.register_buffer("log_library", torch.tensor(torch.inf))
 
     @property
     def is_ziln(self) -> bool:
@@ -95,7 +103,12 @@ class Mechanisms(nn.Module):
 
     @torch.no_grad()
     def standardise(self, x: Tensor) -> None:
-        """Set the units from training cells `x` (cells, genes)."""
+        """Set the units from training cells `x` (cells, genes), and what a library holds (`log_library`).
+
+        ``ziln`` describes log1p of normalised counts: those of a cell sum to no more than its library, whatever an
+        exponential of log x would reach. The largest total over the modelled genes in any of the cells counts as that
+        (`own`): it is known of data that came as log1p, too.
+        """
         for buffers, units in (
             ((self.center, self.scale), response_units(x, ziln=False)),
             ((self.response_center, self.response_scale), response_units(x, self.is_ziln)),
@@ -105,6 +118,8 @@ class Mechanisms(nn.Module):
         if self.is_ziln:
             zero = (x <= 0).float().mean(0).clamp(1e-3, 1 - 1e-3)
             self.zero_logit.copy_(torch.logit(zero))
+            counts = x.double() + torch.log(-torch.expm1(-x.double()))  # log of expm1, which may overflow
+            self.log_library.copy_(torch.logsumexp(counts, 1).max())
 
     def location(self, x: Tensor, graph: Tensor) -> Tensor:
         """Location of every gene given its parents.
@@ -134,9 +149,12 @@ class Mechanisms(nn.Module):
     def expected(self, x: Tensor, graph: Tensor) -> Tensor:
         """(cells, genes) mean of every gene given its parents in `x` (cells, genes); one `graph` (1, genes, genes)."""
         location = self.location(x.unsqueeze(0), graph)[0]
-        if not self.is_ziln:
-            return location
-        return torch.sigmoid(-self.zero_logit) * torch.exp(location + 0.5 * torch.exp(2 * self.total_log_scale()))
+        return self.mean_of(self.zero_logit, location, self.total_log_scale()) if self.is_ziln else location
+
+    def mean_of(self, zero_logit: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Mean of a zero-inflated log-normal within what a library holds."""
+        log_most = torch.nn.functional.softplus(self.log_library).log()
+        return torch.sigmoid(-zero_logit) * truncated_log_normal_mean(mean, log_scale, log_most)
 
     def location_of(self, gene: int, x: Tensor, parents: Tensor) -> Tensor:
         """(cells,) location of one gene from its parents' columns; used in ancestral sampling."""
