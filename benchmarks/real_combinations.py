@@ -71,15 +71,14 @@ def evaluate(
     import time
 
     import scgim
-    from scgim._keys import Keys
     from scgim.baselines import prepared_condition
-    from scgim.baselines.prepared import dense_cells
+    from scgim.slots import read_entry
 
     adata = prepare(whole, held_out, args, seed)
     labels = adata.obs["gim_condition"].astype(str).to_numpy()
 
     def cells(label: str) -> np.ndarray:
-        return dense_cells(adata, Keys("gim"), np.flatnonzero(labels == label))
+        return read_entry(adata).expression(adata, np.flatnonzero(labels == label))
 
     control = cells("control")
     rows, fits = [], []

@@ -57,11 +57,10 @@ def prepare(adata: AnnData, args: Any, seed: int) -> list[str]:
 
 def cells_by_dose(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
     """Modelled genes of the prepared cells, dense (cells, genes), and their dose (0 for the vehicle)."""
-    import scgim.baselines.prepared as prepared
-    from scgim._keys import Keys
+    from scgim.slots import read_entry
 
     rows = np.flatnonzero(adata.obs["gim_condition"].notna().to_numpy())
-    return prepared.dense_cells(adata, Keys("gim"), rows), adata.obs["dose"].to_numpy(dtype=float)[rows]
+    return read_entry(adata).expression(adata, rows), adata.obs["dose"].to_numpy(dtype=float)[rows]
 
 
 def signal(x: np.ndarray, dose: np.ndarray, genes: list[str], rng: np.random.Generator) -> pd.DataFrame:

@@ -40,10 +40,9 @@ def one_dose(whole: Any, dose: float, args: Any, seed: int) -> tuple[list[dict[s
     """Leave one dose out, predict it with every method."""
     import scgim
     from scgim import metrics as mt
-    from scgim._keys import Keys
     from scgim.baselines import CannotPredict, prepared_condition
-    from scgim.baselines.prepared import dense_cells
     from scgim.pp.labels import part_label
+    from scgim.slots import read_entry
 
     rows: list[dict[str, Any]] = []
     curve: list[dict[str, Any]] = []
@@ -69,7 +68,7 @@ def one_dose(whole: Any, dose: float, args: Any, seed: int) -> tuple[list[dict[s
         labels = adata.obs["gim_condition"].astype(str).to_numpy()
         table = adata.uns["gim"]["conditions"]
         by_dose = {
-            0.0 if is_control else float(d): dense_cells(adata, Keys("gim"), np.flatnonzero(labels == str(c)))
+            0.0 if is_control else float(d): read_entry(adata).expression(adata, np.flatnonzero(labels == str(c)))
             for c, d, is_control in zip(table["condition"], table["dose"], table["is_control"], strict=True)
         }
         true, control = by_dose.pop(dose), by_dose[0.0]

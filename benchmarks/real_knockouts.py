@@ -108,12 +108,11 @@ def fitted(adata: AnnData, args: Any, seed: int) -> AnnData:
 
 def mean_changes(adata: AnnData) -> pd.DataFrame:
     """The naive answer: change of the mean against control, its Welch t, and that without what knock-outs share."""
-    from scgim._keys import Keys
-    from scgim.baselines.prepared import dense_cells
+    from scgim.slots import read_entry
     from scgim.tl._programs import specific_changes
 
     rows = np.flatnonzero(adata.obs["gim_condition"].notna().to_numpy())
-    x, label = dense_cells(adata, Keys("gim"), rows), adata.obs["gim_condition"].astype(str).to_numpy()[rows]
+    x, label = read_entry(adata).expression(adata, rows), adata.obs["gim_condition"].astype(str).to_numpy()[rows]
     genes = adata.var_names[adata.var["gim"].to_numpy(dtype=bool)]
     control = x[label == CONTROL]
     out = []

@@ -61,10 +61,10 @@ def sciplex3_like(n_cells: int, n_genes: int, seed: int, all_genes: int = 1_500)
 
 def tensors(adata: Any) -> Any:
     """What a fit sees of prepared cells."""
-    from scgim._keys import Keys
+    from scgim.slots import read_entry
     from scgim.tl._prepared import training_tensors
 
-    return training_tensors(adata, Keys("gim"), adata.uns["gim"], (None, None))
+    return training_tensors(adata, read_entry(adata), (None, None))
 
 
 def time_fit(n_cells: int, n_genes: int, threads: int, seed: int, steps: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from scgim._keys import FORMAT_VERSION, Keys
+from scgim.slots import cell_hashes, checksum, dense, read_entry, seal
 
 # fmt: off
 GENES = (
@@ -132,10 +133,11 @@ def make_fit(
         predicted_labels += [c] * 200
 
     adata = _assemble(np.vstack(x), labels, genes, table, dag, probability, effect, perturbations, continuous, k, rng)
-    adata.uns[k.uns]["feature_spec"] = {"dose_unit": dose_unit if doses else ""}
+    _seal(adata, k, {"dose_unit": dose_unit if doses else ""}, genes)
     if group is not None:
         adata.uns[key] = {
             "format": FORMAT_VERSION,
+            "key": key,
             "groups": np.array([group], dtype=object),
             "groupby": "line",
         }
@@ -145,6 +147,30 @@ def make_fit(
         np.vstack(predicted), obs=rows[["condition", "perturbation", "dose"]], var=pd.DataFrame(index=genes)
     )
     return adata, new
+
+
+def _seal(adata: ad.AnnData, k: Keys, spec: dict, genes: list[str]) -> None:
+    """The record, from which everything is read; as `pp.prepare` and `tl.fit_gim` write it."""
+    uns = adata.uns[k.uns]
+    codes = pd.Index(uns["conditions"]["condition"]).get_indexer(adata.obs[k.condition])
+    labels = uns["conditions"]["condition"].to_numpy(dtype=object)[codes]
+    prepared = {
+        "conditions": uns["conditions"],
+        "parts": uns["parts"],
+        "membership": np.eye(len(uns["conditions"]), dtype=np.uint8)[:, 1:],
+        "feature_spec": spec,
+        "params": {"prepare": uns["params"]["prepare"]},
+        "genes": np.array(genes, dtype=object),
+        "cells": np.sort(cell_hashes(dense(adata[:, genes].X), genes, labels)),
+    }
+    uns["state"] = seal({"prepared": prepared, "fitted": {"genes": genes}}, {"weight": np.zeros(3, dtype=np.float32)})
+    uns["state_sha256"] = checksum(uns["state"])
+
+
+def seal_again(adata: ad.AnnData) -> None:
+    """After a test has changed the cells: as if they had been prepared like this."""
+    prepared = read_entry(adata).prepared
+    _seal(adata, Keys("gim"), prepared["feature_spec"], list(prepared["genes"]))
 
 
 def _assemble(x, labels, genes, table, dag, probability, effect, perturbations, continuous, k, rng) -> ad.AnnData:
@@ -177,6 +203,7 @@ def _assemble(x, labels, genes, table, dag, probability, effect, perturbations, 
     parts = table.loc[~table["is_control"], ["condition", "perturbation", "dose"]]
     adata.uns[k.uns] = {
         "format": FORMAT_VERSION,
+        "key": k.key,
         "conditions": table,
         "parts": parts.rename(columns={"condition": "part"}).reset_index(drop=True),
         "graph": pd.DataFrame(edges, columns=["source", "target", "probability"]).astype({"probability": float}),
@@ -191,8 +218,6 @@ def _assemble(x, labels, genes, table, dag, probability, effect, perturbations, 
             "edges": np.round(len(edges) + 900 * settle).astype(int),
             "targets_per_condition": 6 + 18 * settle,
         },
-        "state": {"weight": np.zeros(3, dtype=np.float32)},
-        "state_sha256": "0" * 64,
         "params": {
             "prepare": {"input": "continuous" if continuous else "counts"},
             "fit": {"seed": 0},

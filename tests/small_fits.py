@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 import scgim
+from scgim.slots import cell_hashes, checksum, read_entry, seal
 
 GENES = [f"g{i}" for i in range(5)]
 DRUGS = ("A", "B", "C")
@@ -75,3 +76,30 @@ def edit_graph(adata: ad.AnnData, edges: list[tuple[str, str]], key: str = "gim"
     table = pd.DataFrame(edges, columns=["source", "target"]).assign(probability=0.9)
     table.index = table.index.astype(str)
     adata.uns[key]["graph"] = table
+    genes = list(read_entry(adata, key).fitted["genes"])
+    graph = np.zeros((len(genes),) * 2, dtype=bool)
+    for source, target in edges:
+        graph[genes.index(source), genes.index(target)] = True
+    edit_record(adata, key, graph=graph)
+
+
+def seal_cells(adata: ad.AnnData, key: str = "gim") -> None:
+    """After a test has changed values: as if they had been prepared like this."""
+    entry = read_entry(adata, key)
+    codes = entry.codes(adata)
+    rows = np.flatnonzero(codes >= 0)
+    labels = np.array(entry.labels, dtype=object)[codes[rows]]
+    cells = np.sort(cell_hashes(entry.expression(adata, rows), entry.genes, labels))
+    _seal(adata, key, {**entry.prepared, "cells": cells}, entry.fitted, entry.weights)
+
+
+def edit_record(adata: ad.AnnData, key: str = "gim", weights: dict[str, Any] | None = None, **fitted: Any) -> None:
+    """Change what the fit recorded (or its weights), under a new checksum."""
+    entry = read_entry(adata, key)
+    new = entry.weights if weights is None else weights
+    _seal(adata, key, entry.prepared, {**entry.fitted, **fitted}, new)
+
+
+def _seal(adata: ad.AnnData, key: str, prepared: Any, fitted: Any, weights: Any) -> None:
+    state = seal({"prepared": prepared, "fitted": fitted}, weights)
+    adata.uns[key] |= {"state": state, "state_sha256": checksum(state)}

@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 SHARED = {"_keys", "_logging", "_optional", "_rng", "_storage", "_threads", "_validation"}
 #: A module may import those on its own level or above it in this list, and the shared ones.
 LEVELS = [
-    {"simulate", "metrics"},
+    {"slots", "simulate", "metrics"},
     {"datasets"},
     {"pp"},
     {"model"},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Version of the slot layout; a file with a larger number was written by a newer scgim.
-FORMAT_VERSION = 1
+#: Version of the slot layout; a file with another number was written by a newer or an earlier scgim.
+FORMAT_VERSION = 2
 
 #: The layer in which `pp.prepare` keeps the raw counts.
 COUNTS_LAYER = "counts"
@@ -71,3 +71,13 @@ class Keys:
     def effect(self) -> str:
         """varm: (genes, conditions) float32, location parameter of the replaced mechanism."""
         return f"{self.prefix}_effect"
+
+    def fit_slots(self) -> list[tuple[str, str]]:
+        """(attribute of the AnnData, name) of what a fit writes, `uns` aside."""
+        return [("varp", self.edge_prob), ("varm", self.target_prob), ("varm", self.effect)]
+
+    def slots(self) -> list[tuple[str, str]]:
+        """(attribute of the AnnData, name) of everything that a preparation and its fit write."""
+        obs, var = (self.condition, self.split), (self.genes, self.score)
+        own = [*(("obs", name) for name in obs), *(("var", name) for name in var)]
+        return [*own, *self.fit_slots(), ("uns", self.uns)]

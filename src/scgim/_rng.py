@@ -28,10 +28,10 @@ def draw_seed(rng: np.random.Generator) -> int:
     return int(rng.integers(0, 2**63 - 1))
 
 
-def torch_generator(rng: np.random.Generator, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator on `device`, seeded from `rng`."""
+def torch_generator(rng: np.random.Generator | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator on `device`, seeded from `rng`, or with the seed given."""
     import torch
 
     generator = torch.Generator(device=device)
-    generator.manual_seed(draw_seed(rng))
+    generator.manual_seed(draw_seed(rng) if isinstance(rng, np.random.Generator) else rng)
     return generator

@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from ._keys import FORMAT_VERSION, Keys
-
 if TYPE_CHECKING:
-    from anndata import AnnData
+    pass
 
 #: log1p of a count; ln(1 + 1e13), so anything above was not log-transformed.
 _LARGEST_LOG = 30.0
@@ -23,7 +21,8 @@ _CHUNK = 1 << 22
 
 def listing(items: Iterable[Any], *, most: int = 10) -> str:
     """`'a', 'b', 'c' and 4 more`, for error messages."""
-    names = [repr(item) if isinstance(item, str) else str(item) for item in items]
+    plain = (str(item) if isinstance(item, np.str_) else item for item in items)
+    names = [repr(item) if isinstance(item, str) else str(item) for item in plain]
     if not names:
         return "none"
     shown = ", ".join(names[:most])
@@ -102,61 +101,6 @@ def require_column(obs: pd.DataFrame, key: str, argument: str) -> pd.Series:
     if isinstance(column, pd.DataFrame):
         raise ValueError(f"adata.obs has {column.shape[1]} columns named {key!r} ({argument}); rename or drop one.")
     return column
-
-
-def require_prepared(
-    adata: AnnData, key: str = "gim", group: str | None = None, *, needs: Iterable[str] = ()
-) -> tuple[Keys, dict[str, Any]]:
-    """Keys and `uns` entry of a prepared AnnData.
-
-    Parameters
-    ----------
-    adata
-        What `scgim.pp.prepare` wrote into.
-    key
-        The `key_added` given to it.
-    group
-        One of the groups where `groupby` was given.
-    needs
-        Entries that must be there.
-
-    Raises
-    ------
-    KeyError
-        Where nothing was prepared under `key`, or the group does not exist.
-    ValueError
-        Where `group` is needed and missing, or the slots were written by a newer scgim.
-    """
-    top = adata.uns.get(key)
-    if not isinstance(top, dict) or "format" not in top:
-        found = [k for k, v in adata.uns.items() if isinstance(v, dict) and "format" in v]
-        others = f" Prepared keys are: {listing(found)}." if found else ""
-        raise KeyError(
-            f"adata.uns[{key!r}] was not found: run scgim.pp.prepare(adata, key_added={key!r}) first.{others}"
-        )
-    if int(top["format"]) > FORMAT_VERSION:
-        raise ValueError(
-            f"adata.uns[{key!r}] has format {int(top['format'])}; this scgim reads up to format "
-            f"{FORMAT_VERSION}. "
-            "The file was written by a newer version: run pip install --upgrade scgim."
-        )
-    groups = None if "groups" not in top else [str(g) for g in np.asarray(top["groups"])]
-    if groups is None and group is not None:
-        raise KeyError(f"group={group!r}: {key!r} was prepared without groupby; leave group out.")
-    if groups is not None and group is None:
-        raise ValueError(f"{key!r} was prepared with groupby: pass group=, one of {listing(groups)}.")
-    if groups is not None and str(group) not in groups:
-        raise KeyError(f"group={group!r} does not exist under {key!r}; the groups are {listing(groups)}.")
-    keys = Keys(key, None if group is None else str(group))
-    if keys.uns not in adata.uns:
-        raise KeyError(f"adata.uns[{keys.uns!r}] is missing: run scgim.pp.prepare again.")
-    missing = [name for name in needs if name not in adata.uns[keys.uns]]
-    if missing:
-        raise KeyError(
-            f"adata.uns[{keys.uns!r}] lacks {listing(missing)}: it is incomplete or was changed. "
-            "Run scgim.pp.prepare again."
-        )
-    return keys, adata.uns[keys.uns]
 
 
 def check_values(

@@ -16,7 +16,6 @@ from small_fits import GENES, QUICK, prepared
 
 import scgim
 from scgim._keys import FORMAT_VERSION
-from scgim.get._slots import require_fit
 
 
 @pytest.fixture(scope="module")
@@ -134,45 +133,31 @@ def _not_prepared(adata):
     del adata.uns["gim"]
 
 
-def _not_fitted(adata):
-    for name in ("graph", "targets", "history", "state"):
-        del adata.uns["gim"][name]
-
-
 def _from_the_future(adata):
     adata.uns["gim"]["format"] = FORMAT_VERSION + 1
 
 
-def _half_a_fit(adata):
+def _from_the_past(adata):
+    adata.uns["gim"]["format"] = FORMAT_VERSION - 1
+
+
+def _no_record(adata):
     del adata.uns["gim"]["state"]
 
 
-def _no_conditions(adata):
-    del adata.uns["gim"]["conditions"]
-
-
-def _no_obs(adata):
-    del adata.obs["gim_condition"]
-
-
-def _no_var(adata):
-    del adata.var["gim"]
+def _no_table(adata):
+    for name in ("graph", "targets", "history"):
+        del adata.uns["gim"][name]
 
 
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
         (_not_prepared, KeyError, r"uns\['gim'\].*scgim.pp.prepare.*run scgim.tl.fit_gim"),
-        (_not_fitted, KeyError, "not fitted: run scgim.tl.fit_gim first"),
-        (
-            _from_the_future,
-            ValueError,
-            f"(?s)format {FORMAT_VERSION + 1}.*up to format {FORMAT_VERSION}.*upgrade",
-        ),
-        (_half_a_fit, KeyError, r"uns\['gim'\]\['state'\]"),
-        (_no_conditions, KeyError, "conditions"),
-        (_no_obs, KeyError, r"obs\['gim_condition'\]"),
-        (_no_var, KeyError, r"var\['gim'\]"),
+        (_from_the_future, ValueError, f"(?s)format {FORMAT_VERSION + 1}.*up to format {FORMAT_VERSION}.*upgrade"),
+        (_from_the_past, ValueError, "of an earlier scgim.*fit_gim again"),
+        (_no_record, ValueError, "'state'.*incomplete or changed"),
+        (_no_table, KeyError, r"uns\['gim'\]\['(graph|targets|history)'\]"),
     ],
 )
 @pytest.mark.parametrize("function", [scgim.get.graph, scgim.get.targets, scgim.get.history])
@@ -183,18 +168,24 @@ def test_what_is_missing_is_named_with_its_remedy(small, function, damage, error
     assert re.search(message, str(caught.value.args[0])), caught.value
 
 
+def test_prepared_but_not_fitted_is_said():
+    with pytest.raises(KeyError, match=r"not fitted: run scgim\.tl\.fit_gim first"):
+        scgim.get.graph(prepared())
+
+
 def test_genes_removed_after_the_fit_are_named(small):
     cut = small[:, small.var_names != "TXNIP"].copy()
     with pytest.raises(ValueError, match="TXNIP"):
         scgim.get.graph(cut)
 
 
-def test_require_fit_returns_the_entry(small):
-    slots = require_fit(small)
-    assert slots.uns is small.uns["gim"]
-    assert slots.keys.prefix == "gim"
-    assert slots.dose_unit == "nM"
-    assert slots.conditions["is_control"].tolist() == [True, False, False, False, False]
+def test_the_tables_for_people_are_never_read_back_for_the_graph_and_the_targets(small):
+    """Sorted, they give the same; a column of notes stays."""
+    before = scgim.get.graph(small)
+    small.uns["gim"]["graph"] = small.uns["gim"]["graph"].iloc[::-1].assign(note="")
+    del small.uns["gim"]["conditions"], small.obs["gim_condition"], small.var["gim"]
+    assert nx.utils.graphs_equal(scgim.get.graph(small), before)
+    assert len(scgim.get.targets(small))
 
 
 def test_params_are_what_was_given_before_and_after_a_file(tmp_path):

@@ -6,7 +6,7 @@ import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from example_fit import HELD_OUT, LONG_GENES, gene_names, make_fit
+from example_fit import HELD_OUT, LONG_GENES, gene_names, make_fit, seal_again
 from figure_checks import assert_legible, assert_same_adata
 
 import scgim
@@ -47,6 +47,7 @@ def test_default_genes_differ_most_between_observed_and_control(fitted, predicte
 def test_continuous_data_have_no_zero_bars():
     adata, predicted = make_fit(continuous=True, cells=20, control_cells=50)
     adata.X[:10] = 0.0  # an exact zero is a value like any other here
+    seal_again(adata)
     for ax in scgim.pl.marginals(adata, predicted, condition=HELD_OUT, n_genes=2):
         assert not ax.containers
         curve = {line.get_label(): line for line in ax.lines}["predicted"]
@@ -88,6 +89,7 @@ def test_degenerate_genes_are_drawn():
     x = adata.X.toarray()
     x[:, 0], x[:, 1] = 0.0, 1.5  # never expressed; always the same value
     adata.X = x
+    seal_again(adata)
     sampled = predicted.X.copy()
     sampled[:, 0] = 0.0
     predicted.X = sampled

@@ -423,11 +423,9 @@ def test_two_prefixes_coexist_and_a_second_run_replaces_the_first(cells: ad.AnnD
     prepare(adata, **(SMALL | {"layer": "counts", "key_added": "other", "n_genes": 4}))
     assert (adata.var["gim"].sum(), adata.var["other"].sum()) == (8, 4)
     adata.varm["gim_effect"] = np.zeros((adata.n_vars, 7))
-    adata.uns["gim"]["state"] = {"w": np.zeros(2)}
     prepare(adata, **(SMALL | {"layer": "counts", "n_genes": 5}))
     assert adata.var["gim"].sum() == 5
     assert "gim_effect" not in adata.varm
-    assert "state" not in adata.uns["gim"]
     assert "other" in adata.uns
 
 

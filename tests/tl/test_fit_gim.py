@@ -15,6 +15,7 @@ from small_fits import GENES, QUICK, drug_cells, fitted, prepared
 
 import scgim
 from scgim.model import is_acyclic
+from scgim.slots import read_entry
 
 
 def bad_fit(adata, **changes) -> None:
@@ -56,7 +57,10 @@ def test_slots(kind, intervention):
         assert np.isfinite(table[:5]).all()
     assert not adata.varm["gim_target_prob"][:5, 0].any()  # the control
     targets = uns["targets"]
-    assert list(targets.columns) == ["condition", "gene", "probability", "is_target", "effect"]
+    assert list(targets.columns) == [
+        *("condition", "gene", "probability", "is_target", "effect"),
+        *("control_mean", "log2_fold_change", "direction"),
+    ]
     assert len(targets) == 6 * 5
     for _, row in targets.iterrows():
         column = uns["conditions"]["condition"].tolist().index(row["condition"])
@@ -93,14 +97,17 @@ def test_the_seed_decides_and_the_global_state_is_untouched():
 
 
 def test_hold_out_in_fit_gim_and_test_cells_have_no_influence():
-    adata = prepared(prepare={"hold_out": {"A": 10}})
-    moved = adata.copy()
-    held = (moved.obs["gim_split"] == "test").to_numpy()
-    assert held.sum() == 30
+    adata, moved = drug_cells(), drug_cells()
+    held = ((moved.obs["perturbation"] == "A") & (moved.obs["dose"] == 10)).to_numpy()
     moved.X[held] *= -7
     for each in (adata, moved):
+        scgim.pp.prepare(each, dose_key="dose", input="continuous", genes=GENES, min_cells=1, hold_out={"A": 10})
+        assert ((each.obs["gim_split"] == "test") == held).all()
         scgim.tl.fit_gim(each, **QUICK)
-    assert adata.uns["gim"]["state_sha256"] == moved.uns["gim"]["state_sha256"]
+    first, second = (read_entry(each).weights for each in (adata, moved))
+    assert first
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value, err_msg=name)
     later = prepared()
     scgim.tl.fit_gim(later, hold_out={"A": 10}, **QUICK)
     assert later.uns["gim"]["state_sha256"] == adata.uns["gim"]["state_sha256"]
@@ -148,7 +155,7 @@ def test_a_failure_in_the_second_group_leaves_the_first_as_it_was():
 def test_a_view_can_be_fitted_and_its_parent_stays():
     adata = prepared()
     before = snapshot(adata)
-    view = adata[adata.obs["perturbation"] != "C"]
+    view = adata[::-1]
     scgim.tl.fit_gim(view, **QUICK)
     assert "state" in view.uns["gim"]
     assert_unchanged(adata, before)
@@ -224,10 +231,6 @@ def set_x(adata, row, column, value) -> None:
     adata.X[row, column] = value
 
 
-def no_genes(adata) -> None:
-    del adata.var["gim"]
-
-
 def one_condition(adata) -> None:
     adata.obs["gim_split"] = adata.obs["gim_split"].where(adata.obs["gim_condition"] == "control")
 
@@ -245,15 +248,8 @@ BAD = {
     "negative": ("continuous", None, {"mechanism": "ziln"}, ValueError, r"ziln.*negative.*mlp"),
     "nan": ("continuous", lambda a: set_x(a, 3, 1, np.nan), {}, ValueError, "g1"),
     "infinite": ("log1p", lambda a: set_x(a, 3, 2, np.inf), {}, ValueError, "g2"),
-    "all zero": ("log1p", lambda a: set_x(a, slice(None), 2, 0), {}, ValueError, "g2"),
-    "constant": ("continuous", lambda a: set_x(a, slice(None), 2, 5), {}, ValueError, "g2"),
-    "constant, held out cells vary": (
-        "continuous",
-        lambda a: set_x(a, (a.obs["gim_condition"] != "A_10").to_numpy(), 2, 5),
-        {"hold_out": {"A": 10}},
-        ValueError,
-        "g2",
-    ),
+    "changed": ("log1p", lambda a: set_x(a, slice(0, 9), 2, 0.3), {}, ValueError, "9 of 300 cells are not what"),
+    "scaled": ("continuous", lambda a: set_x(a, slice(None), 2, 5), {}, ValueError, "adata.X was changed"),
     "known gene": ("continuous", None, {"known_targets": {"A": "g9"}}, ValueError, r"g9.*g\d"),
     "known perturbation": ("continuous", None, {"known_targets": {"Q": "g0"}}, ValueError, "Q"),
     "known after hold_out": (
@@ -262,7 +258,6 @@ BAD = {
     "known value": ("continuous", None, {"known_interventions": {"A": {"g0": np.nan}}}, ValueError, "g0"),
     "known negative value": ("log1p", None, {"known_interventions": {"A": {"g0": -1.0}}}, ValueError, "g0"),
     "one condition": ("continuous", one_condition, {}, ValueError, "one condition"),
-    "no genes chosen": ("continuous", no_genes, {}, KeyError, "select_markers"),
     "groupby": ("continuous", None, {"groupby": "line"}, ValueError, "prepare"),
     "group": ("continuous", None, {"group": "first"}, KeyError, "group"),
     "key": ("continuous", None, {"key_added": "gin"}, KeyError, "gin"),
@@ -286,6 +281,23 @@ def test_bad_input_is_refused_and_nothing_changes(case, earlier_fit, tmp_path):
     with pytest.raises(error, match=message):
         bad_fit(adata, **arguments)
     assert_unchanged(adata, before)
+
+
+@pytest.mark.parametrize("hold_out", [None, {"A": 10}])
+def test_a_gene_that_never_varies_in_training_is_refused(hold_out):
+    adata = drug_cells()
+    held = ((adata.obs["perturbation"] == "A") & (adata.obs["dose"] == 10)).to_numpy()
+    adata.X[~held if hold_out else slice(None), 2] = 5
+    scgim.pp.prepare(adata, dose_key="dose", input="continuous", genes=GENES, min_cells=1)
+    with pytest.raises(ValueError, match=r"never vary.*g2"):
+        bad_fit(adata, hold_out=hold_out)
+
+
+def test_genes_have_to_be_chosen():
+    adata = drug_cells()
+    scgim.pp.conditions(adata, dose_key="dose")
+    with pytest.raises(KeyError, match="select_markers"):
+        bad_fit(adata)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

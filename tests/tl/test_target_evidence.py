@@ -12,7 +12,7 @@ from anndata import AnnData
 from small_fits import GENES, QUICK, TARGET, prepared
 
 import scgim
-from scgim.tl._prepared import known_arrays, training_tensors
+from scgim.tl._prepared import training_tensors
 from scgim.tl.evidence import _unexplained
 from scgim.tl.stored import load
 
@@ -83,7 +83,7 @@ def test_what_the_parents_explain_is_no_change_of_a_gene() -> None:
         for cause, effect in chain:
             m.weight[cause, effect] = m.scale[cause] / m.response_scale[effect]
     model.graph[:] = False
-    data = training_tensors(adata, model.keys, model.uns, known_arrays(model.uns, model.genes, None, None))
+    data = training_tensors(adata, model.entry, (None, None))
     alone = _unexplained(model, data)
     model.graph[tuple(zip(*chain, strict=True))] = True
     found = _unexplained(model, data)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgim._keys import Keys
 from scgim._logging import log_duration
 from scgim._rng import RngLike
-from scgim._validation import check_choice, listing, require_prepared, suggestion
+from scgim._validation import check_choice, listing, suggestion
+from scgim.slots import Entry, read_entry
 
 from .additive import Additive
 from .bacadi import BaCaDI
@@ -102,9 +102,8 @@ def fit(
     >>> ridge.sample(held_out, n=100).shape                                           # doctest: +SKIP
     (100, 50)
     """
-    keys, slots = _require(adata, key, group)
-    baseline = method if isinstance(method, Baseline) else _make(method, slots, options)
-    data = training_data(adata, key=keys.key, group=keys.group)
+    baseline = method if isinstance(method, Baseline) else _make(method, read_entry(adata, key, group), options)
+    data = training_data(adata, key=key, group=group)
     with log_duration(f"baseline {baseline.name} fitted on {len(data.x)} cells"):
         if time_limit is None:
             return baseline.fit(data, rng)
@@ -131,19 +130,18 @@ def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None)
     KeyError, ValueError
         If nothing was prepared under `key`, or there is no control cell.
     """
-    keys, slots = _require(adata, key, group)
-    table = slots["conditions"]
-    training = adata.obs[keys.split].isin(["train", "valid"]) & adata.obs[keys.condition].notna()
-    rows = np.flatnonzero(training.to_numpy(dtype=bool))
-    position = {str(label): row for row, label in enumerate(table["condition"])}
-    codes = np.array([position[str(label)] for label in adata.obs[keys.condition].iloc[rows]], dtype=np.int64)
+    entry = read_entry(adata, key, group)
+    codes = entry.codes(adata)
+    modelled = np.flatnonzero(codes >= 0)
+    x = entry.read_cells(adata, modelled, codes, all_of_them=True)
+    training = np.isin(entry.split(adata)[modelled], ["train", "valid"])
     return TrainingData(
-        x=dense_cells(adata, keys, rows),
-        codes=codes,
-        conditions=table,
-        features=_condition_features(slots),
-        parts=[_condition_parts(slots, row) for row in range(len(table))],
-        graded=str(slots["feature_spec"]["kind"]) == "potency",
+        x=x[training],
+        codes=codes[modelled][training],
+        conditions=entry.conditions,
+        features=_condition_features(entry),
+        parts=[_condition_parts(entry, row) for row in range(len(entry.labels))],
+        graded=str(entry.spec["kind"]) == "potency",
     )
 
 
@@ -169,9 +167,8 @@ def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: s
     KeyError
         If there is no such condition.
     """
-    _, slots = _require(adata, key, group)
-    table = slots["conditions"].reset_index(drop=True)
-    labels = [str(name) for name in table["condition"]]
+    entry = read_entry(adata, key, group)
+    table, labels = entry.conditions, entry.labels
     if label not in labels:
         raise KeyError(
             f"Condition {label!r} does not exist.{suggestion(label, labels)} The conditions are: {listing(labels)}."
@@ -181,40 +178,9 @@ def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: s
         label=label,
         perturbation=str(table["perturbation"].iloc[row]),
         dose=float(table["dose"].iloc[row]),
-        features=_condition_features(slots)[row],
-        parts=_condition_parts(slots, row),
+        features=_condition_features(entry)[row],
+        parts=_condition_parts(entry, row),
     )
-
-
-def dense_cells(adata: AnnData, keys: Keys, rows: np.ndarray) -> np.ndarray:
-    """Modelled genes of the given cells, float32 (cells, genes); nothing else is made dense.
-
-    Parameters
-    ----------
-    adata
-        In memory or backed; X dense, sparse or Dask.
-    keys
-        Slot names of the preparation.
-    rows
-        int (cells,), positions.
-    """
-    x = adata[rows, adata.var[keys.genes].to_numpy(dtype=bool)].X
-    for convert in ("compute", "toarray"):  # Dask, then sparse
-        if hasattr(x, convert):
-            x = getattr(x, convert)()
-    return np.asarray(x, dtype=np.float32)
-
-
-def _require(adata: AnnData, key: str, group: str | None) -> tuple[Keys, dict[str, Any]]:
-    """`require_prepared`, and every step of `pp.prepare` that a baseline reads must have run."""
-    keys, slots = require_prepared(adata, key, group)
-    missing = [f"adata.obs[{name!r}]" for name in (keys.condition, keys.split) if name not in adata.obs]
-    missing += [f"adata.var[{keys.genes!r}]"] if keys.genes not in adata.var else []
-    needed = ("conditions", "parts", "membership", "features")
-    missing += [f"adata.uns[{keys.uns!r}][{name!r}]" for name in needed if name not in slots]
-    if missing:
-        raise KeyError(f"{', '.join(missing)} not found: run scgim.pp.prepare(adata, key_added={key!r}) first.")
-    return keys, slots
 
 
 def method_class(method: str) -> type[Baseline]:
@@ -223,22 +189,22 @@ def method_class(method: str) -> type[Baseline]:
     return _METHODS[method]
 
 
-def _make(method: str, slots: dict[str, Any], options: dict[str, Any]) -> Baseline:
+def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
     kind = method_class(method)
-    declared = str(slots.get("params", {}).get("prepare", {}).get("input", ""))
+    declared = str(entry.arguments["input"])
     positive = declared in ("counts", "log1p")
     if issubclass(kind, ShiftBaseline | CondOT):
         options = {"clip": positive, **options}
-    elif issubclass(kind, InterventionModel) and declared:
+    elif issubclass(kind, InterventionModel):
         options = {"mechanism": "ziln" if positive else "mlp", **options}
     return kind(**options)
 
 
-def _condition_features(slots: dict[str, Any]) -> np.ndarray:
+def _condition_features(entry: Entry) -> np.ndarray:
     """(conditions, p): features summed over the parts of each condition."""
-    return np.asarray(slots["membership"], dtype=np.float32) @ np.asarray(slots["features"], dtype=np.float32)
+    return entry.membership.astype(np.float32) @ entry.features.astype(np.float32)
 
 
-def _condition_parts(slots: dict[str, Any], row: int) -> tuple[str, ...]:
-    names = slots["parts"]["part"].astype(str).to_numpy()
-    return tuple(str(name) for name in names[np.asarray(slots["membership"])[row].astype(bool)])
+def _condition_parts(entry: Entry, row: int) -> tuple[str, ...]:
+    names = entry.prepared["parts"]["part"].astype(str).to_numpy()
+    return tuple(str(name) for name in names[entry.membership[row].astype(bool)])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgim.datasets import sciplex3
+from scgim.slots import read_entry
 
 from .tasks import Query, Task
 
@@ -140,18 +141,20 @@ class SciPlex3Task:
         return self._task(self.prepared(labels), labels, "valid")
 
     def _task(self, adata: AnnData, labels: Sequence[str], split: str) -> Task:
-        from scgim._keys import Keys
-        from scgim.baselines.prepared import dense_cells, prepared_condition, training_data
+        from scgim.baselines.prepared import prepared_condition, training_data
 
-        found = adata.obs["gim_condition"].astype(str).to_numpy()
+        entry = read_entry(adata)
+        found = entry.codes(adata)
         queries = [
-            Query(prepared_condition(adata, label), dense_cells(adata, Keys("gim"), np.flatnonzero(found == label)))
+            Query(
+                prepared_condition(adata, label),
+                entry.expression(adata, np.flatnonzero(found == entry.labels.index(label))),
+            )
             for label in labels
         ]
         positive: dict[str, dict[str, Any]] = {name: {"mechanism": "ziln"} for name in ("gim", "bacadi")}
         positive |= {name: {"clip": True} for name in ("mean_shift", "ridge", "additive", "condot")}
-        genes = tuple(adata.var_names[adata.var["gim"].to_numpy(dtype=bool)].astype(str))
-        return Task(training_data(adata), {split: queries}, None, positive, genes)
+        return Task(training_data(adata), {split: queries}, None, positive, tuple(entry.genes))
 
 
 def extract(

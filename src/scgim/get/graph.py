@@ -5,7 +5,9 @@ from __future__ import annotations
 import anndata as ad
 import networkx as nx
 
-from ._slots import modelled_genes, require_fit
+from scgim.slots import read_entry
+
+from ._fit import genes_of, stored_table
 
 
 def graph(
@@ -48,13 +50,13 @@ def graph(
     >>> dag = scgim.get.graph(adata)  # doctest: +SKIP
     >>> list(nx.topological_generations(dag))  # doctest: +SKIP
     """
-    slots = require_fit(adata, key, group)
+    entry = read_entry(adata, key, group, fitted=True)
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a probability, between 0 and 1, not {threshold}.")
     dag = nx.DiGraph()
-    dag.add_nodes_from(modelled_genes(adata, slots))
-    edges = slots.uns["graph"]
-    for source, target, probability in edges[["source", "target", "probability"]].itertuples(index=False):
+    dag.add_nodes_from(genes_of(adata, entry))
+    edges = stored_table(entry, "graph", ("source", "target", "probability"))
+    for source, target, probability in edges.itertuples(index=False):
         if threshold is None or probability >= threshold:
             dag.add_edge(str(source), str(target), probability=float(probability))
     return dag

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ._slots import require_fit
+from scgim.slots import read_entry
 
 _ORDER = (
     "step",
@@ -50,8 +52,11 @@ def history(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) ->
     >>> import scgim
     >>> scgim.get.history(adata).tail(1)  # doctest: +SKIP
     """
-    slots = require_fit(adata, key, group)
-    arrays = {str(name): np.asarray(values).ravel() for name, values in slots.uns["history"].items()}
+    slots = read_entry(adata, key, group, fitted=True)
+    stored = slots.uns.get("history")
+    if not isinstance(stored, Mapping):
+        raise KeyError(f"adata.uns[{slots.keys.uns!r}]['history'] is missing: read the original file, or fit again.")
+    arrays = {str(name): np.asarray(values).ravel() for name, values in stored.items()}
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"adata.uns['{slots.keys.uns}']['history'] holds arrays of different lengths: {lengths}.")

@@ -7,7 +7,7 @@ from typing import Any
 import anndata as ad
 
 from scgim._storage import from_storable
-from scgim._validation import require_prepared
+from scgim.slots import read_entry
 
 
 def params(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) -> dict[str, Any]:
@@ -49,5 +49,7 @@ def params(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) -> 
     >>> stored["n_genes"], stored["layer"]
     (10, None)
     """
-    _, uns = require_prepared(adata, key, group, needs=("params",))
-    return from_storable(dict(uns["params"]))
+    entry = read_entry(adata, key, group, genes=False)
+    stored = from_storable(dict(entry.prepared["params"]))
+    fit = entry.uns.get("params", {}).get("fit")
+    return stored if fit is None or not entry.fitted else {**stored, "fit": from_storable(dict(fit))}

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 import anndata as ad
 import pandas as pd
 
-from ._slots import check_known, modelled_genes, require_fit
+from scgim.slots import read_entry
+
+from ._fit import genes_of, stored_table
+from ._names import check_known
 
 
 def targets(
@@ -61,9 +64,10 @@ def targets(
     >>> import scgim
     >>> scgim.get.targets(adata, perturbations="Dacinostat", called_only=True)  # doctest: +SKIP
     """
-    slots = require_fit(adata, key, group)
+    slots = read_entry(adata, key, group, fitted=True)
     about = slots.conditions[["condition", "perturbation", "dose", "split"]]
-    stored = slots.uns["targets"].astype({"condition": str, "gene": str, "is_target": bool})
+    stored = stored_table(slots, "targets", ("condition", "gene", "probability", "is_target"), others=True)
+    stored = stored.astype({"condition": str, "gene": str, "is_target": bool})
     keep = pd.Series(True, index=stored.index)
     if conditions is not None:
         keep &= stored["condition"].isin(check_known(conditions, about["condition"].tolist(), "condition"))
@@ -72,7 +76,7 @@ def targets(
         names = check_known(perturbations, known, "perturbation")
         keep &= stored["condition"].isin(about.loc[about["perturbation"].isin(names), "condition"])
     if genes is not None:
-        keep &= stored["gene"].isin(check_known(genes, modelled_genes(adata, slots), "gene"))
+        keep &= stored["gene"].isin(check_known(genes, genes_of(adata, slots), "gene"))
     if min_probability is not None:
         keep &= stored["probability"] >= min_probability
     if called_only:

@@ -8,7 +8,7 @@ from .refit import refit_effects
 from .scores import LocalScores
 from .search import SearchResult, search_structure
 from .start import build, condition_moments, find_structure, resolve_sparsity, start_from_search
-from .state import checksum, pack, unpack
+from .state import pack, unpack
 
 __all__ = [
     "PRESETS",
@@ -20,7 +20,6 @@ __all__ = [
     "SearchResult",
     "TrainingData",
     "build",
-    "checksum",
     "condition_moments",
     "find_structure",
     "fit",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 
@@ -40,13 +38,3 @@ def unpack(gim: GIM, state: dict[str, np.ndarray]) -> None:
                 f"The stored weight {name!r} has shape {state[name].shape}, expected {tuple(value.shape)}."
             )
     gim.load_state_dict({n: torch.as_tensor(np.asarray(a)).to(expected[n].dtype) for n, a in state.items()})
-
-
-def checksum(state: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        array = np.ascontiguousarray(state[name])
-        digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy import sparse
 
 from scgim._validation import listing
-from scgim.get._slots import Slots, check_known
+from scgim.get._names import check_known
+from scgim.slots import Entry
 
 
 def expression(adata: ad.AnnData, cells: np.ndarray, genes: Sequence[str]) -> np.ndarray:
@@ -20,12 +21,15 @@ def expression(adata: ad.AnnData, cells: np.ndarray, genes: Sequence[str]) -> np
     return np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=float)
 
 
-def cells_of(adata: ad.AnnData, slots: Slots, conditions: Iterable[str]) -> np.ndarray:
-    """Mask of the cells under one of `conditions`, (cells,)."""
-    return adata.obs[slots.keys.condition].astype(object).isin(list(conditions)).to_numpy()
+def cells_of(adata: ad.AnnData, slots: Entry, conditions: Iterable[str]) -> np.ndarray:
+    """Mask of the cells under one of `conditions`, (cells,); a ValueError where they are not what was prepared."""
+    codes = slots.codes(adata)
+    chosen = np.isin(codes, [slots.labels.index(label) for label in conditions if label in slots.labels])
+    slots.read_cells(adata, np.flatnonzero(chosen), codes)
+    return chosen
 
 
-def control_cells(adata: ad.AnnData, slots: Slots) -> np.ndarray:
+def control_cells(adata: ad.AnnData, slots: Entry) -> np.ndarray:
     """Mask of the cells without an intervention, (cells,)."""
     table = slots.conditions
     return cells_of(adata, slots, table.loc[table["is_control"], "condition"])
@@ -61,6 +65,6 @@ def choose_genes(
     return change.sort_values(ascending=False, kind="stable").index[:n_genes].tolist()
 
 
-def expression_label(slots: Slots) -> str:
+def expression_label(slots: Entry) -> str:
     """Axis label of `adata.X`."""
-    return "Value" if slots.prepare_params.get("input") == "continuous" else "Expression (log1p)"
+    return "Value" if slots.arguments.get("input") == "continuous" else "Expression (log1p)"

@@ -14,7 +14,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from scgim._validation import listing
-from scgim.get._slots import Slots, check_known, modelled_genes, require_fit
+from scgim.get._fit import genes_of
+from scgim.get._names import check_known
+from scgim.slots import Entry, read_entry
 
 from ._cells import (
     cells_of,
@@ -112,10 +114,10 @@ def dose_response(
     >>> new = scgim.tl.sample_cells(adata, perturbations=doses)  # doctest: +SKIP
     >>> scgim.pl.dose_response(adata, predicted=new)  # doctest: +SKIP
     """
-    slots = require_fit(adata, key, group)
+    slots = read_entry(adata, key, group, fitted=True)
     if band is not None and not 0 <= band[0] < band[1] <= 100:
         raise ValueError(f"band is a pair of increasing percentiles between 0 and 100, not {band}.")
-    nodes = modelled_genes(adata, slots)
+    nodes = genes_of(adata, slots)
     if predicted is not None:
         require_genes(predicted, nodes)
     name = _one_perturbation(slots, predicted, perturbation)
@@ -156,7 +158,7 @@ def dose_response(
     return axes
 
 
-def _one_perturbation(slots: Slots, predicted: ad.AnnData | None, asked: str | None) -> str:
+def _one_perturbation(slots: Entry, predicted: ad.AnnData | None, asked: str | None) -> str:
     """The perturbation to show: the user's, or the only one there is to choose."""
     table = slots.conditions[~slots.conditions["is_control"]]
     dosed = table[table["dose"].notna()]
@@ -177,7 +179,7 @@ def _one_perturbation(slots: Slots, predicted: ad.AnnData | None, asked: str | N
     raise ValueError(f"There are {len(choices)} perturbations: pass perturbation= one of {listing(choices)}.")
 
 
-def _observed(adata: ad.AnnData, slots: Slots, name: str, genes: list[str]) -> dict[str, np.ndarray]:
+def _observed(adata: ad.AnnData, slots: Entry, name: str, genes: list[str]) -> dict[str, np.ndarray]:
     """Mean and standard error of the observed cells, (doses, genes)."""
     table = slots.conditions
     rows = table[(table["perturbation"] == name) & table["dose"].notna()].sort_values("dose")

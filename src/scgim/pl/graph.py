@@ -13,7 +13,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
 import scgim.get as get
-from scgim.get._slots import check_known, require_fit
+from scgim.get._names import check_known
+from scgim.slots import read_entry
 
 from ._arrange import arrange, place
 from ._graph_legend import STRIP, draw_legend, legend_entries, legend_width, strength
@@ -94,7 +95,7 @@ def graph(
     >>> import scgim
     >>> scgim.pl.graph(adata, condition="Dacinostat_10000")  # doctest: +SKIP
     """
-    slots = require_fit(adata, key, group)
+    slots = read_entry(adata, key, group, fitted=True)
     dag = get.graph(adata, threshold=threshold, key=key, group=group)
     targeted: pd.Series | None = None
     called: set[str] = set()

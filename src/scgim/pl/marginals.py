@@ -15,7 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter1d
 
 from scgim._validation import listing
-from scgim.get._slots import Slots, check_known, modelled_genes, require_fit
+from scgim.get._fit import genes_of
+from scgim.get._names import check_known
+from scgim.slots import Entry, read_entry
 
 from ._cells import (
     cells_of,
@@ -106,9 +108,9 @@ def marginals(
     >>> new = scgim.tl.sample_cells(adata, perturbations=[("Dacinostat", 10_000)])  # doctest: +SKIP
     >>> scgim.pl.marginals(adata, new, genes=["ANGPTL4", "CDKN1A"])  # doctest: +SKIP
     """
-    slots = require_fit(adata, key, group)
+    slots = read_entry(adata, key, group, fitted=True)
     condition = _one_condition(predicted, condition)
-    nodes = modelled_genes(adata, slots)
+    nodes = genes_of(adata, slots)
     of_condition = (predicted_labels(predicted).astype(str) == condition).to_numpy()
     observed = cells_of(adata, slots, [condition])
     control = control_cells(adata, slots)
@@ -124,7 +126,7 @@ def marginals(
     if observed.any():
         samples.append(_Sample("observed", expression(adata, observed, shown)))
     samples.append(_Sample("predicted", expression(predicted, of_condition, shown)))
-    with_zeros = slots.prepare_params.get("input") != "continuous" and any((s.values == 0).any() for s in samples)
+    with_zeros = slots.arguments.get("input") != "continuous" and any((s.values == 0).any() for s in samples)
 
     axes, own = make_panels(len(shown), ax=ax, n_cols=n_cols, panel_size=(16, 11.5))
     for j, (panel, gene) in enumerate(zip(axes, shown, strict=True)):
@@ -239,7 +241,7 @@ def _positive_ticks(ax: Axes, center: float, high: float) -> None:
     ax.set_xticks([center, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
 
 
-def _label(axes: np.ndarray, slots: Slots, with_zeros: bool, own: bool, n_cols: int) -> None:
+def _label(axes: np.ndarray, slots: Entry, with_zeros: bool, own: bool, n_cols: int) -> None:
     """Axis labels on the outer panels only."""
     columns = min(len(axes), n_cols) if own else 1
     for i, ax in enumerate(axes):

@@ -15,7 +15,9 @@ from matplotlib.transforms import ScaledTranslation, Transform, blended_transfor
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 import scgim.get as get
-from scgim.get._slots import Slots, check_known, modelled_genes, require_fit
+from scgim.get._fit import genes_of
+from scgim.get._names import check_known
+from scgim.slots import Entry, read_entry
 
 from ._style import (
     axes_size,
@@ -85,10 +87,10 @@ def targets(
     >>> import scgim
     >>> scgim.pl.targets(adata, genes=["CDKN1A", "TXNIP"])  # doctest: +SKIP
     """
-    slots = require_fit(adata, key, group)
+    slots = read_entry(adata, key, group, fitted=True)
     rows = _row_order(slots, conditions)
     table = get.targets(adata, conditions=rows["condition"], key=key, group=group)
-    nodes = modelled_genes(adata, slots)
+    nodes = genes_of(adata, slots)
     shape = {"index": rows["condition"], "columns": nodes}
     wide = table.pivot(index="condition", columns="gene", values=["probability", "is_target"])
     probability = wide["probability"].reindex(**shape).astype(float).fillna(0.0)
@@ -132,7 +134,7 @@ def _color_bar(ax: Axes, mesh: QuadMesh, em: float, ink: str) -> None:
     bar.set_label("Target probability\n(dot: called)", fontsize=em, color=ink)
 
 
-def _row_order(slots: Slots, conditions: str | Iterable[str] | None) -> pd.DataFrame:
+def _row_order(slots: Entry, conditions: str | Iterable[str] | None) -> pd.DataFrame:
     """Rows of the table of conditions without control, by perturbation (first seen first) and dose."""
     table = slots.conditions
     if conditions is not None:

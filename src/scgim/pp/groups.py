@@ -16,7 +16,6 @@ from .conditions import CellLabels, text_labels
 from .design import Design, build_design
 from .features import complete_spec, feature_source, featurize
 from .fingerprints import smiles_of_perturbations
-from .inputs import split_key_clash
 from .markers import choose_markers
 from .normalise import Depth, take_rows
 from .potency import part_responses
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def split_groups(obs: pd.DataFrame, groupby: str | None, key: str) -> list[tuple[str | None, np.ndarray]]:
+def split_groups(obs: pd.DataFrame, groupby: str | None) -> list[tuple[str | None, np.ndarray]]:
     """Name and members, (cells,) bool, of each group; one without a name where there is no `groupby`."""
     if groupby is None:
         return [(None, np.ones(len(obs), dtype=bool))]
@@ -35,11 +34,6 @@ def split_groups(obs: pd.DataFrame, groupby: str | None, key: str) -> list[tuple
     names = sorted({name for name in column if name is not None})
     if not names:
         raise ValueError(f"groupby={groupby!r}: every value of adata.obs[{groupby!r}] is missing. Leave groupby out.")
-    clash = split_key_clash(names, key)
-    if clash:
-        raise ValueError(
-            f"groupby={groupby!r}: the groups {listing(clash)} would share their slots. Rename one of them."
-        )
     missing = sum(name is None for name in column)
     if missing:
         logger.info("%d cells have no group in obs[%r] and are left out.", missing, groupby)

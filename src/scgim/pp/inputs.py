@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._keys import COUNTS_LAYER, Keys
+from .._keys import COUNTS_LAYER
 from .._rng import RngLike, as_generator, draw_seed
 from .._validation import (
     check_anndata,
@@ -47,14 +47,21 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     )
     arguments["valid_fraction"] = check_fraction(arguments["valid_fraction"], "valid_fraction")
     check_features(arguments["features"], arguments["smiles_key"], arguments["dose_key"])
-    check_key(adata, arguments["key_added"])
+    check_key(arguments["key_added"])
     separator = arguments["combination_sep"]
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise TypeError(f"combination_sep must be text or None, got {separator!r}.")
-    for name in ("perturbation_key", "dose_key", "dose_unit_key", "smiles_key", "groupby"):
-        if arguments[name] is not None or name == "perturbation_key":
-            require_column(adata.obs, arguments[name], name)
+    for name, column in named_columns(arguments).items():
+        if column is not None or name == "perturbation_key":
+            require_column(adata.obs, column, name)
     check_genes(arguments["genes"], adata.var_names)
+
+
+def named_columns(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that name a column of `obs`."""
+    return {
+        name: arguments[name] for name in ("perturbation_key", "dose_key", "dose_unit_key", "smiles_key", "groupby")
+    }
 
 
 def check_features(features: Any, smiles_key: str | None, dose_key: str | None) -> None:
@@ -70,15 +77,10 @@ def check_features(features: Any, smiles_key: str | None, dose_key: str | None) 
         raise ValueError(f'features="{features}" needs dose_key=, the column of adata.obs with the doses.')
 
 
-def check_key(adata: AnnData, key_added: Any) -> None:
-    """Refuse a prefix that cannot be stored, or that would overwrite something that is not scgim's."""
+def check_key(key_added: Any) -> None:
+    """Refuse a prefix that cannot be stored."""
     if not isinstance(key_added, str) or not key_added or "/" in key_added:
         raise ValueError(f"key_added={key_added!r}: it must be text, not empty, and without '/'.")
-    entry = adata.uns.get(key_added)
-    ours = isinstance(entry, dict) and "format" in entry
-    if not ours and (entry is not None or key_added in adata.var.columns):
-        taken = f"adata.uns[{key_added!r}]" if entry is not None else f"adata.var[{key_added!r}]"
-        raise ValueError(f"key_added={key_added!r}: {taken} exists and is not scgim's. Choose another key_added.")
 
 
 def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
@@ -132,9 +134,3 @@ def stored_seed(rng: RngLike) -> int:
     """The seed to use and to store: `rng` itself if it is one, else drawn from it."""
     generator = as_generator(rng)
     return int(rng) if isinstance(rng, int | np.integer) else draw_seed(generator)
-
-
-def split_key_clash(names: list[str], key: str) -> list[str]:
-    """Groups whose slots would have the same names."""
-    prefixes = [Keys(key, name).prefix for name in names]
-    return [name for name, prefix in zip(names, prefixes, strict=True) if prefixes.count(prefix) > 1]

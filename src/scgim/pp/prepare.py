@@ -10,9 +10,10 @@ import pandas as pd
 
 from .._keys import COUNTS_LAYER, FORMAT_VERSION, Keys
 from .._rng import RngLike
+from ..slots import refuse_foreign
 from .conditions import label_cells
 from .groups import choose_genes, prepare_cells, split_groups
-from .inputs import check_arguments, read_matrix, stored_seed
+from .inputs import check_arguments, named_columns, read_matrix, stored_seed
 from .normalise import measure_depth, normalise
 from .slots import clear, own, write_group
 from .summary import report, summarise
@@ -186,7 +187,8 @@ def prepare(
     )
     matrix = read_matrix(adata, layer, input)
     depth = measure_depth(matrix, input, min_counts)
-    groups = split_groups(adata.obs, groupby, key_added)
+    groups = split_groups(adata.obs, groupby)
+    refuse_foreign(adata, key_added, [name for name, _ in groups], named_columns(arguments))
     prepared = [
         prepare_cells(adata, labels, members, depth, Keys(key_added, name), arguments) for name, members in groups
     ]
@@ -210,7 +212,7 @@ def prepare(
         adata.X = modelled
     if groupby is not None:
         names = np.array([str(name) for name, _ in groups], dtype=object)
-        adata.uns[key_added] = {"format": FORMAT_VERSION, "groupby": groupby, "groups": names}
+        adata.uns[key_added] = {"format": FORMAT_VERSION, "key": key_added, "groupby": groupby, "groups": names}
     for slots in prepared:
         write_group(adata, slots)
     summary = report(prepared, time.perf_counter() - start)

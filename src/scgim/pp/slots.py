@@ -14,17 +14,17 @@ import pandas as pd
 from .._keys import FORMAT_VERSION, Keys
 from .._logging import logger
 from .._storage import to_storable
-from .._validation import require_prepared
+from ..slots import Entry, cell_hashes, checksum, dense, groups_of, owned, read_entry, seal
 from .design import Design
 from .splits import SPLITS
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Entries of `uns` that a change needs.
-_NEEDED = ("conditions", "parts", "membership", "features", "feature_spec", "params")
+#: Entries of the record that are no entries of `uns`.
+_RECORD_ONLY = ("genes", "cells", "n_vars")
 #: Entries of `uns` that `tl.fit_gim` writes.
-FIT_ENTRIES = ("graph", "targets", "history", "state", "state_sha256")
+FIT_ENTRIES = ("graph", "targets", "history")
 
 
 @dataclass
@@ -58,12 +58,7 @@ def in_group(keys: Keys) -> str:
 
 def design_entries(design: Design) -> dict[str, Any]:
     """The tables of a design, as entries of `uns`."""
-    return {
-        "format": FORMAT_VERSION,
-        "conditions": design.table,
-        "parts": design.parts,
-        "membership": design.membership,
-    }
+    return {"conditions": design.table, "parts": design.parts, "membership": design.membership}
 
 
 def feature_entries(spec: dict[str, Any], matrix: np.ndarray) -> dict[str, Any]:
@@ -92,24 +87,28 @@ def own(adata: AnnData) -> None:
 def write_group(adata: AnnData, slots: GroupSlots) -> None:
     """Write every slot of one group."""
     keys, design = slots.keys, slots.design
-    adata.obs[keys.condition] = pd.Categorical.from_codes(design.codes, categories=list(design.table["condition"]))
+    labels = list(design.table["condition"])
+    adata.obs[keys.condition] = pd.Categorical.from_codes(design.codes, categories=labels)
     adata.obs[keys.split] = pd.Categorical.from_codes(slots.split, categories=list(SPLITS))
+    genes = cells = None
     if slots.genes is not None:
         adata.var[keys.genes] = slots.genes
         adata.var[keys.score] = slots.score
-    adata.uns[keys.uns] = slots.uns
+        genes = adata.var_names[slots.genes].astype(str).to_numpy(dtype=object)
+        rows = np.flatnonzero(design.codes >= 0)
+        x = dense(adata[rows, slots.genes].X)
+        cells = np.sort(cell_hashes(x, genes, np.array(labels, dtype=object)[design.codes[rows]]))
+    state = seal({"prepared": {**slots.uns, "genes": genes, "cells": cells, "n_vars": adata.n_vars}})
+    marks = {"format": FORMAT_VERSION, "key": keys.key}
+    adata.uns[keys.uns] = {**marks, **slots.uns, "state": state, "state_sha256": checksum(state)}
 
 
 def drop_fit(adata: AnnData, keys: Keys) -> bool:
     """Remove what an earlier fit wrote under `keys`; whether there was anything."""
     found = False
-    for slot, name in (
-        (adata.varp, keys.edge_prob),
-        (adata.varm, keys.target_prob),
-        (adata.varm, keys.effect),
-    ):
-        if name in slot:
-            del slot[name]
+    for where, name in keys.fit_slots():
+        if name in getattr(adata, where):
+            del getattr(adata, where)[name]
             found = True
     entry = adata.uns.get(keys.uns, {})
     for name in FIT_ENTRIES:
@@ -120,49 +119,37 @@ def drop_fit(adata: AnnData, keys: Keys) -> bool:
 
 def clear(adata: AnnData, key: str) -> None:
     """Remove everything that an earlier `prepare` or fit wrote under `key`."""
-    top = adata.uns.get(key)
-    if not isinstance(top, dict) or "format" not in top:
-        return
-    groups = [None] if "groups" not in top else [str(group) for group in top["groups"]]
-    for keys in [Keys(key, group) for group in groups]:
-        drop_fit(adata, keys)
-        for frame, names in (
-            (adata.obs, (keys.condition, keys.split)),
-            (adata.var, (keys.genes, keys.score)),
-        ):
-            for name in names:
-                if name in frame:
-                    del frame[name]
-        adata.uns.pop(keys.uns, None)
-    adata.uns.pop(key, None)
+    for where, name in owned(adata, key):
+        slot = getattr(adata, where)
+        if name in slot:
+            del slot[name]
 
 
 def change_slots(adata: AnnData, key: str, group: str | None, step: Callable[[GroupSlots], None], written: str) -> None:
     """Apply `step` to a copy of the stored slots of each group, then write them all."""
-    top = adata.uns.get(key)
-    groups: list[str | None] = [group]
-    if group is None and isinstance(top, dict) and "groups" in top:
-        groups = [str(name) for name in top["groups"]]
-    changed = [_read_slots(adata, *require_prepared(adata, key, name, needs=_NEEDED)) for name in groups]
+    groups = groups_of(adata, key)
+    chosen: list[Any] = [group] if groups is None or group is not None else groups
+    changed = [_read_slots(adata, read_entry(adata, key, name, genes=False)) for name in chosen]
     for slots in changed:
         step(slots)
     own(adata)
     for slots in changed:
         if drop_fit(adata, slots.keys):
             logger.info("the earlier fit%s is removed.", in_group(slots.keys))
-        for name in FIT_ENTRIES:
-            slots.uns.pop(name, None)
-        slots.uns["params"].pop("fit", None)
         write_group(adata, slots)
     logger.info(written)
 
 
-def _read_slots(adata: AnnData, keys: Keys, entry: dict[str, Any]) -> GroupSlots:
-    table, parts = entry["conditions"].copy(), entry["parts"].copy()
-    for name in (keys.condition, keys.split):
-        if name not in adata.obs:
-            raise KeyError(f"adata.obs[{name!r}] is missing: run scgim.pp.prepare again.")
-    codes = pd.Index(table["condition"].astype(str)).get_indexer(adata.obs[keys.condition].astype(object))
-    split = pd.Index(SPLITS).get_indexer(adata.obs[keys.split].astype(object))
-    design = Design(table, parts, np.asarray(entry["membership"]), codes)
-    return GroupSlots(keys, design, split, uns=dict(entry))
+def _read_slots(adata: AnnData, entry: Entry) -> GroupSlots:
+    keys, codes = entry.keys, entry.codes(adata)
+    split = pd.Index(SPLITS, dtype=object).get_indexer(entry.split(adata))
+    design = Design(entry.prepared["conditions"].copy(), entry.prepared["parts"].copy(), entry.membership, codes)
+    uns = {name: value for name, value in entry.prepared.items() if name not in _RECORD_ONLY}
+    slots = GroupSlots(keys, design, split, uns=uns)
+    if entry.prepared["genes"] is None:
+        entry.count_cells(codes)
+    else:  # the cells must be those of the first step, or the record would speak of others
+        entry.read_cells(adata, np.flatnonzero(codes >= 0), codes, all_of_them=True)
+        slots.genes = np.isin(np.arange(adata.n_vars), entry.positions(adata))
+        slots.score = adata.var[keys.score].to_numpy(dtype=float) if keys.score in adata.var else None
+    return slots

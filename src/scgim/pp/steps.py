@@ -12,9 +12,10 @@ from .._logging import logger
 from .._rng import RngLike
 from .._storage import from_storable
 from .._validation import check_anndata, check_values, listing
+from ..slots import refuse_foreign
 from .conditions import label_cells
 from .groups import choose_genes, complete_features, measure_potency, part_features, prepare_cells
-from .inputs import check_arguments, check_features, stored_seed
+from .inputs import check_arguments, check_features, named_columns, stored_seed
 from .normalise import Depth, as_matrix
 from .prepare import prepare
 from .slots import GroupSlots, change_slots, clear, own, write_group
@@ -89,6 +90,7 @@ def conditions(
     )
     everything = np.ones(adata.n_obs, dtype=bool)
     depth = Depth(np.full(adata.n_obs, np.nan), everything)
+    refuse_foreign(adata, key_added, [None], named_columns(arguments))
     slots = prepare_cells(adata, labels, everything, depth, Keys(key_added), arguments)
     own(adata)
     clear(adata, key_added)

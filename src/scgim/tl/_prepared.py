@@ -8,52 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scgim._keys import Keys
-from scgim._validation import listing, require_prepared, suggestion
-from scgim.baselines.prepared import dense_cells
+from scgim._validation import listing, suggestion
 from scgim.inference import TrainingData
+from scgim.slots import Entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def require_slots(adata: AnnData, key: str, group: str | None) -> Keys:
-    """Keys of a preparation of which nothing is missing."""
-    needs = ("conditions", "parts", "membership", "features", "feature_spec", "params")
-    keys, _ = require_prepared(adata, key, group, needs=needs)
-    missing = [f"adata.obs[{name!r}]" for name in (keys.condition, keys.split) if name not in adata.obs]
-    missing += [f"adata.var[{keys.genes!r}]"] * (keys.genes not in adata.var)
-    if missing:
-        raise KeyError(f"{', '.join(missing)} not found: run scgim.pp.prepare (or pp.select_markers) first.")
-    return keys
-
-
-def modelled_names(adata: AnnData, keys: Keys) -> np.ndarray:
-    """Names of the modelled genes, in the order of `adata.var`."""
-    return adata.var_names[adata.var[keys.genes].to_numpy(dtype=bool)].astype(str).to_numpy()
-
-
-def condition_codes(adata: AnnData, keys: Keys, uns: Mapping[str, Any]) -> np.ndarray:
-    """(cells,) row of the table of conditions, -1 for cells outside it."""
-    position = {str(label): row for row, label in enumerate(uns["conditions"]["condition"])}
-    column = adata.obs[keys.condition].astype(object)
-    return np.array([position.get(str(v), -1) if v == v else -1 for v in column], dtype=np.int64)
-
-
-def is_graded(uns: Mapping[str, Any]) -> bool:
-    """Whether the features grow with the size of the effect."""
-    return str(uns["feature_spec"]["kind"]) == "potency"
-
-
 def training_tensors(
-    adata: AnnData, keys: Keys, uns: Mapping[str, Any], known: tuple[np.ndarray | None, np.ndarray | None]
+    adata: AnnData, entry: Entry, known: tuple[np.ndarray | None, np.ndarray | None], *, all_of_them: bool = True
 ) -> TrainingData:
-    """Training and validation cells, without the conditions and parts that are held out."""
-    split = adata.obs[keys.split].astype(object)
-    codes = condition_codes(adata, keys, uns)
-    rows = np.flatnonzero(split.isin(["train", "valid"]).to_numpy(dtype=bool) & (codes >= 0))
-    x = np.asarray(dense_cells(adata, keys, rows), dtype=np.float32)
-    membership = np.asarray(uns["membership"])
+    """Training and validation cells, without the conditions and parts that are held out.
+
+    A ValueError where the cells are not those that were prepared; `all_of_them`: or where some are missing.
+    """
+    split, codes = entry.split(adata), entry.codes(adata)
+    modelled = np.flatnonzero(codes >= 0)
+    x = entry.read_cells(adata, modelled, codes, all_of_them=all_of_them)
+    _check_split(entry, split[modelled], codes[modelled])
+    training = np.isin(split[modelled], ["train", "valid"])
+    x, rows = x[training], modelled[training]
+    membership = entry.membership
     used = np.unique(codes[rows])  # conditions with training cells
     parts = np.flatnonzero(membership[used].any(0))
     new_code = np.full(len(membership), -1)
@@ -65,13 +41,26 @@ def training_tensors(
     return TrainingData(
         x=torch.as_tensor(x),
         condition=torch.as_tensor(new_code[codes[rows]]),
-        valid=torch.as_tensor((split.iloc[rows] == "valid").to_numpy(dtype=bool)),
-        features=torch.as_tensor(np.asarray(uns["features"])[parts], dtype=torch.float32),
+        valid=torch.as_tensor(split[rows] == "valid"),
+        features=torch.as_tensor(entry.features[parts], dtype=torch.float32),
         membership=torch.as_tensor(membership[np.ix_(used, parts)], dtype=torch.float32),
         known_targets=tensor(known[0]),
         known_values=tensor(known[1]),
-        graded=is_graded(uns),
+        graded=str(entry.spec["kind"]) == "potency",  # these features grow with the size of the effect
     )
+
+
+def _check_split(entry: Entry, split: np.ndarray, codes: np.ndarray) -> None:
+    """Refuse where a condition that is trained on has test cells alone, or one that is held out has others."""
+    has_other = np.bincount(codes[split != "test"], minlength=len(entry.labels)) > 0
+    has_any = np.bincount(codes, minlength=len(entry.labels)) > 0
+    wrong = has_any & (has_other == (entry.conditions["split"] == "test").to_numpy())
+    if wrong.any():
+        raise ValueError(
+            f"adata.obs[{entry.keys.split!r}] was changed for {listing(np.array(entry.labels)[wrong])}: genes and "
+            "features were chosen with other conditions held out. Run scgim.pp.hold_out (or scgim.pp.prepare) with the "
+            "conditions that are not to be trained on."
+        )
 
 
 def check_expression(x: np.ndarray, genes: np.ndarray, mechanism: str) -> None:
@@ -108,8 +97,7 @@ def check_known_values(values: np.ndarray | None, genes: np.ndarray, mechanism: 
 
 
 def known_arrays(
-    uns: Mapping[str, Any],
-    genes: np.ndarray,
+    entry: Entry,
     known_targets: Mapping[str, Any] | None,
     known_interventions: Mapping[str, Mapping[str, float]] | None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -120,8 +108,9 @@ def known_arrays(
     ValueError
         If a perturbation or gene is unknown.
     """
-    parts = uns["parts"]
-    labels, names = parts["part"].astype(str).to_numpy(), parts["perturbation"].astype(str).to_numpy()
+    genes = np.array(entry.genes, dtype=object)
+    labels = entry.prepared["parts"]["part"].astype(str).to_numpy()
+    names = np.array([name for name, _ in entry.parts], dtype=object)
     position = {gene: i for i, gene in enumerate(genes)}
 
     def rows(label: str, argument: str) -> np.ndarray:

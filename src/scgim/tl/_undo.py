@@ -14,18 +14,9 @@ def remember(adata: AnnData, all_keys: list[Keys]) -> list[tuple[str, str, Any]]
     """What `hold_out` and the fit may change, to put back after an error."""
     out: list[tuple[str, str, Any]] = []
     for keys in all_keys:
-        for where, name in (
-            ("obs", keys.split),
-            ("uns", keys.uns),
-            ("varp", keys.edge_prob),
-            ("varm", keys.target_prob),
-            ("varm", keys.effect),
-        ):
-            slot = getattr(adata, where)
-            value = slot.get(name, None)
-            if isinstance(value, dict):
-                value = {**value, "conditions": value["conditions"].copy(), "params": dict(value["params"])}
-            out.append((where, name, value))
+        for where, name in keys.slots():
+            value = getattr(adata, where).get(name, None)
+            out.append((where, name, {**value, "params": dict(value["params"])} if isinstance(value, dict) else value))
     return out
 
 

@@ -14,9 +14,9 @@ from scgim import model as gm
 from scgim._rng import RngLike, as_generator, torch_generator
 from scgim._validation import listing
 
-from ._prepared import condition_codes
-from .sample import draw_action, held_values
-from .stored import load
+from ._controls import new_controls
+from .sample import describe_cells, do_label, draw_action, held_values
+from .stored import StoredModel, load
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,7 +48,9 @@ def counterfactual(
     interventions
         Instead or in addition: gene -> value, `do(gene = value)`.
     cells
-        Names or a boolean mask of unperturbed cells; None: all control cells of the fit.
+        Names or a boolean mask of unperturbed cells; None: all control cells of the fit. Or another AnnData with the
+        modelled genes (another donor, a new batch): its cells with the control's label, or all of them where it lacks
+        the column of perturbations; log-normalised as `adata.X` is, or counts of all genes, which are normalised alike.
     user_features, rng, key, group
         As in `sample_cells`.
 
@@ -56,37 +58,28 @@ def counterfactual(
     -------
     anndata.AnnData
         (cells, modelled genes), with the cells' obs_names and obs; X is the counterfactual expression,
-        ``layers["observed"]`` the observed, ``layers["touched"]`` whether an entry may differ from it.
+        ``layers["observed"]`` the observed, ``layers["touched"]`` whether an entry may differ from it. As in
+        `sample_cells`, obs says the condition, perturbation, dose (and group) that the cells are now under; the columns
+        that said that they are controls are gone.
 
     Raises
     ------
     ValueError
-        If no perturbation is given, or cells are unknown or perturbed (the noise of a perturbed cell would
-        have to be abducted under its own intervention, which is not observed).
+        If no perturbation is given, there is no unperturbed cell, or cells are unknown, perturbed (the noise of a
+        perturbed cell would have to be abducted under its own intervention, which is not observed) or no longer what
+        was prepared.
 
     Examples
     --------
     >>> treated = scgim.tl.counterfactual(adata, perturbation=("Dacinostat", 10_000))  # doctest: +SKIP
     """
-    from scgim.baselines.prepared import dense_cells
-
     if perturbation is None and not interventions:
         raise ValueError("Give a perturbation=, interventions={'GENE': value}, or both.")
     model = load(adata, key, group)
     held = held_values(model, interventions) if interventions else None
-    codes = condition_codes(adata, model.keys, model.uns)
-    is_control = model.uns["conditions"]["is_control"].to_numpy(dtype=bool)
-    control = (codes >= 0) & is_control[np.clip(codes, 0, None)]
-    rows = np.flatnonzero(control) if cells is None else _rows(adata, cells)
-    wrong = rows[~control[rows]]
-    if len(wrong):
-        raise ValueError(
-            f"{len(wrong)} of the cells are not unperturbed cells of the fit, e.g. "
-            f"{listing(adata.obs_names[wrong[:3]])}: counterfactuals start from control cells."
-        )
-    order = model.order_in(adata)
-    observed = np.asarray(dense_cells(adata, model.keys, rows), dtype=np.float32)
-    x = torch.as_tensor(observed[:, np.argsort(order)])  # in the fit's order
+    source, rows, observed = _unperturbed(adata, model, cells)
+    genes = np.argsort(pd.Index(model.entry.genes).get_indexer(model.genes))  # place in the fit of each of the entry's
+    x = torch.as_tensor(observed[:, np.argsort(genes)])  # in the fit's order
     generator = torch_generator(as_generator(rng))
     parts: list[Any] = []
     label = model.control
@@ -95,15 +88,49 @@ def counterfactual(
     action = draw_action(model, [parts], len(x), generator, user_features, held)
     changed = gm.counterfactual(model.gim, model.graph, x, action, generator)
     touched = gm.touched_genes(model.graph, action)
-    obs = adata.obs.iloc[rows].copy()
-    obs["counterfactual_condition"] = pd.Categorical([label] * len(rows))
-    genes = adata.var[model.keys.genes].to_numpy(dtype=bool)
+    if interventions:
+        done = do_label(interventions)
+        label = done if not parts else f"{label}, {done}"
+    order = model.order_in(source)
     return ad.AnnData(
         changed.numpy()[:, order],
-        obs=obs,
-        var=adata.var.loc[genes, []].copy(),
-        layers={"observed": observed, "touched": touched.numpy()[:, order].astype(np.uint8)},
+        obs=_described(source.obs.iloc[rows], model, label, parts),
+        var=source.var.loc[source.var_names[np.sort(model.entry.positions(source))], []].copy(),
+        layers={"observed": x.numpy()[:, order], "touched": touched.numpy()[:, order].astype(np.uint8)},
     )
+
+
+def _described(obs: pd.DataFrame, model: StoredModel, label: str, parts: list[Any]) -> pd.DataFrame:
+    """The cells' `obs`, in which nothing says any more that they are unperturbed."""
+    arguments = model.entry.arguments
+    stale = [arguments[name] for name in ("perturbation_key", "dose_key", "dose_unit_key")]
+    kept = obs.drop(columns=[c for c in (*stale, model.entry.keys.split) if c in obs.columns])
+    return describe_cells(kept, model.entry, [(label, parts)], np.zeros(len(obs), dtype=int))
+
+
+def _unperturbed(adata: AnnData, model: StoredModel, cells: Any) -> tuple[AnnData, np.ndarray, np.ndarray]:
+    """The AnnData with the cells, their rows in it, and their expression (cells, genes) in the entry's order."""
+    entry = model.entry
+    if isinstance(cells, ad.AnnData):
+        return cells, *new_controls(cells, entry)
+    if entry.keys.condition not in adata.obs:  # the fit was given to other cells
+        rows, x = new_controls(adata, entry)
+        return adata, rows, x
+    codes = entry.codes(adata)
+    control = (codes >= 0) & entry.is_control[np.clip(codes, 0, None)]
+    rows = np.flatnonzero(control) if cells is None else _rows(adata, cells)
+    if len(rows) == 0:
+        raise ValueError(
+            f"adata has no unperturbed cells ({entry.control!r} in adata.obs[{entry.keys.condition!r}]), from which "
+            "counterfactuals start. Pass cells=, an AnnData of unperturbed cells."
+        )
+    wrong = rows[~control[rows]]
+    if len(wrong):
+        raise ValueError(
+            f"{len(wrong)} of the cells are not unperturbed cells of the fit, e.g. "
+            f"{listing(adata.obs_names[wrong[:3]])}: counterfactuals start from control cells."
+        )
+    return adata, rows, entry.read_cells(adata, rows, codes)
 
 
 def _rows(adata: AnnData, cells: Any) -> np.ndarray:

@@ -13,8 +13,8 @@ from scgim import baselines as bl
 from scgim import metrics as mt
 from scgim._logging import logger
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._validation import check_choice, listing, require_prepared
-from scgim.baselines.prepared import dense_cells
+from scgim._validation import check_choice, listing
+from scgim.slots import read_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -108,28 +108,26 @@ def evaluate(
     >>> table["method"].tolist()
     ['control', 'next_lower_dose']
     """
-    keys, _ = require_prepared(adata, key, group)
+    entry = read_entry(adata, key, group)
     names = _check_metrics(metrics)
-    genes = adata.var_names[adata.var[keys.genes].to_numpy(dtype=bool)]
-    table = adata.uns[keys.uns]["conditions"]
-    observed_labels = adata.obs[keys.condition].astype(object).to_numpy()
-    observed_names = {str(v) for v in observed_labels[pd.notna(observed_labels)]}
+    table, codes = entry.conditions, entry.codes(adata)
+    observed_names = {entry.labels[code] for code in np.unique(codes[codes >= 0])}
     if predicted is None:
         labels = _choose_observed(conditions, table, observed_names)
     else:
-        cells = _predicted_cells(predicted, genes)
+        cells = _predicted_cells(predicted, pd.Index(entry.genes))
         predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
         labels = _choose(conditions, predicted_labels, observed_names)
     root = draw_seed(as_generator(rng))
-    fitted = _fit_baselines(adata, baselines, keys, root)
+    fitted = _fit_baselines(adata, baselines, entry.keys, root)
     if predicted is None and not fitted:
         raise ValueError(
             "There is nothing to evaluate: give predicted cells (scgim.tl.sample_cells), baselines=[...], or both."
         )
-    controls = table.loc[table["is_control"].to_numpy(dtype=bool), "condition"].astype(str).tolist()
-    needed = np.flatnonzero(pd.Series(observed_labels).isin([*labels, *controls]))
-    observed, observed_labels = dense_cells(adata, keys, needed), observed_labels[needed]
-    control = observed[pd.Series(observed_labels).isin(controls)]
+    needed = np.flatnonzero(np.isin(codes, [entry.labels.index(label) for label in (*labels, entry.control)]))
+    observed = entry.read_cells(adata, needed, codes)
+    observed_labels = np.array(entry.labels, dtype=object)[codes[needed]]
+    control = observed[observed_labels == entry.control]
 
     rows = []
     for label in labels:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
 from scgim.inference import TrainingData, condition_moments
+from scgim.slots import Entry
 
-from ._prepared import condition_codes, known_arrays, training_tensors
+from ._prepared import training_tensors
 from ._programs import specific_changes
-from .stored import StoredModel, load
+from .stored import StoredModel, load, targets_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -82,29 +82,28 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     if not isinstance(n_programs, numbers.Integral) or isinstance(n_programs, bool) or n_programs < 0:
         raise ValueError(f"n_programs must be a whole number of at least 0; got {n_programs!r}.")
     model = load(adata, key, group)
-    uns = model.uns
-    codes = condition_codes(adata, model.keys, uns)
-    split = adata.obs[model.keys.split].astype(object).isin(["train", "valid"]).to_numpy(dtype=bool)
-    used = np.unique(codes[split & (codes >= 0)])
+    entry = model.entry
+    codes = entry.codes(adata)
+    trained = np.isin(entry.split(adata), ["train", "valid"])
+    used = np.unique(codes[trained & (codes >= 0)])
     if not len(used):
         raise ValueError("There is no cell that the model was trained on: pass the AnnData that it was fitted to.")
-    if not uns["conditions"]["is_control"].to_numpy(dtype=bool)[used].any():
+    if not entry.is_control[used].any():
         raise ValueError(
             "There is no control cell, against which changes are measured. Pass the AnnData that the model was "
             "fitted to."
         )
-    data = training_tensors(adata, model.keys, uns, known_arrays(uns, model.genes, None, None))
-    x = torch.empty_like(data.x)
-    x[:, torch.as_tensor(model.order_in(adata))] = data.x  # from the order of adata.var to that of the fit
+    data = training_tensors(adata, entry, (None, None), all_of_them=False)
+    x = data.x[:, torch.as_tensor(pd.Index(entry.genes).get_indexer(model.genes))]  # in the order of the fit
     # All cells count, those kept for validation included.
     data = replace(data, x=x, valid=torch.zeros_like(data.valid))
     evidence = _evidence(model, data).numpy()
-    table = uns["targets"].astype({"condition": str, "gene": str}).set_index(["condition", "gene"])
-    labels = uns["conditions"]["condition"].astype(str).to_numpy()[used]
+    probability = targets_table(model)[1]
+    labels = np.array(entry.labels, dtype=object)[used]
     counts = np.bincount(data.condition.numpy(), minlength=len(used))
-    treated = np.flatnonzero(~uns["conditions"]["is_control"].to_numpy(dtype=bool)[used])
+    treated = np.flatnonzero(~entry.is_control[used])
     change = _unexplained(model, data)[treated]
-    perturbations = _perturbations(uns)[used][treated]
+    perturbations = _perturbations(entry)[used][treated]
     specific = specific_changes(change, (perturbations @ perturbations.T) > 0, int(n_programs))
     out = pd.DataFrame(
         {
@@ -115,17 +114,16 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
             "specific_change": specific.ravel(),
         }
     )
-    keys = pd.MultiIndex.from_frame(out[["condition", "gene"]].astype(str))
-    out["probability"] = table["probability"].reindex(keys).to_numpy()
+    out["probability"] = probability[used][treated].ravel().astype(np.float64)
     out["is_target"] = out["probability"] > 0.5
     out["n_cells"] = np.repeat(counts[treated], model.n_genes)
     return out
 
 
-def _perturbations(uns: Mapping[str, Any]) -> np.ndarray:
+def _perturbations(entry: Entry) -> np.ndarray:
     """(conditions, perturbations) 0/1: which take part in a condition, at whatever dose."""
-    names, code = np.unique(uns["parts"]["perturbation"].astype(str).to_numpy(), return_inverse=True)
-    return (np.asarray(uns["membership"], dtype=float) @ np.eye(len(names))[code] > 0).astype(float)
+    names, code = np.unique([name for name, _ in entry.parts], return_inverse=True)
+    return (entry.membership.astype(float) @ np.eye(len(names))[code] > 0).astype(float)
 
 
 @torch.no_grad()

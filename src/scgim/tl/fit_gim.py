@@ -11,24 +11,22 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgim._keys import Keys
 from scgim._logging import logger
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._storage import to_storable
+from scgim._storage import from_storable, to_storable
 from scgim._validation import check_anndata, listing
-from scgim.inference import FitResult, checksum, fit, make_config, pack
+from scgim.inference import FitResult, fit, make_config, pack
+from scgim.slots import Entry, checksum, groups_of, read_entry, seal
 
 from ._device import resolve_device
 from ._prepared import (
     check_expression,
     check_known_values,
     known_arrays,
-    modelled_names,
-    require_slots,
     training_tensors,
 )
 from ._undo import remember, restore
-from .stored import StoredModel, targets_table
+from .stored import stored_model, targets_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -129,18 +127,7 @@ def fit_gim(
     ['source', 'target', 'probability']
     """
     check_anndata(adata)
-    top = adata.uns.get(key_added)
-    groups = None
-    if isinstance(top, dict) and "groups" in top:
-        groups = [str(g) for g in np.asarray(top["groups"])]
-        stored = str(top.get("groupby"))
-        if groupby is not None and groupby != stored:
-            raise ValueError(f"groupby={groupby!r}, but {key_added!r} was prepared with groupby={stored!r}.")
-    elif groupby is not None:
-        raise ValueError(
-            f"groupby={groupby!r}: run scgim.pp.prepare(adata, groupby={groupby!r}, ...) first; genes and "
-            "features are chosen per group."
-        )
+    groups = groups_of(adata, key_added)
     # Everything that can be refused is refused before any work.
     make_config(preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings)
     if not settings.get("amortised", True):
@@ -151,7 +138,10 @@ def fit_gim(
     chosen_device = resolve_device(device)
     generator = as_generator(rng)
     chosen = [group] if groups is None or group is not None else groups
-    all_keys = [require_slots(adata, key_added, name) for name in chosen]
+    entries = [read_entry(adata, key_added, name) for name in chosen]
+    _check_groupby(entries[0], groupby)
+    for entry in entries:
+        _check_free(adata, entry)
     given = {
         "preset": preset,
         "mechanism": mechanism,
@@ -166,30 +156,30 @@ def fit_gim(
         "checkpoint": None if checkpoint is None else str(checkpoint),
     }
     to_storable(given, path="params")  # refuses what no file can hold
-    undo = remember(adata, all_keys)
+    undo = remember(adata, [entry.keys for entry in entries])
     try:
         if hold_out is not None:
             from scgim.pp import hold_out as choose_hold_out
 
             choose_hold_out(adata, hold_out=hold_out, key=key_added, group=group)
+            entries = [read_entry(adata, key_added, name) for name in chosen]
         jobs = []
-        for keys in all_keys:
-            uns = adata.uns[keys.uns]
-            kind = mechanism if mechanism != "auto" else _mechanism_for(uns)
-            genes = modelled_names(adata, keys)
-            known = known_arrays(uns, genes, known_targets, known_interventions)
-            data = training_tensors(adata, keys, uns, known)
+        for entry in entries:
+            kind = mechanism if mechanism != "auto" else _mechanism_for(entry)
+            genes = np.array(entry.genes, dtype=object)
+            known = known_arrays(entry, known_targets, known_interventions)
+            data = training_tensors(adata, entry, known)
             check_expression(data.x.numpy(), genes, kind)
             check_known_values(known[1], genes, kind)
             if data.n_conditions < 2:
                 raise ValueError("There is one condition only: nothing to learn about perturbations.")
             config = make_config(preset, mechanism=kind, intervention=intervention, **settings)
-            jobs.append((keys, genes, known, data, config))
-        for keys, genes, known, data, config in jobs:
+            jobs.append((entry, known, data, config))
+        for entry, known, data, config in jobs:
             seed = draw_seed(generator)
             path = checkpoint
-            if checkpoint is not None and keys.group is not None:
-                path = Path(f"{checkpoint}.{keys.prefix}")
+            if checkpoint is not None and entry.keys.group is not None:
+                path = Path(f"{checkpoint}.{entry.keys.prefix}")
             result = fit(data.to(chosen_device), config, rng=seed, progress=progress, checkpoint=path)
             arguments = {
                 **given,
@@ -200,72 +190,89 @@ def fit_gim(
                 "stopped": result.stopped,
                 "n_edges_dropped": result.n_dropped,
             }
-            _store(adata, keys, genes, result, arguments, known)
+            control = data.x[data.membership[data.condition].sum(1) == 0]
+            recorded = {"known_targets": known[0], "known_values": known[1], "control_mean": control.mean(0).numpy()}
+            _store(adata, entry, result, arguments, recorded)
     except BaseException:
         restore(adata, undo)
         raise
 
 
-def _mechanism_for(uns: Mapping[str, Any]) -> str:
-    kind = str(uns["params"].get("prepare", {}).get("input", "counts"))
-    return "mlp" if kind == "continuous" else "ziln"
+def _mechanism_for(entry: Entry) -> str:
+    return "mlp" if entry.arguments["input"] == "continuous" else "ziln"
+
+
+def _check_groupby(entry: Entry, groupby: Any) -> None:
+    stored = entry.arguments["groupby"]
+    if groupby is None or groupby == stored:
+        return
+    if stored is None:
+        raise ValueError(
+            f"groupby={groupby!r}: run scgim.pp.prepare(adata, groupby={groupby!r}, ...) first; genes and "
+            "features are chosen per group."
+        )
+    raise ValueError(f"groupby={groupby!r}, but {entry.keys.key!r} was prepared with groupby={stored!r}.")
+
+
+def _check_free(adata: AnnData, entry: Entry) -> None:
+    """Refuse to write over what no fit of this preparation wrote."""
+    taken = [f"adata.{at}[{name!r}]" for at, name in entry.keys.fit_slots() if name in getattr(adata, at)]
+    if taken and not entry.fitted:
+        raise ValueError(
+            f"key_added={entry.keys.key!r} would overwrite {' and '.join(taken)}, which no fit under this key wrote. "
+            "Delete what is not needed any more, or run scgim.pp.prepare with another key_added."
+        )
 
 
 def _store(
-    adata: AnnData,
-    keys: Keys,
-    genes: np.ndarray,
-    result: FitResult,
-    arguments: dict[str, Any],
-    known: tuple[np.ndarray | None, np.ndarray | None],
+    adata: AnnData, entry: Entry, result: FitResult, arguments: dict[str, Any], recorded: dict[str, Any]
 ) -> None:
     """Write one fit; everything is computed before the first slot is touched."""
     from scgim.pp.slots import own
 
+    keys, genes = entry.keys, np.array(entry.genes, dtype=object)
     result.gim.to("cpu")
-    uns = dict(adata.uns[keys.uns])
-    state = pack(result.gim)
     probability = result.gim.graph.probabilities().detach().cpu().numpy()
-    source, target = np.nonzero(result.graph)
-    order = np.argsort(-probability[source, target], kind="stable")
-    source, target = source[order], target[order]
-    edges = pd.DataFrame(
-        {
-            "source": genes[source].astype(object),
-            "target": genes[target].astype(object),
-            "probability": probability[source, target].astype(np.float64),
-        }
-    )
-    edges.index = edges.index.astype(str)
-    for name, values in zip(("known_targets", "known_values"), known, strict=True):
-        uns.pop(name, None)
-        if values is not None:
-            uns[name] = values.astype(np.float32)
-    uns["params"] = {**uns["params"], "fit": to_storable(arguments, path="params")}
-    uns["graph"] = edges
+    fitted = {
+        "genes": genes,
+        "graph": result.graph,
+        "settings": result.config.asdict(),
+        **{name: value if value is None else value.astype(np.float32) for name, value in recorded.items()},
+    }
+    state = seal({"prepared": entry.prepared, "fitted": fitted}, pack(result.gim))
+    uns = {**entry.uns, "state": state, "state_sha256": checksum(state)}
+    params = from_storable(dict(entry.prepared["params"]))
+    uns["params"] = to_storable({**params, "fit": arguments}, path="params")
+    uns["graph"] = _edges(genes, result.graph, probability)
     uns["history"] = {name: np.asarray(values) for name, values in result.history.items()}
-    uns["state"], uns["state_sha256"] = state, checksum(state)
-    model = StoredModel(result.gim, result.graph, genes, keys, uns)
-    table, prob, effect = targets_table(model, uns["conditions"], np.asarray(uns["membership"]))
-    uns["targets"] = table
+    model = stored_model(Entry(keys, uns, entry.prepared, fitted, pack(result.gim)))
+    uns["targets"], prob, effect = targets_table(model)
 
-    rows = np.flatnonzero(adata.var[keys.genes].to_numpy(dtype=bool))
+    places = entry.positions(adata)
     wide = np.full((2, adata.n_vars, prob.shape[0]), np.nan, dtype=np.float32)
-    wide[:, rows] = prob.T, effect.T
+    wide[:, places] = prob.T, effect.T
     first, second = np.nonzero(probability)
     edge_prob = sp.csr_matrix(
-        (probability[first, second].astype(np.float32), (rows[first], rows[second])),
-        shape=(adata.n_vars,) * 2,
+        (probability[first, second].astype(np.float32), (places[first], places[second])), shape=(adata.n_vars,) * 2
     )
     own(adata)
     adata.uns[keys.uns] = uns
     adata.varp[keys.edge_prob] = edge_prob
     adata.varm[keys.target_prob], adata.varm[keys.effect] = wide[0], wide[1]
-    _report(keys, uns, result, prob)
+    _report(entry, result, prob)
 
 
-def _report(keys: Keys, uns: Mapping[str, Any], result: FitResult, prob: np.ndarray) -> None:
-    treated = ~uns["conditions"]["is_control"].to_numpy(dtype=bool)
+def _edges(genes: np.ndarray, graph: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
+    """The DAG's edges, the most probable first."""
+    source, target = np.nonzero(graph)
+    order = np.argsort(-probability[source, target], kind="stable")
+    source, target = source[order], target[order]
+    edges = {"source": genes[source], "target": genes[target], "probability": probability[source, target].astype(float)}
+    return pd.DataFrame(edges, index=[str(i) for i in range(len(source))])
+
+
+def _report(entry: Entry, result: FitResult, prob: np.ndarray) -> None:
+    keys, treated = entry.keys, ~entry.is_control
     per_condition = float((prob[treated] > 0.5).sum(1).mean()) if treated.any() else 0.0
     n_genes, n_edges = prob.shape[1], int(result.graph.sum())
     logger.info(
@@ -276,7 +283,7 @@ def _report(keys: Keys, uns: Mapping[str, Any], result: FitResult, prob: np.ndar
     )  # fmt: skip
     many = treated & ((prob > 0.5).sum(1) > _DEGENERATE * n_genes)
     if n_genes > 2 and many.any():
-        names = [str(c) for c, yes in zip(uns["conditions"]["condition"], many, strict=True) if yes]
+        names = [c for c, yes in zip(entry.labels, many, strict=True) if yes]
         degenerate = per_condition > _DEGENERATE * n_genes or many.sum() > _DEGENERATE * treated.sum()
         logger.log(
             logging.WARNING if degenerate else logging.INFO,
@@ -291,6 +298,6 @@ def _report(keys: Keys, uns: Mapping[str, Any], result: FitResult, prob: np.ndar
     if n_edges == 0:
         logger.warning("fit %r found no edge: lower graph_sparsity, or take more cells.", keys.prefix)
     without = treated & ~(prob > 0.5).any(1)
-    silent = [str(c) for c, yes in zip(uns["conditions"]["condition"], without, strict=True) if yes]
+    silent = [c for c, yes in zip(entry.labels, without, strict=True) if yes]
     if silent:
         logger.info("fit %r: no target found for %s", keys.prefix, listing(silent))

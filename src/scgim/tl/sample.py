@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scgim._rng import RngLike, as_generator, torch_generator
+from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
 from scgim._validation import check_int, listing, suggestion
 from scgim.model import Action, draw_noise, propagate
+from scgim.slots import Entry
 
 from .stored import Part, StoredModel, load, table_of
 
@@ -38,7 +40,8 @@ def sample_cells(
     Parameters
     ----------
     adata
-        Fitted with `scgim.tl.fit_gim`, or read back from a file. Nothing is written.
+        Fitted with `scgim.tl.fit_gim`, or read back from a file; or any AnnData with the modelled genes, given the fit
+        by ``other.uns["gim"] = adata.uns["gim"]``. Nothing is written.
     perturbations
         What to apply: condition labels, ``("Dacinostat", 10_000)`` pairs of name and dose, lists of pairs
         that are applied together, or the control's label. None: every condition of the data.
@@ -55,7 +58,8 @@ def sample_cells(
     -------
     anndata.AnnData
         (perturbations x n, modelled genes), float32, in units of `adata.X`; obs: condition, perturbation,
-        dose (the name is also in ``obs["gim_condition"]``).
+        dose (the label is also in ``obs["gim_condition"]``), and the group's column where there are groups. Names of
+        cells differ between calls, so that results can be joined with `anndata.concat`.
 
     Raises
     ------
@@ -70,37 +74,67 @@ def sample_cells(
     """
     n = check_int(n, "n", least=1)
     model = load(adata, key, group)
-    asked = model.uns["conditions"]["condition"].astype(str).tolist() if perturbations is None else perturbations
+    asked = model.entry.labels if perturbations is None else perturbations
     conditions = model.conditions(asked)
     prob, effects, held = model.interventions([parts for _, parts in conditions], user_features)
-    generator = torch_generator(as_generator(rng))
+    seed = draw_seed(as_generator(rng))
+    generator = torch_generator(seed)
     blocks = []
     for row in range(len(conditions)):
         action = model.action(prob[row], effects[row], None if held is None else held[row], n, generator)
         blocks.append(propagate(model.gim, model.graph, draw_noise(model.gim, n, generator), action).numpy())
-    return _as_anndata(adata, model, np.concatenate(blocks), conditions, n)
+    return _as_anndata(adata, model, np.concatenate(blocks), conditions, n, seed)
 
 
 def _as_anndata(
-    adata: AnnData, model: StoredModel, x: np.ndarray, conditions: list[tuple[str, list[Part]]], n: int
+    adata: AnnData, model: StoredModel, x: np.ndarray, conditions: list[tuple[str, list[Part]]], n: int, seed: int
 ) -> AnnData:
+    which = np.repeat(np.arange(len(conditions)), n)
     labels = [label for label, _ in conditions]
-    names = ["+".join(name for name, _ in parts) if parts else model.control for _, parts in conditions]
+    # Names that another call does not give: of another fit, seed, condition or number of cells.
+    call = repr((str(model.entry.uns["state_sha256"]), seed, labels, n))
+    tag = hashlib.blake2b(call.encode(), digest_size=5).hexdigest()
+    obs = pd.DataFrame(index=[f"sampled_{tag}_{i}" for i in range(len(x))])
+    order = model.order_in(adata)
+    genes = adata.var_names[np.sort(model.entry.positions(adata))]
+    described = describe_cells(obs, model.entry, conditions, which)
+    return ad.AnnData(x[:, order].astype(np.float32), obs=described, var=adata.var.loc[genes, []].copy())
+
+
+def describe_cells(
+    obs: pd.DataFrame, entry: Entry, conditions: Sequence[tuple[str, list[Part]]], which: np.ndarray
+) -> pd.DataFrame:
+    """`obs` with the columns that say what predicted cells are: condition, perturbation, dose, group.
+
+    Parameters
+    ----------
+    obs
+        Of the cells.
+    entry
+        Of the fit.
+    conditions
+        Label and parts of each condition.
+    which
+        (cells,) index into `conditions`.
+    """
+    names = ["+".join(name for name, _ in parts) if parts else entry.control for _, parts in conditions]
     doses = [parts[0][1] if len(parts) == 1 else np.nan for _, parts in conditions]
-    categories = list(dict.fromkeys(labels))
-    column = pd.Categorical(np.repeat(np.array(labels, dtype=object), n), categories=categories)
-    obs = pd.DataFrame(
-        {
-            "condition": column,
-            "perturbation": pd.Categorical(np.repeat(np.array(names, dtype=object), n)),
-            "dose": np.repeat(np.array(doses, dtype=float), n),
-            model.keys.condition: column,
-        },
-        index=[f"sampled_{i}" for i in range(len(x))],
-    )
-    rows = adata.var[model.keys.genes].to_numpy(dtype=bool)
-    x = x[:, model.order_in(adata)].astype(np.float32)
-    return ad.AnnData(x, obs=obs, var=adata.var.loc[rows, []].copy())
+    obs = obs.copy()
+    column = pd.Categorical.from_codes(*_codes([label for label, _ in conditions], which))
+    obs["condition"] = column
+    obs["perturbation"] = pd.Categorical.from_codes(*_codes(names, which))
+    obs["dose"] = np.array(doses, dtype=float)[which]
+    obs[entry.keys.condition] = column
+    groupby = entry.arguments["groupby"]
+    if entry.keys.group is not None:
+        obs[groupby] = pd.Categorical([entry.keys.group] * len(obs))
+    return obs
+
+
+def _codes(names: Sequence[str], which: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Codes of the cells and the different names, for a categorical column."""
+    different = list(dict.fromkeys(names))
+    return np.array([different.index(name) for name in names], dtype=int)[which], different
 
 
 def predict_targets(
@@ -124,8 +158,8 @@ def predict_targets(
     -------
     pandas.DataFrame
         condition, gene, probability of being a target, is_target (probability > 0.5), effect (mean
-        expression under the replaced mechanism, or the shift); sorted by condition, then by falling
-        probability.
+        expression under the replaced mechanism, or the shift), and which way it goes: control_mean,
+        log2_fold_change, direction, as in `scgim.get.targets`; sorted by condition, then by falling probability.
 
     Raises
     ------
@@ -139,8 +173,9 @@ def predict_targets(
     model = load(adata, key, group)
     conditions = list(dict(model.conditions(perturbations)).items())  # each once
     prob, effects, held = model.interventions([parts for _, parts in conditions], user_features)
-    labels = np.array([label for label, _ in conditions], dtype=object)
-    table = table_of(labels, model.genes, prob.numpy(), model.expected_effect(effects, held))
+    labels = [label for label, _ in conditions]
+    effect, under = model.expected_effect(effects, held), model.mean_under(effects, held)
+    table = table_of(model, labels, prob.numpy(), effect, under)
     order = {label: i for i, label in enumerate(labels)}
     table = table.assign(_order=table["condition"].map(order))
     table = table.sort_values(["_order", "probability"], ascending=[True, False], kind="stable")
@@ -215,12 +250,17 @@ def intervene(
     prob, effects, known = model.interventions([parts], user_features)
     if known is not None:
         held = torch.where(torch.isnan(held), known[0], held)
-    generator = torch_generator(as_generator(rng))
+    seed = draw_seed(as_generator(rng))
+    generator = torch_generator(seed)
     action = model.action(prob[0], effects[0], held, n, generator)
     x = propagate(model.gim, model.graph, draw_noise(model.gim, n, generator), action).numpy()
-    done = ", ".join(f"{gene}={value:g}" for gene, value in interventions.items())
-    name = f"do({done})" if not parts else f"{label}, do({done})"
-    return _as_anndata(adata, model, x, [(name, parts)], n)
+    name = do_label(interventions) if not parts else f"{label}, {do_label(interventions)}"
+    return _as_anndata(adata, model, x, [(name, parts)], n, seed)
+
+
+def do_label(interventions: Mapping[str, float]) -> str:
+    """`do(GENE=value)`, the name of what the user does."""
+    return f"do({', '.join(f'{gene}={value:g}' for gene, value in interventions.items())})"
 
 
 def draw_action(

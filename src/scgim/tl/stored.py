@@ -1,8 +1,9 @@
-"""The fitted model back from the slots: everything that `sample_cells` and its sisters need."""
+"""The fitted model back from its record: everything that `sample_cells` and its sisters need."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scgim._keys import Keys
-from scgim._storage import from_storable
-from scgim.inference import checksum, unpack
+from scgim.inference import unpack
 from scgim.model import (
     GIM,
     Action,
@@ -24,6 +23,7 @@ from scgim.model import (
     draw_action,
     n_effects,
 )
+from scgim.slots import Entry, read_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,58 +35,48 @@ Part = tuple[str, float]
 class StoredModel:
     """A fitted model with its names.
 
-    gim; graph (genes, genes) bool DAG; genes: names in the fit's order, which `adata.var` may have left
-    since; keys; uns: the fit's entry.
+    gim; graph (genes, genes) bool DAG; genes: names in the fit's order, which need not be that of `adata.var`; entry:
+    what was stored; known: known targets and values (parts, genes), NaN where there are none, or None.
     """
 
     gim: GIM
     graph: np.ndarray
     genes: np.ndarray
-    keys: Keys
-    uns: Mapping[str, Any]
+    entry: Entry
+    known: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
     @property
     def n_genes(self) -> int:
         return len(self.genes)
 
+    @property
+    def control_mean(self) -> np.ndarray:
+        """(genes,) mean of `adata.X` in the control cells of the fit."""
+        return np.asarray(self.entry.fitted["control_mean"])
+
+    @property
+    def control(self) -> str:
+        """Label of the control condition."""
+        return self.entry.control
+
     def order_in(self, adata: AnnData) -> np.ndarray:
         """(genes,) place in the fit of each modelled gene of `adata.var`, in the order there."""
-        names = adata.var_names[adata.var[self.keys.genes].to_numpy(dtype=bool)].astype(str)
+        names = adata.var_names[np.sort(self.entry.positions(adata))].astype(str)
         return pd.Index(self.genes.astype(str)).get_indexer(names)
 
     def conditions(self, perturbations: Any) -> list[tuple[str, list[Part]]]:
         """Labels and parts of perturbations as people write them (see `pp.parse_perturbations`)."""
         from scgim.pp import parse_perturbations
 
-        spec = from_storable(dict(self.uns["feature_spec"]))
-        prepared = from_storable(dict(self.uns["params"]["prepare"]))
+        spec = self.entry.spec
         return parse_perturbations(
             perturbations,
             control=self.control,
-            combination_sep=prepared.get("combination_sep", "+"),
+            combination_sep=self.entry.arguments.get("combination_sep", "+"),
             has_dose=bool(spec["has_dose"]),
-            dose_unit=str(spec.get("dose_unit") or ""),
-            known=self.known_parts(),
+            dose_unit=self.entry.dose_unit,
+            known={label: self.entry.parts_of(label) for label in self.entry.labels},
         )
-
-    @property
-    def control(self) -> str:
-        """Label of the control condition."""
-        table = self.uns["conditions"]
-        return str(table["condition"][table["is_control"].astype(bool)].iloc[0])
-
-    def known_parts(self) -> dict[str, list[Part]]:
-        """Parts of every condition of the data."""
-        parts = list(
-            zip(
-                self.uns["parts"]["perturbation"].astype(str),
-                self.uns["parts"]["dose"].astype(float),
-                strict=True,
-            )
-        )
-        labels = self.uns["conditions"]["condition"].astype(str)
-        rows = np.asarray(self.uns["membership"])
-        return {label: [parts[r] for r in np.flatnonzero(row)] for label, row in zip(labels, rows, strict=True)}
 
     @torch.no_grad()
     def interventions(
@@ -100,8 +90,8 @@ class StoredModel:
         if not parts:
             shape = (len(conditions), n_genes)
             return torch.zeros(shape), torch.zeros(*shape, k), None
-        features = torch.as_tensor(featurize(self.uns["feature_spec"], parts, user_features))
-        targets, values = self._known(parts)
+        features = torch.as_tensor(featurize(self.entry.spec, parts, user_features))
+        targets, values = (self._known(stored, parts) for stored in self.known)
         atomic: AtomicInterventions = self.gim.atomic(features, targets)
         membership = torch.tensor([[float(p in own) for p in parts] for own in conditions])
         prob, effects = self.gim.combine(atomic, membership)
@@ -114,26 +104,19 @@ class StoredModel:
                 held[row] = torch.where(torch.isnan(given), held[row], given)
         return torch.where(torch.isnan(held), prob, torch.ones_like(prob)), effects, held
 
-    def _known(self, parts: list[Part]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Known targets and values of these parts, as given to `fit_gim`."""
-        table = self.uns["parts"]
-        stored = list(zip(table["perturbation"].astype(str), table["dose"].astype(float), strict=True))
-        position = {(name, None if dose != dose else dose): i for i, (name, dose) in enumerate(stored)}
-        out: list[torch.Tensor | None] = []
-        for entry in ("known_targets", "known_values"):
-            if entry not in self.uns:
-                out.append(None)
-                continue
-            values = np.asarray(self.uns[entry], dtype=np.float32)
-            chosen = np.full((len(parts), values.shape[1]), np.nan, dtype=np.float32)
-            for i, (name, dose) in enumerate(parts):
-                row = position.get((name, None if dose != dose else dose))
-                # A dose never seen: what is known of the perturbation at every dose.
-                rows = [row] if row is not None else [r for r, (own, _) in enumerate(stored) if own == name]
-                if rows and all(np.array_equal(values[r], values[rows[0]], equal_nan=True) for r in rows):
-                    chosen[i] = values[rows[0]]
-            out.append(torch.as_tensor(chosen))
-        return out[0], out[1]
+    def _known(self, stored: np.ndarray | None, parts: list[Part]) -> torch.Tensor | None:
+        """Known targets or values of these parts, as given to `fit_gim`."""
+        if stored is None:
+            return None
+        names = [(name, None if math.isnan(dose) else dose) for name, dose in self.entry.parts]
+        chosen = np.full((len(parts), stored.shape[1]), np.nan, dtype=np.float32)
+        for i, (name, dose) in enumerate(parts):
+            wanted = (name, None if math.isnan(dose) else dose)
+            # A dose never seen: what is known of the perturbation at every dose.
+            rows = [names.index(wanted)] if wanted in names else [r for r, (own, _) in enumerate(names) if own == name]
+            if rows and all(np.array_equal(stored[r], stored[rows[0]], equal_nan=True) for r in rows):
+                chosen[i] = stored[rows[0]]
+        return torch.as_tensor(chosen)
 
     @torch.no_grad()
     def action(
@@ -161,6 +144,21 @@ class StoredModel:
             out = torch.where(torch.isnan(held), out, held)
         return out.numpy()
 
+    @torch.no_grad()
+    def mean_under(self, effects: torch.Tensor, held: torch.Tensor | None = None) -> np.ndarray:
+        """(conditions, genes) mean expression of a gene as a target, its parents as in the control."""
+        p = self.gim.replaced_parameters(effects)
+        if "shift" not in p:
+            return self.expected_effect(effects, held).astype(np.float64)
+        mean = torch.as_tensor(self.control_mean)
+        if self.gim.mechanisms.is_ziln:
+            logit = self.gim.mechanisms.zero_logit
+            rate = torch.sigmoid(-logit - p["zero_shift"]) / torch.sigmoid(-logit)
+            out = mean * torch.exp(p["shift"]) * rate
+        else:
+            out = mean + p["shift"]
+        return (out if held is None else torch.where(torch.isnan(held), out, held)).numpy().astype(np.float64)
+
 
 def load(adata: AnnData, key: str = "gim", group: str | None = None) -> StoredModel:
     """The fitted model stored in `adata`.
@@ -170,36 +168,22 @@ def load(adata: AnnData, key: str = "gim", group: str | None = None) -> StoredMo
     KeyError
         If there is no fit.
     ValueError
-        If the stored weights were truncated or edited, or the file is from a newer scgim.
+        If the record was truncated or edited, the file is from another version of scgim, or modelled genes are missing.
     """
-    from scgim.get._slots import modelled_genes, require_fit
+    entry = read_entry(adata, key, group, fitted=True)
+    entry.positions(adata)  # refuses an object that has lost some
+    return stored_model(entry)
 
-    slots = require_fit(adata, key, group)
-    uns = slots.uns
-    modelled_genes(adata, slots)  # refuses an object that has lost some
-    genes = np.array(list(dict.fromkeys(uns["targets"]["gene"].astype(str))), dtype=object)
-    where = f"adata.uns[{slots.keys.uns!r}]"
-    state = {name: np.asarray(value) for name, value in uns["state"].items()}
-    if checksum(state) != str(uns.get("state_sha256", "")):
-        raise ValueError(
-            f"{where}['state'] does not match its checksum: the file was truncated or edited. "
-            "Read the original file again, or run scgim.tl.fit_gim again."
-        )
-    try:
-        settings = from_storable(dict(uns["params"]["fit"]))["settings"]
-        with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
-            gim = _empty_model(len(genes), np.asarray(uns["features"]).shape[1], settings)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{where}['params']['fit'] is incomplete ({error}): run scgim.tl.fit_gim again.") from error
-    unpack(gim, state)
-    position = {gene: i for i, gene in enumerate(genes)}
-    graph = np.zeros((len(genes),) * 2, dtype=bool)
-    table = uns["graph"]
-    for source, target in zip(table["source"].astype(str), table["target"].astype(str), strict=True):
-        if source not in position or target not in position:
-            raise ValueError(f"{where}['graph'] names {source!r} -> {target!r}, not both modelled genes.")
-        graph[position[source], position[target]] = True
-    return StoredModel(gim.eval(), graph, genes, slots.keys, uns)
+
+def stored_model(entry: Entry) -> StoredModel:
+    """The model of a record."""
+    fitted = entry.fitted
+    genes = np.asarray(fitted["genes"], dtype=object)
+    with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
+        gim = _empty_model(len(genes), entry.features.shape[1], fitted["settings"])
+    unpack(gim, dict(entry.weights))
+    known = fitted.get("known_targets"), fitted.get("known_values")
+    return StoredModel(gim.eval(), fitted["graph"], genes, entry, known)
 
 
 def _empty_model(n_genes: int, n_features: int, settings: Mapping[str, Any]) -> GIM:
@@ -220,35 +204,35 @@ def _empty_model(n_genes: int, n_features: int, settings: Mapping[str, Any]) -> 
     )
 
 
-def targets_table(
-    model: StoredModel, conditions: pd.DataFrame, membership: np.ndarray
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def targets_table(model: StoredModel) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Tidy table of targets of the data's conditions, with the arrays (conditions, genes) behind it."""
-    parts = list(
-        zip(
-            model.uns["parts"]["perturbation"].astype(str),
-            model.uns["parts"]["dose"].astype(float),
-            strict=True,
-        )
-    )
-    own = [[parts[r] for r in np.flatnonzero(row)] for row in membership]
-    prob, effects, held = model.interventions(own)
+    entry = model.entry
+    prob, effects, held = model.interventions([entry.parts_of(label) for label in entry.labels])
     probability, effect = prob.numpy(), model.expected_effect(effects, held)
-    labels = conditions["condition"].astype(str).to_numpy()
-    treated = ~conditions["is_control"].to_numpy(dtype=bool)
-    return table_of(labels[treated], model.genes, probability[treated], effect[treated]), probability, effect
+    table = table_of(model, entry.labels, probability, effect, model.mean_under(effects, held))
+    treated = table["condition"] != entry.control
+    return table[treated].set_axis(map(str, range(treated.sum()))), probability, effect
 
 
-def table_of(labels: np.ndarray, genes: np.ndarray, probability: np.ndarray, effect: np.ndarray) -> pd.DataFrame:
-    """condition, gene, probability, is_target, effect: one row per condition and gene."""
+def table_of(
+    model: StoredModel, labels: Sequence[str], probability: np.ndarray, effect: np.ndarray, under: np.ndarray
+) -> pd.DataFrame:
+    """One row per condition and gene: probability, is_target, effect, and which way it goes."""
     n_conditions, n_genes = probability.shape
+    mean = model.control_mean.astype(np.float64)
+    # X is log1p of normalised counts, so a difference of means is a log fold change of (1 + normalised counts).
+    logarithmic = model.entry.arguments["input"] != "continuous"
+    change = (under - mean) / math.log(2) if logarithmic else np.full_like(under, np.nan)
     table = pd.DataFrame(
         {
-            "condition": np.repeat(labels.astype(object), n_genes),
-            "gene": np.tile(genes.astype(object), n_conditions),
+            "condition": np.repeat(np.array(labels, dtype=object), n_genes),
+            "gene": np.tile(model.genes, n_conditions),
             "probability": probability.ravel().astype(np.float64),
             "is_target": probability.ravel() > 0.5,
             "effect": effect.ravel().astype(np.float64),
+            "control_mean": np.tile(mean, n_conditions),
+            "log2_fold_change": change.ravel(),
+            "direction": np.sign(under - mean).astype(int).ravel(),
         }
     )
     table.index = table.index.astype(str)

@@ -1,0 +1,21 @@
+"""What scgim keeps in an AnnData: one record for each preparation and fit, read and checked in one place."""
+
+from .cells import cell_hashes, unknown_cells
+from .entry import Entry, dense
+from .foreign import owned, refuse_foreign
+from .read import groups_of, read_entry
+from .record import checksum, open_record, seal
+
+__all__ = [
+    "Entry",
+    "cell_hashes",
+    "checksum",
+    "dense",
+    "groups_of",
+    "open_record",
+    "owned",
+    "read_entry",
+    "refuse_foreign",
+    "seal",
+    "unknown_cells",
+]
