@@ -42,7 +42,7 @@ def log_density(kind: str, x: float, location: float, scale: float, zero_logit: 
 
 
 def with_outliers(density: float, kind: str, x: float, center: float, unit: float, share: float = 0.01) -> float:
-    """One cell in a hundred shows any value: Cauchy in the gene's units, for ziln in log x, and zero half of the time."""
+    """One cell in a hundred shows any value: Cauchy in the gene's units (of log x), and zero half of the time."""
     if kind != "ziln":
         odd = stats.cauchy(center, unit).pdf(x)
     else:
@@ -166,7 +166,7 @@ def test_sparsity_terms_of_the_prior():
         # The target network's hidden layers have a prior of their own.
         phi += hidden * (gim.priors.target_scale**-2 - 1)
         expected = -0.5 * (N_GENES * z + theta + phi) - 25.0 * float(gim.graph.probabilities().sum())
-        # Spreads, of the mechanisms and (where used) of what replaces them: as two cells of unit spread would have them.
+        # Spreads of the mechanisms and (where used) of what replaces them: as two cells of unit spread say.
         prob, effects, _ = gim.condition_interventions(batch)
         for share, log_scale in ((torch.ones(N_GENES), gim.mechanisms.log_scale), (prob, effects[..., 1])):
             cells = 2 * (stats.norm(0, 1).logpdf(0) - 0.5 - _two_cells(log_scale))
