@@ -119,7 +119,7 @@ def fit(
     devices = [data.x.device] if data.x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), one_thread(data.n_genes <= _SMALL):
         torch.manual_seed(seed)
-        return _fit(data, config, np.random.default_rng(seed), seed, progress, checkpoint)
+        return _fit(data.sorted_by_cell(), config, np.random.default_rng(seed), seed, progress, checkpoint)
 
 
 def _fit(

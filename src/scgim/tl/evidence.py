@@ -134,7 +134,7 @@ def _unexplained(model: StoredModel, data: TrainingData) -> np.ndarray:
     mechanisms = model.gim.mechanisms
     graph = torch.as_tensor(model.graph).to(data.x).unsqueeze(0)
     expected = torch.cat([mechanisms.expected(x, graph) for x in data.x.split(_CHUNK)])
-    if mechanisms.is_ziln:  # a location far from everything seen would have an absurd exponential
+    if mechanisms.is_ziln:  # of a location far from everything seen
         expected = torch.minimum(expected, data.x.max(0).values)
     left = (data.x - expected).double()
     count = torch.bincount(data.condition, minlength=data.n_conditions).unsqueeze(1)

@@ -137,8 +137,7 @@ class StoredModel:
         if "shift" in p:
             out = p["shift"]
         elif self.gim.mechanisms.is_ziln:
-            spread = p["log_scale"].exp().clamp_max(5.0)
-            out = torch.sigmoid(-p["zero_logit"]) * torch.exp(p["mean"] + 0.5 * spread.square())
+            out = self.gim.mechanisms.mean_of(p["zero_logit"], p["mean"], p["log_scale"])
         else:
             out = p["mean"]
         if held is not None:
