@@ -4,8 +4,8 @@ For given parents S of gene j, the gene's mechanism is approximated by ridge reg
 of x_S (or on x_S itself), and the conditions in which the gene is a target are found by trimming: a condition
 whose cells are better described by a mechanism of their own, by more than `target_sparsity` nats, is left out
 of the fit. All this needs only one Gram matrix per condition, so that thousands of parent sets can be scored in
-seconds. Densities and priors of spreads are those of the fit (`scgim.model.with_outliers`, `spread_log_prior`), so
-that neither a few odd cells nor a few that agree by chance make a target. `own`: the paper starts from a random graph.
+seconds. Densities and priors of spreads are those of the fit (`with_outliers`, `spread_log_prior`): neither a few
+odd cells nor a few that agree by chance make a target. `own`: the paper starts from a random graph.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scgim.model import (
+from scgim.model.distributions import (
     PRIOR_CELLS,
     normal_log_prob,
     outlier_log_prob,
-    response_units,
     spread_log_prior,
     with_outliers,
 )
+from scgim.model.mechanisms import response_units
 
 
 def marginals(count: Tensor, total: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log spread of cells in units of their gene, from their number and the sums of values and squares.
 
-    One cell of the prior stands at the gene's centre, `scgim.model.PRIOR_CELLS` have its spread.
+    One cell of the prior stands at the gene's centre, `PRIOR_CELLS` have its spread.
     """
     mean = total / (count + 1.0)
     around = (square - 2 * mean * total + count * mean.square()).clamp_min(0.0)

@@ -1,16 +1,7 @@
 """The mathematics: latent graph, mechanisms, interventions, and the Pyro model made of them."""
 
 from .acyclicity import break_cycles, exponential_trace, is_acyclic, spectral_radius, topological_order
-from .distributions import (
-    PRIOR_CELLS,
-    GumbelBernoulli,
-    ZeroInflatedLogNormal,
-    normal_log_prob,
-    outlier_log_prob,
-    spread_log_prior,
-    with_outliers,
-    ziln_log_prob,
-)
+from .distributions import GumbelBernoulli, ZeroInflatedLogNormal, normal_log_prob, ziln_log_prob
 from .gim import GIM, OBJECTIVES, Batch, Priors
 from .graph import LatentGraph
 from .interventions import (
@@ -22,7 +13,7 @@ from .interventions import (
     combine,
     n_effects,
 )
-from .mechanisms import KINDS, Mechanisms, response_units
+from .mechanisms import KINDS, Mechanisms
 from .sampling import Action, Noise, abduct, counterfactual, draw_action, draw_noise, propagate, touched_genes
 
 __all__ = [
@@ -30,7 +21,6 @@ __all__ = [
     "INTERVENTIONS",
     "KINDS",
     "OBJECTIVES",
-    "PRIOR_CELLS",
     "Action",
     "AmortizedInterventions",
     "AtomicInterventions",
@@ -53,13 +43,9 @@ __all__ = [
     "is_acyclic",
     "n_effects",
     "normal_log_prob",
-    "outlier_log_prob",
     "propagate",
-    "response_units",
     "spectral_radius",
-    "spread_log_prior",
     "topological_order",
     "touched_genes",
-    "with_outliers",
     "ziln_log_prob",
 ]
