@@ -79,6 +79,7 @@ def test_no_message_speaks_python_to_a_shell_user(options: dict[str, str]) -> No
         ("dose_key=None: there are no doses.", "no --dose-key: there are no doses."),
         ("rng must not be negative, got -1.", "--seed must not be negative, got -1."),
         ("graph_sparsity must be at least 0.", "--set graph_sparsity must be at least 0."),
+        ("Lower graph_sparsity.", "Lower graph_sparsity (--set)."),
         ("Take valid_fraction=0.2.", "Take --set valid_fraction=0.2."),
         ("'A' needs a dose: write ('A', dose).", "'A' needs a dose: write A=DOSE."),
         ("adata has 1 gene.", "The file has 1 gene."),

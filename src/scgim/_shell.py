@@ -12,6 +12,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 #: Arguments whose option is not their name.
 _RENAMED = {"rng": "seed", "perturbations": "perturbation"}
@@ -67,13 +68,23 @@ def in_shell(text: str, options: Mapping[str, str]) -> str:
     for name in sorted(options, key=len, reverse=True):
         text = _with_value(text, name, options[name])
         if "_" in name or name in ("groupby", "rng"):
-            text = re.sub(rf"(?<![\w.\-'\"\[=/])(?<!--set ){name}\b(?![\w'\"=(\]])", options[name], text)
+            text = re.sub(_bare(name), partial(_mention, options[name]), text)
         else:
             text = re.sub(rf"^{name}(?=:| must| is unknown)", options[name], text)
             text = re.sub(rf"(?i)\b({_VERBS}) {name}\b(?= out|[.,;:)]|$)", rf"\1 {options[name]}", text)
     text = re.sub(r"\badata\.(?!\w+\()(?=\w)", "", text)
     text = re.sub(r"^adata\b(?! =|\.)", "The file", text)
     return re.sub(r"(?<!\w\()\badata\b(?! =|\.)", "the file", text)
+
+
+def _bare(name: str) -> str:
+    """The name as a word of its own: no slot, no part of a call, not translated already."""
+    return rf"(?<![\w.\-'\"\[=/])(?<!--set ){name}\b(?! \(--set\))(?![\w'\"=(\]])"
+
+
+def _mention(option: str, found: re.Match[str]) -> str:
+    name = option.removeprefix("--set ")
+    return option if name == option or found.start() == 0 else f"{name} (--set)"
 
 
 def _pair(found: re.Match[str]) -> str:

@@ -136,6 +136,7 @@ def _sample(args: argparse.Namespace) -> None:
     _check_files(args)
     adata = _read(args.h5ad)
     from scgim import tl
+    from scgim._validation import plural
 
     cells = tl.sample_cells(
         adata,
@@ -146,7 +147,7 @@ def _sample(args: argparse.Namespace) -> None:
         group=args.group,
     )
     _write(cells, args.out)
-    print(f"wrote {cells.n_obs} cells x {cells.n_vars} genes to {args.out}")
+    print(f"wrote {plural(cells.n_obs, 'cell')} x {plural(cells.n_vars, 'gene')} to {args.out}")
 
 
 def _endings(adata: AnnData, key: str) -> set[str]:

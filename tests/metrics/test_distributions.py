@@ -240,7 +240,7 @@ def test_wasserstein_refuses_bad_options(cells, options, message):
         (np.zeros(4), np.zeros((3, 4)), r"`true` must have shape \(cells, genes\), got shape \(4,\)"),
         (np.zeros((3, 4)), np.zeros((3, 5)), "4 genes and `predicted` has 5"),
         (np.array([[0.0, np.nan]]), np.zeros((3, 2)), "`true` has 1 .* not finite.*cell 0, gene 1"),
-        (np.zeros((3, 2)), np.array([[0.0, np.inf]]), "`predicted` has 1 values that are not finite"),
+        (np.zeros((3, 2)), np.array([[0.0, np.inf]]), "`predicted` has 1 value not finite"),
         (np.zeros((0, 2)), np.zeros((3, 2)), "`true` has 0 cells"),
         (np.zeros((3, 0)), np.zeros((3, 0)), "has no genes"),
     ],

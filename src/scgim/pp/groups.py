@@ -36,7 +36,7 @@ def split_groups(obs: pd.DataFrame, groupby: str | None) -> list[tuple[str | Non
         raise ValueError(f"groupby={groupby!r}: every value of adata.obs[{groupby!r}] is missing. Leave groupby out.")
     missing = sum(name is None for name in column)
     if missing:
-        logger.info("%d cells have no group in obs[%r] and are left out.", missing, groupby)
+        logger.info("left out, no group in obs[%r]: %s", groupby, plural(missing, "cell"))
     return [(name, column == name) for name in names]
 
 

@@ -14,7 +14,7 @@ from scgim import metrics as mt
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._validation import check_choice, listing
+from scgim._validation import check_choice, listing, plural
 from scgim.slots import read_entry
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _predicted_cells(predicted: AnnData, genes: pd.Index) -> np.ndarray:
     x = predicted[:, genes].X
     x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
     if not np.isfinite(x).all():
-        raise ValueError(f"predicted.X has {int((~np.isfinite(x)).sum())} values that are not finite.")
+        raise ValueError(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
     return x
 
 
