@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import anndata as ad
 import pandas as pd
 
+from scgim._validation import check_number
 from scgim.slots import read_entry
 
 from ._fit import genes_of, stored_table
@@ -80,6 +81,8 @@ def targets(
     if genes is not None:
         keep &= stored["gene"].isin(check_known(genes, genes_of(adata, slots), "gene"))
     if min_probability is not None:
+        if not 0 <= check_number(min_probability, "min_probability") <= 1:
+            raise ValueError(f"min_probability is a probability, between 0 and 1, not {min_probability}.")
         keep &= stored["probability"] >= min_probability
     if called_only:
         keep &= stored["is_target"]

@@ -14,8 +14,10 @@ from scgim import metrics as mt
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._validation import check_choice, listing, plural
+from scgim._validation import check_choice, check_int, check_names, listing
 from scgim.slots import read_entry
+
+from ._predicted import predicted_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -115,12 +117,13 @@ def evaluate(
     """
     entry = read_entry(adata, key, group)
     names = _check_metrics(metrics)
+    max_cells = None if max_cells is None else check_int(max_cells, "max_cells", least=2)
     table, codes = entry.conditions, entry.codes(adata)
     observed_names = {entry.labels[code] for code in np.unique(codes[codes >= 0])}
     if predicted is None:
         labels = _choose_observed(conditions, table, observed_names)
     else:
-        cells = _predicted_cells(predicted, pd.Index(entry.genes))
+        cells = predicted_cells(predicted, entry)
         predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
         labels = _choose(conditions, predicted_labels, observed_names)
     root = draw_seed(as_generator(rng))
@@ -188,8 +191,10 @@ def _fit_baselines(
     adata: AnnData, wanted: Sequence[str | bl.Baseline], keys: Keys, root: int
 ) -> dict[str, bl.Baseline | None]:
     """Fitted baselines by name; None where one cannot be fitted to these data."""
-    if isinstance(wanted, str | bl.Baseline):
-        wanted = [wanted]
+    wanted = [wanted] if isinstance(wanted, bl.Baseline) else check_names(wanted, "baselines")
+    for entry in wanted:
+        if not isinstance(entry, str | bl.Baseline):
+            raise TypeError(f"baselines: {entry!r} is no name and no baseline.")
     names = [entry.name if isinstance(entry, bl.Baseline) else entry for entry in wanted]
     repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
     if repeated:
@@ -208,24 +213,10 @@ def _fit_baselines(
 def _check_metrics(metrics: Sequence[str] | None) -> list[str]:
     if metrics is None:
         return list(_DEFAULT)
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = check_names(metrics, "metrics")
     for name in names:
         check_choice(name, "metrics", tuple(_METRICS))
     return list(dict.fromkeys(names))
-
-
-def _predicted_cells(predicted: AnnData, genes: pd.Index) -> np.ndarray:
-    """Predicted cells with the genes in the order of `adata`, checked."""
-    if "condition" not in predicted.obs:
-        raise KeyError('predicted.obs["condition"] was not found: it must name the condition of every cell.')
-    missing = genes.difference(predicted.var_names, sort=False)
-    if len(missing):
-        raise ValueError(f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}.")
-    x = predicted[:, genes].X
-    x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
-    if not np.isfinite(x).all():
-        raise ValueError(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
-    return x
 
 
 def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[str]) -> list[str]:
@@ -242,7 +233,7 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
                 f"adata has {listing(sorted(observed))}."
             )
         return labels
-    labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
+    labels = list(dict.fromkeys(check_names(wanted, "conditions")))
     for label in labels:
         if label not in available:
             raise KeyError(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
@@ -262,7 +253,7 @@ def _choose_observed(wanted: Sequence[str] | None, table: pd.DataFrame, observed
                 "some out with scgim.pp.hold_out. Cells of conditions that baselines were fitted on flatter them."
             )
         return labels
-    labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
+    labels = list(dict.fromkeys(check_names(wanted, "conditions")))
     for label in labels:
         if label not in observed:
             raise KeyError(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
