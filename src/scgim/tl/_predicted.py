@@ -53,11 +53,10 @@ def _check_scale(x: np.ndarray, entry: Entry) -> None:
     if largest > 2 * limit or (largest > 0 and holds_counts(x)):
         raise ValueError(
             f"predicted.X reaches {largest:g} and looks like counts, but adata.X is log-normalised: compare alike. "
-            f"Normalise predicted as adata was{f' (every cell to {total:g} counts)' if math.isfinite(total) else ''} and "
-            "run sc.pp.log1p(predicted)."
+            "Normalise predicted as adata was and run sc.pp.log1p(predicted)."
         )
     if largest > limit * 1.001:
         logger.warning(
-            "predicted.X reaches %g in %s: more than log1p of all %g normalised counts of a cell, so no cell is like that",
-            largest, plural(int((x > limit * 1.001).any(axis=1).sum()), "cell"), total,
+            "predicted.X reaches %g, more than log1p of the %g normalised counts of a cell: impossible in %s",
+            largest, total, plural(int((x > limit * 1.001).any(axis=1).sum()), "cell"),
         )  # fmt: skip
