@@ -131,9 +131,7 @@ def part_features(obs: pd.DataFrame, design: Design, arguments: dict[str, Any], 
     smiles = None
     if isinstance(features, str) and features == "fingerprint":
         names = sorted({name for name, _ in parts})
-        smiles = smiles_of_perturbations(
-            obs, arguments["perturbation_key"], arguments["smiles_key"], names, arguments["combination_sep"]
-        )
+        smiles = smiles_of_perturbations(obs, arguments["perturbation_key"], arguments["smiles_key"], names)
     return feature_source(features, parts, has_dose=has_dose, smiles=smiles)
 
 
