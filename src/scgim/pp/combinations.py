@@ -115,8 +115,8 @@ def read_combinations(
     if whole:
         logger.warning(
             "combination_sep=%r: %s taken as one perturbation each, since nothing tells that their parts are "
-            "perturbations. If so, pass combination_sep=None. Where they are combinations, write '||' between the parts "
-            "and pass combination_sep='||': a separator of several characters always separates.",
+            "perturbations. If no label is a combination, pass combination_sep=None. If these are, write '||' between "
+            "their parts and pass combination_sep='||': a separator of several characters always separates.",
             separator,
             listing(sorted(whole)),
         )

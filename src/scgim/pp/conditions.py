@@ -39,13 +39,16 @@ class CellLabels:
 def text_labels(column: pd.Series) -> np.ndarray:
     """A column as stripped text, None where it is missing; (cells,) of objects. 0.0 is called `0`."""
     values = column.astype(object)
-    odd = [value for value in values if not pd.api.types.is_scalar(value)]
+    try:
+        codes, found = pd.factorize(values)
+        odd = [value for value in found if not pd.api.types.is_scalar(value)]
+    except TypeError:  # lists cannot be told apart
+        odd = [value for value in values if not pd.api.types.is_scalar(value)]
     if odd:
         raise ValueError(
             f"adata.obs[{column.name!r}] holds {plural(len(odd), 'value')} of type {type(odd[0]).__name__} (the first "
             f"is {odd[0]!r}); a label is text or a number. Make them text first, such as 'A+B'."
         )
-    codes, found = pd.factorize(values)
     names = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in found]
     return np.array([*(None if name in _MISSING else name for name in names), None], dtype=object)[codes]
 

@@ -16,9 +16,7 @@ RADIUS = 2
 N_BITS = 1024
 
 
-def smiles_of_perturbations(
-    obs: pd.DataFrame, perturbation_key: str, smiles_key: str, names: list[str]
-) -> list[str]:
+def smiles_of_perturbations(obs: pd.DataFrame, perturbation_key: str, smiles_key: str, names: list[str]) -> list[str]:
     """The SMILES of each perturbation, from the cells that received it alone.
 
     Raises

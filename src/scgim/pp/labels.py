@@ -140,9 +140,7 @@ def _split(piece: Any, control: str, separator: str | None, known: set[str]) -> 
     return name, [n for n in split_name(name, separator, known | nothing) if n not in nothing], dose
 
 
-def _with_dose(
-    name: str, names: list[str], dose: Any, control: str, has_dose: bool, dose_unit: str
-) -> list[Part]:
+def _with_dose(name: str, names: list[str], dose: Any, control: str, has_dose: bool, dose_unit: str) -> list[Part]:
     if not names:
         return []
     missing = dose is None or (isinstance(dose, float) and math.isnan(dose))

@@ -204,7 +204,7 @@ def _mechanism_for(entry: Entry) -> str:
 
 def _check_groupby(entry: Entry, groupby: Any) -> None:
     stored = entry.arguments["groupby"]
-    if groupby is None or groupby == stored:
+    if groupby is None or np.atleast_1d(groupby).tolist() == np.atleast_1d(stored).tolist():
         return
     if stored is None:
         raise ValueError(
