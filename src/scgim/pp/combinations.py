@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from .._logging import logger
-from .._validation import listing
+from .._validation import listing, plural
 
 #: Separators that are common inside names ("HLA_A", "HLA-A"): nothing but known names speaks for a combination.
 _IN_NAMES = "_-.:/ "
@@ -104,10 +104,10 @@ def read_combinations(
     if unsure:
         example = next(label for label, pieces in sorted(found.items()) if unsure[0] in pieces)
         logger.warning(
-            "combination_sep=%r: %d perturbations never occur alone: %s (%r is in %r). Where such a label is one name, "
-            "rename it; combination_sep=None takes every label as one.",
+            "combination_sep=%r: %s never alone: %s (%r is in %r). Where such a label is one name, rename it; "
+            "combination_sep=None takes every label as one.",
             separator,
-            len(unsure),
+            f"{plural(len(unsure), 'perturbation')} occur{'s' * (len(unsure) == 1)}",
             listing(unsure),
             unsure[0],
             example,

@@ -60,7 +60,7 @@ def control_labels(control: Any, column: pd.Series) -> list[str]:
     given = list(control) if isinstance(control, list | tuple | set | np.ndarray | pd.Index) else [control]
     if not given or any(value is None for value in given):
         raise TypeError(f"control must be a label, a list of labels or None, got {control!r}.")
-    present = pd.unique(column.astype(object))
+    present = [value for value in pd.unique(column.astype(object)) if pd.notna(value)]
     same = [[v for v in present if isinstance(c, numbers.Real) and v == c] or [c] for c in given]
     names = text_labels(pd.Series([own[0] for own in same], name="control", dtype=object))
     return list(dict.fromkeys("" if name is None else name for name in names))

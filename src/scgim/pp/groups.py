@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,7 @@ def prepare_cells(
     stored = arguments | {
         "features": features if isinstance(features, str) else "DataFrame",
         "genes": _names(arguments["genes"]),
+        "control": _as_stored(arguments["control"]),
     }
     slots.store({"params": {"prepare": stored, "versions": versions(), "target_sum": target_sum}})
     return slots
@@ -252,6 +254,13 @@ def _check_depth(
             where,
             np.median(total[keep]),
         )
+
+
+def _as_stored(control: Any) -> Any:
+    """Labels as a file can hold them: a date is its text."""
+    if isinstance(control, list | tuple | set | np.ndarray | pd.Index):
+        return [_as_stored(label) for label in control]
+    return control if control is None or isinstance(control, str | numbers.Real) else str(control)
 
 
 def _names(genes: Any) -> Any:

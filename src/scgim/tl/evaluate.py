@@ -257,7 +257,8 @@ def _choose_observed(wanted: Sequence[str] | None, tested: list[str], observed: 
         if not labels:
             raise ValueError(
                 "No condition is held out, so there is none to compare by default: name conditions=[...], or hold some "
-                "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Cells of conditions that baselines were fitted on flatter them."
+                "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Cells of conditions that "
+                "baselines were fitted on flatter them."
             )
         return labels
     labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
