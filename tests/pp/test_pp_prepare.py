@@ -489,7 +489,7 @@ def test_fewest_counts_follow_from_what_is_measured(n_genes: int, least: int) ->
     counts[0] = counts[0] // 10  # far below either
     obs = pd.DataFrame({"perturbation": ["control", "A", "B"] * 30}, index=[f"c{i}" for i in range(90)])
     adata = ad.AnnData(counts.astype(np.float32), obs=obs)
-    summary = pp.prepare(adata, min_cells=1, n_top_genes=20, n_genes=5, return_summary=True)
+    summary = prepare(adata, min_cells=1, n_top_genes=20, n_genes=5, return_summary=True)
     assert adata.uns["gim"]["params"]["prepare"]["min_counts"] == least
     row = summary.set_index("item").loc[f"cells left out: fewer than {least} counts"]
     assert row["n"] == 1
@@ -508,7 +508,7 @@ def test_genes_of_equal_score_are_chosen_by_name_in_any_order() -> None:
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(40)
         other = adata[:, order].copy()
-        pp.prepare(other, min_cells=1, n_top_genes=15, n_genes=5)
+        prepare(other, min_cells=1, n_top_genes=15, n_genes=5)
         chosen.append(other.var["gim_score"].where(other.var["gim"]).sort_index())
     assert chosen[0].notna().sum() == 5
     pd.testing.assert_series_equal(chosen[0], chosen[1])

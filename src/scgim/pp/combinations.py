@@ -65,7 +65,8 @@ def split_name(name: str, separator: str | None, known: Iterable[str]) -> list[s
         return [name]
     if names.issuperset(pieces):
         return pieces
-    return _join(pieces, str(separator), names) or (pieces if _is_clean(name, pieces, str(separator)) else [name])
+    joined = _join(pieces, str(separator), _spelled(names, str(separator)))
+    return joined or (pieces if _is_clean(name, pieces, str(separator)) else [name])
 
 
 def read_combinations(
@@ -131,8 +132,9 @@ def _decide(several: Mapping[str, list[str]], separator: str, known: set[str]) -
     in_names = separator in _IN_NAMES
     if in_names:  # "HLA_A" is a name where "HLA_A_KLF1" and "KLF1" occur
         whole = set()
+        spelled = _spelled(known | several.keys(), separator)
         for label in sorted(several.keys() - found.keys()):
-            joined = _join(several[label], separator, (known | several.keys()) - {label})
+            joined = _join(several[label], separator, spelled)
             if joined:
                 found[label] = joined
                 whole |= set(joined) - found.keys()
@@ -151,22 +153,25 @@ def _decide(several: Mapping[str, list[str]], separator: str, known: set[str]) -
     return found | (rest if len(found) > len(several) - len(found) and not in_names else {})
 
 
-def _join(pieces: list[str], separator: str, names: set[str]) -> list[str]:
-    """The pieces put together to two or more of the names, the longest first; empty where that cannot be."""
+def _spelled(names: Iterable[str], separator: str) -> dict[str, str]:
+    """Each name by its pieces, without the blanks around separators."""
+    return {separator.join(split_label(name, separator)): name for name in names}
+
+
+def _join(pieces: list[str], separator: str, spelled: Mapping[str, str]) -> list[str]:
+    """The pieces put together to two or more known names, the longest first; empty where that cannot be."""
 
     def rest(start: int) -> list[str] | None:
         if start == len(pieces):
             return []
         for end in range(len(pieces), start, -1):
             name = separator.join(pieces[start:end])
-            if name in names:
-                after = rest(end)
-                if after is not None:
-                    return [name, *after]
+            after = rest(end) if name in spelled and end - start < len(pieces) else None
+            if after is not None:
+                return [spelled[name], *after]
         return None
 
-    joined = rest(0)
-    return joined if joined is not None and len(joined) > 1 else []
+    return rest(0) or []
 
 
 def _is_clean(label: str, pieces: list[str], separator: str) -> bool:

@@ -89,7 +89,13 @@ def resolve_hold_out(
             rows = rows or [i for i, name in enumerate(table["perturbation"].astype(str)) if name == entry and i]
             label = str(entry)
         else:
-            label = parse(entry)
+            try:
+                label = parse(entry)
+            except ValueError as error:  # a label that another group may have
+                if absent is None:
+                    raise
+                absent.add(str(entry), where, error)
+                continue
             rows = [names.index(label)] if label in known else []
         if not rows:
             error = ValueError(

@@ -44,7 +44,7 @@ def fit_gim(
     known_targets: Mapping[str, Any] | None = None,
     known_interventions: Mapping[str, Mapping[str, float]] | None = None,
     preset: str = "default",
-    groupby: str | None = None,
+    groupby: str | list[str] | None = None,
     key_added: str = "gim",
     group: str | None = None,
     device: str = "auto",
@@ -80,7 +80,7 @@ def fit_gim(
     preset
         ``"default"``, or ``"paper"``: random start and log-mean-exp objective.
     groupby
-        The column given to `prepare`; only checked. One model is fitted per group.
+        The column (or columns) given to `prepare`; only checked. One model is fitted per group.
     key_added
         The `key_added` of `prepare`; prefix of every slot.
     group
