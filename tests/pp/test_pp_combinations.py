@@ -77,6 +77,14 @@ def test_a_table_of_features_names_perturbations() -> None:
     assert adata.uns["gim"]["parts"]["part"].tolist() == ["A", "X", "Y"]
 
 
+def test_a_dose_for_each_part_tells_of_a_combination() -> None:
+    obs = pd.DataFrame({"target": ["control", "X+Y"] * 12, "dose": ["0", "10+100"] * 12})
+    obs.index = [f"c{i}" for i in range(24)]
+    adata = AnnData(np.random.default_rng(0).poisson(6.0, size=(24, 12)).astype(np.float32), obs=obs)
+    pp.prepare(adata, perturbation_key="target", dose_key="dose", genes="all", min_cells=1)
+    assert conditions(adata) == ["control", "X_10+Y_100"]
+
+
 def test_what_is_not_sure_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="scgim"):
         prepared([*SCREEN, "A+B"])

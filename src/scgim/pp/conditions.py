@@ -13,7 +13,7 @@ import pandas as pd
 
 from .._logging import logger
 from .._validation import listing, plural, require_column, suggestion
-from .combinations import control_names, read_combinations
+from .combinations import control_names, read_combinations, split_label
 from .doses import clean_unit, common_unit, convert_dose, parse_dose
 from .labels import Part, condition_label, part_label, sort_parts
 from .spelling import check_spelling, warn_blanks
@@ -93,6 +93,7 @@ def label_cells(
     _refuse_absent(names, all_controls, perturbation_key)
     kinds, codes = _unique_rows(names, doses, units)
     controls = control_names(all_controls, combination_sep)
+    named = {*named, *_with_own_doses(kinds, combination_sep)}
     pieces = read_combinations(sorted({n for n in names if n is not None}), combination_sep, controls, named)
     read = _Reader(perturbation_key, dose_key, controls, combination_sep, pieces)
     parsed = [read(*kind) for kind in kinds]
@@ -205,6 +206,16 @@ class _Reader:
             f"dose_key={self.dose_key!r}: {shown} (perturbation {label!r}) cannot be used: {why}. Correct "
             f"adata.obs[{self.dose_key!r}], or set it to NaN to leave those cells out."
         )
+
+
+def _with_own_doses(kinds: list[tuple[Any, ...]], separator: str | None) -> set[str]:
+    """Perturbations of labels whose dose (`10+100`) has as many parts: these are combinations."""
+    found: set[str] = set()
+    for label, dose, _ in kinds:
+        pieces = [] if label is None or not isinstance(dose, str) else split_label(label, separator)
+        if len(pieces) > 1 and len(dose.split(separator)) == len(pieces):
+            found |= set(pieces)
+    return found
 
 
 def _unique_rows(*columns: np.ndarray) -> tuple[list[tuple[Any, ...]], np.ndarray]:
