@@ -12,7 +12,7 @@ import pandas as pd
 from recording import Note, data_file, make_parser, mean_and_spread
 
 from scgim.benchmark import Cell, Method, SciPlex3Task, extract, failures, run
-from scgim.benchmark.run import kept_details
+from scgim.benchmark.stored import kept_details
 
 FILE = "sciplex3_standin.h5ad"
 METHODS = ("gim", "mean_shift", "ridge", "next_lower_dose", "control")

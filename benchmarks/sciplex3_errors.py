@@ -14,7 +14,7 @@ import pandas as pd
 from recording import Note, make_parser, mean_and_spread
 
 from scgim.benchmark import Cell, Method, SciPlex3Experiment, extract
-from scgim.benchmark.run import kept_details
+from scgim.benchmark.stored import kept_details
 
 #: Where the truth lies against what the training cells show of the gene, and what that means.
 KINDS = {

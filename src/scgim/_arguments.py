@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ examples:
   scgim fit lines.h5ad --dose-key dose_value --groupby cell_line --out fit.h5ad
   # log-normalised values, three genes, one setting of the fit changed
   scgim fit log.h5ad --input log1p --genes MYC,CDKN1A,TP53 --set graph_sparsity=5 --out fit.h5ad
+  # all that --set takes
+  scgim fit --settings
 """
 
 _SAMPLE = """\
@@ -92,19 +95,20 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
+        self.set_defaults(parser=self)  # the command's own one: messages are in the words of its options
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def _add_common(
-    parser: argparse.ArgumentParser, *, device: bool = True, seed: bool = True, threads: bool = True
+    parser: argparse.ArgumentParser, *, device: str | None = "auto", seed: bool = True, threads: bool = True
 ) -> None:
     group = parser.add_argument_group("running")
     if seed:
         group.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed (default: 0)")
-    if device:
-        group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    if device is not None:
+        group.add_argument("--device", default=device, help="auto, cpu, cuda (default: auto)")
     if threads:
         group.add_argument("--threads", type=_whole(1), metavar="N", help="CPU threads (default: all cores)")
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
@@ -136,56 +140,76 @@ def _add_fit(commands: Any) -> None:
         description=_FIT,
         epilog=_FIT_EPILOG,
     )
+    # An option is called after its argument of `pp.prepare` or `tl.fit_gim`. What is not given keeps their default,
+    # and they check the values: nothing here needs to change with them.
     add = parser.add_argument
     add("h5ad", type=Path, metavar="H5AD", help="cells with perturbations in obs")
     add("--out", type=Path, required=True, metavar="FILE", help="h5ad to write")
     add("--force", action="store_true", help="overwrite FILE")
 
-    add = parser.add_argument_group("what is in the file").add_argument
-    add("--perturbation-key", default="perturbation", metavar="COL", help="obs column (default: perturbation)")
+    add = partial(parser.add_argument_group("what is in the file").add_argument, default=argparse.SUPPRESS)
+    add("--perturbation-key", metavar="COL", help="obs column (default: perturbation)")
     add("--dose-key", metavar="COL", help="obs column with doses; none if there are no doses")
     add("--dose-unit-key", metavar="COL", help="obs column with the unit of each dose")
-    add("--control", default="control", metavar="LABEL", help="label of unperturbed cells (default: control)")
-    add("--groupby", metavar="COL", help="obs column (cell line, donor): one model per group")
+    add("--control", action="append", metavar="LABEL", help="label of unperturbed cells (default: control)")
+    add("--groupby", action="append", metavar="COL", help="obs column (cell line, donor): one model per group")
     add("--layer", metavar="NAME", help="layer to use instead of X")
-    add("--input", choices=("counts", "log1p", "continuous"), default="counts", help="(default: counts)")
-    add("--combination-sep", default="+", metavar="SEP", help="between combined perturbations (default: +)")
+    add("--input", metavar="KIND", help="counts, log1p or continuous (default: counts)")
+    add("--combination-sep", metavar="SEP", help="between combined perturbations (default: +)")
     add("--smiles-key", metavar="COL", help="obs column with SMILES, for --features fingerprint")
 
-    add = parser.add_argument_group("what is modelled").add_argument
+    add = partial(parser.add_argument_group("what is modelled").add_argument, default=argparse.SUPPRESS)
     add(
         "--hold-out",
         action="append",
-        default=[],
         metavar="NAME[=DOSE]",
         help="condition kept for testing; without a dose, all doses. May be repeated",
     )
     add("--genes", metavar="A,B,...", help="these genes, or 'all' (default: the strongest markers)")
-    add("--n-genes", type=_whole(2), default=50, metavar="N", help="number of markers (default: 50)")
-    add("--n-top-genes", type=_whole(2), default=1000, metavar="N", help="chosen among (default: 1000)")
+    add("--n-genes", type=_whole(2), metavar="N", help="number of markers (default: 50)")
+    add("--features", metavar="KIND", help="auto, onehot, rescaled, fingerprint, hill or potency (default: auto)")
+    add("--min-counts", type=literal, metavar="N", help="fewest counts of a cell; lower it for a panel of genes")
+    add("--min-cells", type=literal, metavar="N", help="fewest cells of a gene (default: 20)")
+    add("--min-cells-per-condition", type=_whole(2), metavar="N", help="fewest cells (default: 10)")
+    add("--small-conditions", metavar="WHAT", help="what to do with smaller ones: error or drop (default: error)")
     add(
-        "--features",
-        choices=("auto", "onehot", "rescaled", "fingerprint", "hill", "potency"),
-        default="auto",
-        help="(default: auto)",
+        "--silent-genes",
+        metavar="WHAT",
+        help="with genes that no control expresses: error or drop (default: error)",
     )
-    add("--min-cells-per-condition", type=_whole(1), default=10, metavar="N", help="(default: 10)")
-    add("--drop-small", action="store_true", help="leave smaller conditions out instead of stopping")
 
-    add = parser.add_argument_group("the fit").add_argument
-    add("--preset", choices=("default", "paper"), default="default", help="(default: default)")
-    add("--steps", type=_whole(1), metavar="N", help="training steps at most")
+    add = partial(parser.add_argument_group("the fit").add_argument, default=argparse.SUPPRESS)
+    add("--preset", metavar="NAME", help="default or paper (default: default)")
+    add("--mechanism", metavar="KIND", help="auto, linear, mlp or ziln (default: auto)")
+    add("--intervention", metavar="KIND", help="hard or shift (default: hard)")
+    add("--steps", dest="max_steps", type=_whole(1), metavar="N", help="training steps at most (default: 2000)")
     add("--checkpoint", type=Path, metavar="FILE", help="saved now and then; a later run goes on from it")
+    add("--key-added", metavar="KEY", help="prefix of all that is stored (default: gim)")
+    add = parser.add_argument_group("everything else").add_argument
     add(
         "--set",
+        "--prepare",
         action="append",
         default=[],
         type=_setting,
         metavar="NAME=VALUE",
-        help="any other setting of scgim.tl.fit_gim, e.g. mechanism=mlp. May be repeated",
+        help="any argument of scgim.pp.prepare or scgim.tl.fit_gim. May be repeated",
     )
-    add("--key-added", default="gim", metavar="KEY", help="prefix of all that is stored (default: gim)")
-    _add_common(parser)
+    add("--settings", action=_Settings, help="list what --set takes, with its defaults, and exit")
+    _add_common(parser, device=argparse.SUPPRESS)
+
+
+class _Settings(argparse.Action):
+    """Prints and exits, like --help; `scgim --help` must not wait for the libraries that it imports."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from scgim._settings import describe
+
+        print(describe())
+        parser.exit()
 
 
 def _add_sample(commands: Any) -> None:
@@ -211,7 +235,7 @@ def _add_sample(commands: Any) -> None:
     add("-n", type=_whole(1), default=500, metavar="N", help="cells of each (default: 500)")
     add("--key", default="gim", help="prefix of the fit in the file (default: gim)")
     add("--group", metavar="NAME", help="which model, where there is one per group")
-    _add_common(parser, device=False)
+    _add_common(parser, device=None)
 
 
 def perturbation(text: str) -> Any:
@@ -280,12 +304,24 @@ def gene_list(text: str | None) -> Any:
 
 def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
+    if not equals or not name.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.strip().replace("-", "_"), literal(value.strip())
+
+
+def literal(text: str) -> Any:
+    """A number, None, True, a list or a dict as Python writes them; anything else is text.
+
+    Examples
+    --------
+    >>> from scgim._arguments import literal
+    >>> literal("0.5"), literal("mlp"), literal("[50, 50]")
+    (0.5, 'mlp', [50, 50])
+    """
     try:
-        return name, ast.literal_eval(value)
+        return ast.literal_eval(text)
     except (SyntaxError, ValueError):  # a word, such as mlp
-        return name, value
+        return text
 
 
 def _whole(least: int) -> Any:

@@ -124,7 +124,7 @@ def _add_run(parser: Any, add_common: Callable[..., None], whole: Callable[[int]
     add("--time-limit", type=float, metavar="S", help="seconds for one fit; a longer one is recorded as failed")
     add("--retry-failed", action="store_true", help="run again what failed before")
     add("--report", action="store_true", help="fit nothing: write the page from what is finished")
-    add_common(parser, device=False, seed=False, threads=False)
+    add_common(parser, device=None, seed=False, threads=False)
 
 
 def seeds(text: str) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,12 +69,42 @@ def check_fraction(value: Any, argument: str) -> float:
     return float(value)
 
 
-def check_anndata(adata: Any) -> None:
-    """Raise unless `adata` is an AnnData with cells, genes and names that are unique."""
+def check_number(value: Any, argument: str) -> float:
+    """A finite real number (and no truth value)."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{argument} must be a number, got {value!r}.")
+    if not np.isfinite(float(value)):
+        raise ValueError(f"{argument} is {value}; it must be finite.")
+    return float(value)
+
+
+def check_names(values: Any, argument: str) -> list[Any]:
+    """One entry or several, as a list."""
+    if isinstance(values, str):
+        return [values]
+    if isinstance(values, Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{argument} must be a name or a list of them, got {values!r}.")
+    return list(values)
+
+
+def check_mapping(values: Any, argument: str, example: str) -> Mapping[Any, Any]:
+    """A dict."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{argument} must be a dict, such as {example}, got {values!r}.")
+    return values
+
+
+def require_anndata(adata: Any, argument: str = "adata") -> None:
+    """Raise unless `adata` is an AnnData."""
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
-        raise TypeError(f"adata must be an AnnData, got {type(adata).__name__}.")
+        raise TypeError(f"{argument} must be an AnnData, got {type(adata).__name__}.")
+
+
+def check_anndata(adata: Any) -> None:
+    """Raise unless `adata` is an AnnData with cells, genes and names that are unique."""
+    require_anndata(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to model.")
     for names, what, axis in ((adata.obs_names, "cell", "obs"), (adata.var_names, "gene", "var")):

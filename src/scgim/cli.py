@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scgim._arguments import InputError, build_parser, gene_list, held_out, perturbation
+from scgim._arguments import InputError, build_parser, perturbation
 from scgim._keys import Keys
+from scgim._logging import logger
+from scgim._shell import ShellFormatter, in_shell, spellings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         if is_bad_input(error):
-            print(f"{name}: error: {_sentence(error)}", file=sys.stderr)
+            print(f"{name}: error: {in_shell(_sentence(error), _options(args))}", file=sys.stderr)
             return 2
         print(f"{name}: unexpected error: {type(error).__name__}: {_sentence(error)}", file=sys.stderr)
         if not args.debug:
@@ -109,66 +111,43 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    settings = dict(args.set)
-    if args.steps is not None:
-        settings["max_steps"] = args.steps
-    _check_out(args)
+    from scgim._settings import gather
+
+    preparation, settings = gather(args)
+    _check_files(args)
+    logger.info("reading %s", args.h5ad)
     adata = _read(args.h5ad)
     from scgim import pp, tl
+    from scgim._validation import plural
 
-    pp.prepare(
-        adata,
-        perturbation_key=args.perturbation_key,
-        dose_key=args.dose_key,
-        dose_unit_key=args.dose_unit_key,
-        control=args.control,
-        groupby=args.groupby,
-        layer=args.layer,
-        input=args.input,
-        features=args.features,
-        smiles_key=args.smiles_key,
-        n_genes=args.n_genes,
-        n_top_genes=args.n_top_genes,
-        genes=gene_list(args.genes),
-        hold_out=held_out(args.hold_out, has_dose=args.dose_key is not None),
-        min_cells_per_condition=args.min_cells_per_condition,
-        small_conditions="drop" if args.drop_small else "error",
-        combination_sep=args.combination_sep or None,
-        rng=args.seed,
-        key_added=args.key_added,
-    )
-    tl.fit_gim(
-        adata,
-        preset=args.preset,
-        groupby=args.groupby,
-        key_added=args.key_added,
-        device=args.device,
-        rng=args.seed,
-        progress=_show_progress(args),
-        checkpoint=args.checkpoint,
-        **settings,
-    )
+    logger.info("preparing %s x %s", plural(adata.n_obs, "cell"), plural(adata.n_vars, "gene"))
+    pp.prepare(adata, **preparation)
+    shared = {name: preparation[name] for name in ("groupby", "key_added") if name in preparation}
+    tl.fit_gim(adata, progress=_show_progress(args), **shared, **settings)
     _write(adata, args.out)
     print(f"wrote the fit to {args.out}")
-    if "interrupted" in _endings(adata, args.key_added):  # the file holds the best state until then
+    # After Ctrl-C the file holds the best state until then.
+    if "interrupted" in _endings(adata, preparation.get("key_added", "gim")):
         raise KeyboardInterrupt
 
 
 def _sample(args: argparse.Namespace) -> None:
-    _check_out(args)
+    perturbations = [perturbation(text) for text in args.perturbation]
+    _check_files(args)
     adata = _read(args.h5ad)
     from scgim import tl
+    from scgim._validation import plural
 
     cells = tl.sample_cells(
         adata,
-        perturbations=[perturbation(text) for text in args.perturbation],
+        perturbations=perturbations,
         n=args.n,
         rng=args.seed,
         key=args.key,
         group=args.group,
     )
     _write(cells, args.out)
-    print(f"wrote {cells.n_obs} cells x {cells.n_vars} genes to {args.out}")
+    print(f"wrote {plural(cells.n_obs, 'cell')} x {plural(cells.n_vars, 'gene')} to {args.out}")
 
 
 def _endings(adata: AnnData, key: str) -> set[str]:
@@ -261,9 +240,21 @@ def _set_up(args: argparse.Namespace) -> None:
 
         torch.set_num_threads(args.threads)
     os.environ.setdefault("MPLBACKEND", "Agg")  # a cluster node has no display
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ShellFormatter(_options(args)))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     level = logging.WARNING if args.quiet else logging.DEBUG if args.debug else logging.INFO
     logging.getLogger("scgim").setLevel(level)
+
+
+def _options(args: argparse.Namespace) -> dict[str, str]:
+    """Argument in Python -> option of the command; a file that `scgim fit` wrote may need another fit."""
+    if args.command not in ("fit", "sample"):
+        return spellings(args.parser)
+    from scgim._settings import fit_defaults, prepare_defaults
+
+    fit = build_parser().parse_args(["fit", "-", "--out", "-"]).parser
+    return {**spellings(fit, {**prepare_defaults(), **fit_defaults()}), **spellings(args.parser)}
 
 
 def _show_progress(args: argparse.Namespace) -> bool:
@@ -271,8 +262,6 @@ def _show_progress(args: argparse.Namespace) -> bool:
 
 
 def _read(path: Path) -> AnnData:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}.")
     from anndata import read_h5ad
 
     try:
@@ -281,8 +270,10 @@ def _read(path: Path) -> AnnData:
         raise InputError(f"{path} cannot be read as h5ad: {_sentence(error)}") from error
 
 
-def _check_out(args: argparse.Namespace) -> None:
-    """Everything that could go wrong with the output, before any work."""
+def _check_files(args: argparse.Namespace) -> None:
+    """Everything that could go wrong with input and output, before any work."""
+    if not args.h5ad.is_file():
+        raise InputError(f"there is no file {args.h5ad}.")
     out: Path = args.out
     if out.suffix != ".h5ad":
         raise InputError(f"--out {out}: the name must end in .h5ad.")
@@ -296,6 +287,7 @@ def _check_out(args: argparse.Namespace) -> None:
 
 def _write(adata: AnnData, out: Path) -> None:
     """Write beside the file and rename, so that an interruption leaves no half of a file."""
+    logger.info("writing %s", out)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.part.h5ad")
     try:
         adata.write_h5ad(partial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -16,8 +17,10 @@ import pytest
 from benchmark_methods import TINY, Broken, Dying, Known, Slow
 
 from scgim import benchmark as bm
-from scgim.benchmark import report
+from scgim.benchmark import report, scores
 from scgim.benchmark.experiments import SWEEPS, SyntheticExperiment
+
+run_module = importlib.import_module("scgim.benchmark.run")  # the package has a function of that name
 
 
 def value(table: pd.DataFrame, split: str, metric: str) -> float:
@@ -90,6 +93,68 @@ def test_failures_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").glob("*.json")}
     bm.run(cells[:1], tmp_path, jobs=0, retry_failed=True, progress=False)
     assert (tmp_path / "cells" / f"{cells[0].name}.json").stat().st_mtime_ns > min(before.values())
+
+
+def test_no_ratio_to_a_method_that_failed(tmp_path: Path) -> None:
+    columns = ["seed", "method", "split", "metric", "value", "n"]
+    rows = [(0, "gim", "fit", "failed", 1.0, 1), (0, "mean_shift", "train", "mean_distance", 2.0, 3)]
+    table = pd.DataFrame(rows, columns=columns)
+    assert report.ratios(table, ["seed"], "mean_distance", "gim", "mean_shift").empty
+    assert report.ratios(table.assign(seed=1), ["seed"], "kde_nll", "gim", "mean_shift").empty
+
+
+def test_a_metric_without_its_package_is_empty_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = bm.SyntheticTask(**TINY)
+    cells = [bm.Cell(task, bm.Method(name, Known)) for name in ("known", "again")]
+    monkeypatch.setitem(sys.modules, "gadjid", None)
+    table = bm.run(cells, tmp_path, jobs=0, progress=False)
+    for name in ("known", "again"):
+        own = table[table["method"] == name]
+        assert np.isnan(value(own, "graph", "sid"))
+        assert value(own, "graph", "edge_f1") == 1 and value(own, "fit", "failed") == 0
+        assert own.loc[own["split"] == "new_dose", "value"].notna().all()
+    assert "note" not in table
+    found = bm.notes(cells, tmp_path)
+    assert found["cells"].tolist() == [2] and found["methods"].tolist() == ["known, again"]
+    assert 'pip install "scgim[metrics]"' in found["note"].item()
+    assert caplog.text.count("gadjid") == 1  # said once, not for every cell
+    # with the package there, these cells are run again where one asks for it
+    monkeypatch.undo()
+    pytest.importorskip("gadjid")
+    table = bm.run(cells, tmp_path, jobs=0, retry_failed=True, progress=False)
+    assert table.loc[table["metric"] == "sid", "value"].tolist() == [0.0, 0.0]
+    assert bm.notes(cells, tmp_path).empty
+
+
+@pytest.mark.parametrize("metric", ["edge_f1", "target_f1", "kde_nll", "wasserstein", "pearson_delta"])
+def test_a_metric_that_fails_leaves_the_others(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scgim import metrics
+
+    def fail(*args: object, **kwargs: object) -> float:
+        raise RuntimeError("no")
+
+    known, task = Known().fit(bm.SyntheticTask(**TINY).load().train), bm.SyntheticTask(**TINY).load()
+    complete = {(row["split"], row["metric"]) for row in bm.score(known, task, 0)}
+    monkeypatch.setattr(metrics, metric, fail)
+    if metric == "pearson_delta":  # the table of scores holds the function itself
+        monkeypatch.setitem(scores._CELL_METRICS, metric, fail)
+    rows = bm.score(known, task, 0)
+    assert {(row["split"], row["metric"]) for row in rows} == complete
+    for row in rows:
+        assert np.isnan(row["value"]) == (row["metric"] == metric) == (row.get("note") == f"{metric}: no")
+
+
+def test_what_fails_after_the_scores_leaves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no drawing")
+
+    monkeypatch.setattr(run_module, "details", fail)
+    cells = [bm.Cell(bm.SyntheticTask(**TINY), bm.Method("known", Known))]
+    table = bm.run(cells, tmp_path, jobs=0, progress=False)
+    assert value(table, "graph", "edge_f1") == 1
+    assert "no drawing" in bm.notes(cells, tmp_path)["note"].item()
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -9,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scgim import baselines
 from scgim import benchmark as bm
 from scgim.benchmark import figures
-from scgim.benchmark.run import curves as learned_curves
+from scgim.benchmark.stored import curves as learned_curves
 from scgim.benchmark.synthetic import SPLITS
 from scgim.cli import main
 
@@ -104,3 +108,61 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "nosuch" in capsys.readouterr().err
     assert main(["benchmark", "synthetic", "--seeds", "5:5"]) == 2
     assert "no seed" in capsys.readouterr().err
+
+
+def test_a_page_survives_methods_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIM fails everywhere, or every method does, or there is nothing at all: each time there is a page."""
+
+    def fail(self: object, *args: object, **kwargs: object) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(baselines.GIMMethod, "fit", fail)
+    page = bm.run_synthetic(SMALL, tmp_path / "one", jobs=0, progress=False)
+    text = page.read_text()
+    assert "RuntimeError: out of order" in text and "mean-shift MLP" in text
+    assert "could not be drawn" not in text and (tmp_path / "one" / "cells_er_hard.png").is_file()
+    for cls in (baselines.MeanShift, baselines.Control):
+        monkeypatch.setattr(cls, "fit", fail)
+    page = bm.run_synthetic(SMALL, tmp_path / "all", jobs=0, progress=False)
+    assert "out of order" in page.read_text() and "could not be drawn" not in page.read_text()
+    (tmp_path / "none").mkdir()
+    page = bm.run_synthetic(SMALL, tmp_path / "none", jobs=0, progress=False, report_only=True)
+    assert "Seeds: none finished" in page.read_text()
+
+
+def test_a_page_survives_a_figure_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no ink")
+
+    before = (folder / "report.md").read_text()
+    monkeypatch.setattr(figures, "strips", fail)
+    page = bm.run_synthetic(SMALL, folder, jobs=0, progress=False, report_only=True)
+    text = page.read_text()
+    assert text.count("could not be drawn: RuntimeError: no ink") == before.count("![Cells") + before.count("![Graph")
+    assert "sweep_features.png" in text and "hill_curves.png" in text
+    bm.run_synthetic(SMALL, folder, jobs=0, progress=False, report_only=True)
+    assert not matplotlib.pyplot.get_fignums()
+
+
+def test_the_first_command_without_the_extras(tmp_path: Path) -> None:
+    """As after the README's installation: gadjid, optuna, POT are not there, in the children neither."""
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for name in ("gadjid", "optuna", "ot", "pooch", "gnies", "causallearn"):
+        (stubs / f"{name}.py").write_text(f"raise ModuleNotFoundError('absent', name={name!r})\n")
+    command = [sys.executable, "-m", "scgim", "benchmark", "synthetic", "--small", "--experiments", "designs"]
+    command += ["--mechanisms", "linear", "--graphs", "er", "--interventions", "hard", "--out", "out"]
+    path = os.pathsep.join([str(stubs), *(p for p in sys.path if p)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    look = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([*command, "--methods", "gim", "control", "jci_pc"], **look)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out" / "results.csv").set_index(["method", "split", "metric"])["value"]
+    assert np.isnan(table["gim", "graph", "sid"]) and table["gim", "fit", "failed"] == 0
+    assert table["gim", "graph", "edge_f1"] >= 0 and table["gim", "new_dose", "wasserstein"] > 0
+    assert table["jci_pc", "fit", "failed"] == 1
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "## Without a value" in page and "## Failed" in page and page.count("gadjid is needed here") == 1
+    done = subprocess.run([*command, "--tune", "2"], **look)  # refused before the first trial
+    assert done.returncode == 2 and "optuna is needed here" in done.stderr
+    assert not (tmp_path / "out" / "tuning").exists()

@@ -37,3 +37,11 @@ def test_coverage_per_gene_is_per_gene():
 def test_quantiles_out_of_order_are_refused():
     with pytest.raises(ValueError, match="lower < upper"):
         metrics.coverage(np.zeros((2, 1)), np.zeros((2, 1)), lower=0.9, upper=0.1)
+
+
+@pytest.mark.parametrize("shift", [-100.0, 100.0])
+def test_cells_beyond_either_end_are_not_covered(shift: float) -> None:
+    x = np.random.default_rng(0).normal(size=(500, 3))
+    assert metrics.coverage(x + shift, x) == 0.0
+    half = np.concatenate([x[:250], x[250:] + shift])
+    assert metrics.coverage(half, x) == pytest.approx(0.45, abs=0.03)

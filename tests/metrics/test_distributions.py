@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 import pytest
+from scipy import special
 from scipy.stats import gaussian_kde, multivariate_normal
 from sklearn.metrics import pairwise_distances
 
@@ -240,7 +241,7 @@ def test_wasserstein_refuses_bad_options(cells, options, message):
         (np.zeros(4), np.zeros((3, 4)), r"`true` must have shape \(cells, genes\), got shape \(4,\)"),
         (np.zeros((3, 4)), np.zeros((3, 5)), "4 genes and `predicted` has 5"),
         (np.array([[0.0, np.nan]]), np.zeros((3, 2)), "`true` has 1 .* not finite.*cell 0, gene 1"),
-        (np.zeros((3, 2)), np.array([[0.0, np.inf]]), "`predicted` has 1 values that are not finite"),
+        (np.zeros((3, 2)), np.array([[0.0, np.inf]]), "`predicted` has 1 value not finite"),
         (np.zeros((0, 2)), np.zeros((3, 2)), "`true` has 0 cells"),
         (np.zeros((3, 0)), np.zeros((3, 0)), "has no genes"),
     ],
@@ -253,3 +254,27 @@ def test_bad_input_is_named(metric, true, predicted, message):
 def test_text_is_refused():
     with pytest.raises(TypeError, match="numeric"):
         metrics.mean_distance(np.array([["a"]]), np.zeros((1, 1)))
+
+
+def test_the_regularised_objective_counts_mass_that_is_missing() -> None:
+    """Stopped early, the plan does not hold all mass: the generalised divergence `sum P log P/(ab) - sum P + 1` does."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), rng.normal(1.0, 2.0, size=(20, 2))
+    epsilon = 0.5
+    cost = ((x[:, None] - y[None]) ** 2).sum(-1)
+    f, g = np.zeros(30), np.zeros(20)
+    for _ in range(3000):
+        f = -epsilon * (special.logsumexp((g - cost) / epsilon, axis=1) - np.log(20))
+        g = -epsilon * (special.logsumexp((f[:, None] - cost) / epsilon, axis=0) - np.log(30))
+    log_density = (f[:, None] + g - cost) / epsilon
+    plan = np.exp(log_density) / 600
+    assert plan.sum() == pytest.approx(1.0, abs=1e-9)
+    expected = (plan * cost).sum() + epsilon * (plan * log_density).sum()
+    found = metrics.wasserstein(x, y, epsilon=epsilon, tolerance=1e-7, value="regularised")
+    assert found == pytest.approx(expected, rel=1e-4)
+    # The divergence of a plan is never negative, so the objective is never below the cost that it pays.
+    for iterations in (1, 2, 3):
+        few = {"epsilon": epsilon, "max_iterations": iterations}
+        assert metrics.wasserstein(x, y, value="regularised", **few) >= metrics.wasserstein(
+            x, y, value="transport", **few
+        )

@@ -108,7 +108,7 @@ def test_unreadable_smiles_are_named() -> None:
 def test_identical_fingerprints_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="scgim"):
         make_spec("fingerprint", smiles=["CCO", "OCC", "c1ccccc1", "CC(=O)O"])
-    assert "1 perturbations share their fingerprint" in caplog.text
+    assert "the same fingerprint as another: 1" in caplog.text
 
 
 def test_user_matrix_by_perturbation_gets_dose_columns() -> None:

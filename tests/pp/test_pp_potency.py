@@ -14,7 +14,7 @@ import scgim
 from scgim._storage import to_storable
 from scgim.pp import featurize
 from scgim.pp.features import complete_spec, feature_source
-from scgim.pp.potency import Responses, fit_potency
+from scgim.pp.potency import Responses, _sizes, fit_potency
 
 DOSES = (10.0, 100.0, 1_000.0, 10_000.0)
 HALF = {"Potent": 30.0, "Middle": 300.0, "Weak": 3_000.0}
@@ -206,3 +206,16 @@ def test_without_genes_it_says_what_to_do() -> None:
     scgim.pp.conditions(adata, perturbation_key="drug", dose_key="dose")
     with pytest.raises(ValueError, match="select_markers first"):
         scgim.pp.features(adata, features="potency")
+
+
+def test_a_size_is_as_unsure_as_its_cells_and_the_control_together() -> None:
+    """Along a direction far beyond noise, the error is that of a difference of two means."""
+    shifts = np.array([[50.0, 0.0], [100.0, 0.0]], dtype=np.float32)
+    variance, control = np.array([[0.04, 9.0], [0.09, 9.0]], dtype=np.float32), np.array([0.16, 9.0], dtype=np.float32)
+    _, error, real = _sizes(Responses(shifts, variance, control), np.arange(2), np.zeros(2, dtype=int), 1)
+    noise = variance.sum() + 4 * control.sum()  # of the direction, which holds the control twice
+    unsure = noise / shifts.sum(0)[0] ** 2
+    expected = np.sqrt(variance[:, 0] + control[0] + unsure * (variance.sum(1) + control.sum()))
+    assert real
+    np.testing.assert_allclose(error, expected, rtol=1e-5)
+    assert error[0] > np.sqrt(0.04 + 0.16)

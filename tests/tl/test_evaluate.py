@@ -111,6 +111,19 @@ def test_a_metric_that_refuses_is_nan_and_logged(observed, predicted, caplog):
     assert "kde_nll of gim for condition 'A_10' has no value" in caplog.text
 
 
+def test_what_lacks_its_package_is_nan_and_logged(observed, predicted, caplog, monkeypatch):
+    def absent(*args, **kwargs):
+        raise ImportError('POT is needed here and is not installed: pip install "scgim[metrics]"')
+
+    monkeypatch.setattr(scgim.metrics, "wasserstein", absent)
+    monkeypatch.setattr(scgim.baselines.Ridge, "fit", absent)
+    table = evaluate(observed, predicted, baselines=["ridge", "control"], metrics=["wasserstein", "mean_distance"])
+    missing = (table["metric"] == "wasserstein") | (table["method"] == "ridge")
+    assert (table["value"].isna() == missing).all() and not missing.all()
+    assert "ridge has no values: POT is needed" in caplog.text
+    assert "wasserstein of gim for condition 'A_10' has no value: POT is needed" in caplog.text
+
+
 def test_a_seed_decides_and_other_baselines_change_nothing(observed, predicted):
     def run(names, seed):
         table = evaluate(observed, predicted, baselines=names, metrics=FAST, rng=seed)

@@ -11,11 +11,12 @@ from .experiments import SyntheticExperiment, tune_methods
 from .figures import strips
 from .methods import Method
 from .report import summarise, wide
-from .run import Cell, failures, results, run
+from .run import run
 from .sciplex3 import Extract, SciPlex3Task, extract
 from .sciplex3_experiment import SciPlex3Experiment, tune_sciplex3
 from .sciplex3_page import run_sciplex3
 from .scores import score
+from .stored import Cell, failures, notes, results
 from .synthetic import SyntheticTask
 from .synthetic_page import run_synthetic
 from .tasks import Query, Task, TaskSpec
@@ -36,6 +37,7 @@ __all__ = [
     "effect_curves",
     "extract",
     "failures",
+    "notes",
     "results",
     "run",
     "run_sciplex3",

@@ -14,9 +14,9 @@ import pandas as pd
 from scgim._validation import check_choice
 
 from .methods import Method
-from .run import Cell
+from .stored import Cell
 from .synthetic import SyntheticTask
-from .tune import tune
+from .tune import require_optuna, tune
 
 logger = logging.getLogger("scgim")
 
@@ -166,6 +166,8 @@ def tune_methods(
     trials
         One row per mechanism, method and trial.
     """
+    if n_trials > 1:
+        require_optuna()
     tuned, tables = {}, []
     for mechanism, name in product(experiment.mechanisms, experiment.methods):
         method = experiment.method(mechanism, name)
@@ -180,4 +182,4 @@ def tune_methods(
         tuned[mechanism, name] = {k: v for k, v in chosen.options.items() if k in method.cls.search_space}
         tables.append(table.assign(mechanism=mechanism, method=name))
         logger.info("%s, %s: %s", mechanism, name, tuned[mechanism, name] or "its defaults")
-    return replace(experiment, tuned=tuned), pd.concat(tables, ignore_index=True)
+    return replace(experiment, tuned=tuned), pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .scores import CELL_METRICS, HIGHER_IS_BETTER
+from .stored import Cell, failures, notes
+
+logger = logging.getLogger("scgim")
 
 #: Metric -> heading.
 NAMES = {
@@ -56,12 +61,12 @@ def summarise(results: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def ratios(results: pd.DataFrame, by: Sequence[str], metric: str, method: str, reference: str) -> pd.DataFrame:
     """Value of `method` over that of `reference` on the same system and split: mean, sem, systems.
 
-    Paired: the ratio is taken system by system and then averaged.
+    Paired: the ratio is taken system by system and then averaged. No rows where no system has both values.
     """
     own = results[results["metric"] == metric]
     identity = [c for c in results.columns if c not in ("method", "metric", "value", "n")]
     wide = own[own["method"].isin([method, reference])].pivot(index=identity, columns="method", values="value")
-    wide = wide.dropna()
+    wide = wide.reindex(columns=[method, reference]).dropna()  # one of them may have failed everywhere
     ratio = (wide[method] / wide[reference]).rename("ratio").reset_index()
     groups = ratio.groupby([*by, "split"], sort=False, observed=True)["ratio"]
     return groups.agg(mean="mean", sem="sem", systems="size").reset_index()
@@ -108,6 +113,50 @@ def markdown(table: pd.DataFrame) -> str:
 
     rows = table.itertuples(index=False, name=None)
     return "\n".join([line(table.columns), "|" + " --- |" * table.shape[1], *map(line, rows)])
+
+
+def missing_parts(cells: Sequence[Cell], out: Path) -> list[str]:
+    """What a page says of fits that failed and of metrics without a value."""
+    parts, failed, noted = [], failures(cells, out), notes(cells, out)
+    if len(failed):
+        found = failed.groupby("reason", sort=False).agg(
+            cells=("task", "size"), methods=("method", lambda m: ", ".join(dict.fromkeys(m))), first=("task", "first")
+        )
+        parts += ["## Failed", markdown(found.reset_index())]
+    if len(noted):
+        parts += ["## Without a value", markdown(noted), "`--retry-failed` runs these cells again."]
+    return parts
+
+
+def figure(draw: Callable[[], Any], path: Path, title: str, label: str = "") -> str:
+    """Draw, save and link a figure; one that cannot be drawn leaves a sentence, and the page goes on.
+
+    Parameters
+    ----------
+    draw
+        Returns an array of Axes.
+    path
+        PNG beside the page.
+    title
+        Of the link.
+    label
+        Above the figure.
+    """
+    from matplotlib import pyplot as plt
+
+    before = set(plt.get_fignums())
+    try:
+        drawn = draw().flat[0].figure
+        if label:
+            drawn.suptitle(label.strip(), fontsize=9)
+        drawn.savefig(path, dpi=150)
+    except Exception as error:
+        logger.warning("%s could not be drawn: %s: %s", path.name, type(error).__name__, error)
+        return f"({title}: could not be drawn: {type(error).__name__}: {error})"
+    finally:
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)
+    return f"![{title}]({path.name})"
 
 
 def drop_constant(results: pd.DataFrame, columns: Sequence[str]) -> list[str]:

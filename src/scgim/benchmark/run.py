@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import multiprocessing
 import os
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
@@ -19,43 +16,17 @@ from typing import Any, cast
 import pandas as pd
 from tqdm.auto import tqdm
 
-from scgim import __version__
-from scgim._threads import one_thread
+from scgim._process import one_thread
 from scgim.baselines.limits import peak_memory
 
 from .curves import effect_curves
 from .details import details
-from .methods import Method
 from .provenance import commit
 from .scores import score
+from .stored import Cell, read_cell, results, write_cell
 from .tasks import TaskSpec
 
 logger = logging.getLogger("scgim")
-
-#: Columns of every table of results after those of the task.
-RESULT_COLUMNS = ["method", "split", "metric", "value", "n"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method on one task."""
-
-    task: TaskSpec
-    method: Method
-
-    @property
-    def name(self) -> str:
-        """Unique among the cells of a run; a file name."""
-        return f"{self.task.name}__{self.method.name}"
-
-    def signature(self) -> dict[str, str]:
-        """What a stored result must agree with to be used again."""
-        kind = self.method.kind
-        return {
-            "task": repr(self.task),
-            "kind": kind if isinstance(kind, str) else self.method.cls.name,
-            "options": repr(sorted(self.method.options.items())),
-        }
 
 
 def run(
@@ -84,7 +55,7 @@ def run(
     time_limit
         Seconds for one fit, simulation or reading included. A cell that exceeds it is recorded as failed.
     retry_failed
-        Run cells again whose stored result is a failure.
+        Run cells again whose stored result is a failure, or lacks a metric that failed.
     progress
         Show a tqdm bar.
 
@@ -118,20 +89,22 @@ def run(
         method.cls  # noqa: B018  an unknown method is an error now, not after hours
     folder = Path(out) / "cells"
     folder.mkdir(parents=True, exist_ok=True)
-    stored = {cell.name: _read(folder, cell) for cell in cells}
+    stored = {cell.name: read_cell(folder, cell) for cell in cells}
     todo = [
         cell for cell in cells
-        if (old := stored[cell.name]) is None or (retry_failed and old["failure"] is not None)
+        if (old := stored[cell.name]) is None or (retry_failed and (old["failure"] is not None or old.get("notes")))
     ]  # fmt: skip
     if len(todo) < len(cells):
         logger.info("%d of %d cells are finished already", len(cells) - len(todo), len(cells))
     bar = tqdm(total=len(todo), disable=not progress, desc="benchmark", unit="cell")
     code = commit() if todo else ""
+    told: set[str] = set()
     try:
         for cell, outcome in _outcomes(todo, jobs, time_limit):
-            _write(folder, cell, {"commit": code, **outcome})
+            write_cell(folder, cell, {"commit": code, **outcome})
             if outcome["failure"] is not None:
                 logger.warning("%s failed: %s", cell.name, outcome["failure"])
+            told = _tell(outcome.get("notes", []), told)
             bar.set_postfix_str(cell.name)
             bar.update(1)
     finally:
@@ -139,83 +112,12 @@ def run(
     return results(cells, out)
 
 
-def results(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
-    """The stored results of these cells as one tidy table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per cell, split and metric: task (its name), the columns of the task, method, split, metric, value,
-        n (queries that entered). Split "fit" has seconds, cpu_seconds, peak_memory_mib and failed (0 or 1); "graph"
-        what concerns the graph.
-        Cells without a result have no rows.
-    """
-    tables = []
-    for cell in cells:
-        found = _read(Path(out) / "cells", cell)
-        if found is None:
-            continue
-        rows = [{"split": "fit", "metric": "failed", "value": float(found["failure"] is not None), "n": 1}]
-        rows += [{"split": "fit", "metric": k, "value": v, "n": 1} for k, v in found["fit"].items()]
-        table = pd.DataFrame(rows + found["rows"])
-        identity = {"task": cell.task.name, **cell.task.columns(), "method": cell.method.name}
-        for name, value in reversed(list(identity.items())):
-            table.insert(0, name, value)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=RESULT_COLUMNS)
-
-
-def failures(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
-    """Cells that failed: task, method, reason."""
-    rows = []
-    for cell in cells:
-        found = _read(Path(out) / "cells", cell)
-        if found is not None and found["failure"] is not None:
-            rows.append((cell.task.name, cell.method.name, found["failure"]))
-    return pd.DataFrame(rows, columns=["task", "method", "reason"])
-
-
-def commits(cells: Sequence[Cell], out: str | Path) -> list[str]:
-    """The commits of scgim that the stored results were computed with; empty for an installed package."""
-    found = (_read(Path(out) / "cells", cell) for cell in cells)
-    return sorted({str(result["commit"]) for result in found if result is not None and result.get("commit")})
-
-
-def curves(cell: Cell, out: str | Path) -> pd.DataFrame:
-    """True and learned dose responses of a finished cell: perturbation, dose, gene, true, learned, probability.
-
-    Empty where the task knows no curves or the method gives no effects.
-    """
-    found = _read(Path(out) / "cells", cell)
-    return pd.DataFrame((found or {}).get("curves", []))
-
-
-def kept_details(cell: Cell, out: str | Path) -> dict[str, Any]:
-    """What :func:`scgim.benchmark.details.details` kept of a finished cell; empty where it is not finished."""
-    found = _read(Path(out) / "cells", cell)
-    return dict((found or {}).get("details") or {})
-
-
-def _read(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    path = folder / f"{cell.name}.json"
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text())
-    if found["signature"] != cell.signature():
-        logger.info("%s has other settings now: it is run again", cell.name)
-        return None
-    for row in found["rows"]:
-        row["value"] = math.nan if row["value"] is None else row["value"]
-    return found
-
-
-def _write(folder: Path, cell: Cell, outcome: dict[str, Any]) -> None:
-    for row in outcome["rows"]:
-        row["value"] = None if math.isnan(row["value"]) else row["value"]  # JSON knows no NaN
-    text = json.dumps({"signature": cell.signature(), "scgim": __version__, **outcome}, indent=1)
-    partial = folder / f".{cell.name}.part"
-    partial.write_text(text)
-    partial.replace(folder / f"{cell.name}.json")
+def _tell(notes: Iterable[str], told: set[str]) -> set[str]:
+    """Log what was not said before: a missing package concerns every cell."""
+    for note in dict.fromkeys(notes):
+        if note not in told:
+            logger.warning("no value of %s", note)
+    return told | set(notes)
 
 
 def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -314,12 +216,25 @@ def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
             if hasattr(fitted, f"{name}_"):
                 fit[name] = float(getattr(fitted, f"{name}_"))
         with one_thread():
-            rows, learned = score(fitted, task, cell.task.seed), effect_curves(fitted, cell.task)
+            rows = score(fitted, task, cell.task.seed)
+            notes = [row.pop("note") for row in rows if "note" in row]
+            learned, kept = _extras(fitted, cell.task, task, notes)
         if len(learned):
             error = (learned["learned"] - learned["true"]).pow(2).mean() ** 0.5
             rows.append({"split": "train", "metric": "effect_rmse", "value": float(error), "n": len(learned)})
-        kept = {"curves": learned.round(4).to_dict("list"), "details": details(fitted, task, cell.task.seed)}
+        kept = {"curves": learned.round(4).to_dict("list"), "details": kept, "notes": notes}
         return {"failure": None, "fit": fit, "rows": rows, **kept}
     except Exception as error:
         logger.debug("%s", traceback.format_exc())
         return {"failure": f"{type(error).__name__}: {error}", "fit": fit, "rows": []}
+
+
+def _extras(fitted: Any, spec: TaskSpec, task: Any, notes: list[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """What figures need besides scores; where it fails, a note says so and the scores stay."""
+    learned, kept = pd.DataFrame(), {}
+    try:
+        learned = effect_curves(fitted, spec)
+        kept = details(fitted, task, spec.seed)
+    except Exception as error:
+        notes.append(f"curves and details: {type(error).__name__}: {error}")
+    return learned, kept

@@ -14,9 +14,9 @@ from scgim._validation import check_choice
 from scgim.baselines.prepared import method_class
 
 from .methods import Method
-from .run import Cell
 from .sciplex3 import DOSE, DRUGS, Extract, SciPlex3Task
-from .tune import tune
+from .stored import Cell
+from .tune import require_optuna, tune
 
 logger = logging.getLogger("scgim")
 
@@ -165,6 +165,8 @@ def tune_sciplex3(
     """
     if seed in {*experiment.seeds, *experiment.slow_seeds}:
         raise ValueError(f"Seed {seed} is reported: choose hyper-parameters with another one.")
+    if n_trials > 1:
+        require_optuna()
     usable = [found for found in experiment.extracts if not found.problem]
     tuned, tables = {}, []
     for name in experiment.methods:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from . import sciplex3_figures as figures
 from .provenance import machine, versions
-from .report import markdown, seeds_text
-from .run import Cell, commits, failures, kept_details, results, run
+from .report import figure, missing_parts, seeds_text
+from .run import run
 from .sciplex3 import SPLIT, SciPlex3Task
 from .sciplex3_experiment import SciPlex3Experiment, tune_sciplex3
 from .sciplex3_tables import (
@@ -23,6 +23,7 @@ from .sciplex3_tables import (
     tuning_table,
     with_encoding,
 )
+from .stored import Cell, commits, kept_details, results
 
 
 def run_sciplex3(
@@ -95,12 +96,7 @@ def run_sciplex3(
         parts += _figures(held, cells, out, label)
     if len(trials):
         parts += tuning_table(trials, tune_seed)
-    failed = failures(cells, out)
-    if len(failed):
-        found = failed.groupby("reason", sort=False).agg(
-            cells=("task", "size"), methods=("method", lambda m: ", ".join(dict.fromkeys(m))), first=("task", "first")
-        )
-        parts += ["## Failed", markdown(found.reset_index())]
+    parts += missing_parts(cells, out)
     page = out / "report.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
@@ -127,18 +123,17 @@ def _introduction(experiment: SciPlex3Experiment, table: pd.DataFrame, command: 
 
 
 def _figures(held: pd.DataFrame, cells: Sequence[Cell], out: Path, label: str) -> list[str]:
-    axes = figures.settings(
-        held, ["mean_distance", "pearson_delta", "kde_nll"], log=["kde_nll"], goal={"pearson_delta": 0.96}
-    )
-    parts = ["## Figures", _save(axes, out, "settings", f"Every setting{label}", label)]
+    shown_metrics = ["mean_distance", "pearson_delta", "kde_nll"]
+    draw = partial(figures.settings, held, shown_metrics, log=["kde_nll"], goal={"pearson_delta": 0.96})
+    parts = ["## Figures", figure(draw, out / "settings.png", f"Every setting{label}", label)]
     seed = min(held["seed"])
     first = [cell for cell in cells if cell.task.seed == seed]
     genes = calibration_table(first, out)
     wanted = ("gim", "gim_paper", "mean_shift", "next_lower_dose")
     shown = [m for m in genes["method"].unique() if m.partition(":")[0] in wanted] if len(genes) else []
     if shown:
-        axes = figures.calibration(genes[genes["method"].isin(shown)])
-        parts.append(_save(axes, out, "calibration", f"Calibration{label}, seed {seed}", label))
+        draw = partial(figures.calibration, genes[genes["method"].isin(shown)])
+        parts.append(figure(draw, out / "calibration.png", f"Calibration{label}, seed {seed}", label))
     for setting, own in _by_setting(first).items():
         text = _marginals(setting, own, out, label)
         if text:
@@ -181,20 +176,10 @@ def _marginals(setting: str, cells: Sequence[Cell], out: Path, label: str) -> st
     # The genes that change most, and some that change in between.
     chosen = [*order[:3], *order[len(order) // 4 :: max(1, len(order) // 4)][:3]]
     chosen = list(dict.fromkeys(int(g) for g in chosen))
-    axes = figures.marginal_panels(
-        [task.genes[g] for g in chosen], true[:, chosen], {k: x[:, chosen] for k, x in predicted.items()},
-        control[:, chosen],
+    draw = partial(
+        figures.marginal_panels, [task.genes[g] for g in chosen], true[:, chosen],
+        {k: x[:, chosen] for k, x in predicted.items()}, control[:, chosen],
     )  # fmt: skip
     line, _, drug = setting.partition("-")
-    return _save(axes, out, f"marginals_{setting}", f"{line}, {drug} held out{label}", f" {line}, {drug}{label}")
-
-
-def _save(axes: Any, out: Path, stem: str, title: str, label: str) -> str:
-    from matplotlib import pyplot as plt
-
-    figure = axes.flat[0].figure
-    if label:
-        figure.suptitle(label.strip(), fontsize=9)
-    figure.savefig(out / f"{stem}.png", dpi=150)
-    plt.close(figure)
-    return f"![{title}]({stem}.png)"
+    where = out / f"marginals_{setting}.png"
+    return figure(draw, where, f"{line}, {drug} held out{label}", f" {line}, {drug}{label}")

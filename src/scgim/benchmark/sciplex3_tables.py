@@ -14,9 +14,9 @@ from scgim import metrics as mt
 
 from . import sciplex3_figures as figures
 from .report import heading, markdown, mean_and_error
-from .run import Cell, kept_details
 from .sciplex3 import SPLIT, SciPlex3Task
 from .sciplex3_experiment import FEATURED, SciPlex3Experiment
+from .stored import Cell, kept_details
 
 _SETTING = ["cell_line", "drug"]
 _METRICS = (

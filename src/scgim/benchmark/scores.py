@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def score(
     -------
     list of dict
         split ("graph" for what concerns the graph), metric, value (mean over the queries of the split; NaN where
-        the method gives no such thing) and n, the number of queries that entered.
+        the method gives no such thing, or the metric fails) and n, the number of queries that entered. A metric that
+        fails (its package is missing, say) has a ``note`` that says why; the others are computed.
     """
     rows = [{"split": "graph", **row} for row in _graph_rows(fitted, task, seed)]
     control = task.train.x[task.train.control]
@@ -79,6 +81,14 @@ def _row(metric: str, value: float, n: int) -> dict[str, Any]:
     return {"metric": metric, "value": float(value), "n": int(n)}
 
 
+def _measured(metric: str, compute: Callable[[], float], n: int) -> dict[str, Any]:
+    """The row of a metric. One that fails must not take the others, and the fit, with it."""
+    try:
+        return _row(metric, compute(), n)
+    except Exception as error:
+        return {**_row(metric, math.nan, 0), "note": f"{metric}: {error or type(error).__name__}"}
+
+
 def _graph_rows(fitted: Baseline, task: Task, seed: int) -> Iterator[dict[str, Any]]:
     if not fitted.gives_graph:
         return
@@ -91,15 +101,15 @@ def _graph_rows(fitted: Baseline, task: Task, seed: int) -> Iterator[dict[str, A
         from scgim.baselines.equivalence import favour
 
         found = favour(found, task.graph, np.random.default_rng([seed, 3]))
-    acyclic = mt.is_acyclic(found)
+    true, acyclic = task.graph, mt.is_acyclic(found)
     yield _row("is_dag", float(acyclic), 1)
-    yield _row("edge_f1", mt.edge_f1(task.graph, found), 1)
-    yield _row("skeleton_f1", mt.skeleton_f1(task.graph, found), 1)
-    yield _row("shd", mt.shd(task.graph, found), 1)
-    yield _row("sid", mt.sid(task.graph, found) if acyclic else math.nan, int(acyclic))
+    yield _measured("edge_f1", lambda: mt.edge_f1(true, found), 1)
+    yield _measured("skeleton_f1", lambda: mt.skeleton_f1(true, found), 1)
+    yield _measured("shd", lambda: mt.shd(true, found), 1)
+    yield _measured("sid", lambda: mt.sid(true, found), 1) if acyclic else _row("sid", math.nan, 0)
     probabilities = getattr(fitted, "edge_probabilities", None)
     if probabilities is not None:
-        yield _row("edge_auprc", mt.edge_auprc(task.graph, probabilities()), 1)
+        yield _measured("edge_auprc", lambda: mt.edge_auprc(true, probabilities()), 1)
 
 
 def _target_rows(fitted: Baseline, queries: list[Query]) -> Iterator[dict[str, Any]]:
@@ -116,17 +126,17 @@ def _target_rows(fitted: Baseline, queries: list[Query]) -> Iterator[dict[str, A
     if any(query.targets is None for query in queries):
         return
     true = np.stack([np.asarray(query.targets, dtype=bool) for query in queries])
-    yield _row("target_f1", mt.target_f1(true, called), n)
-    yield _row("target_f1_per_condition", mt.target_f1_per_condition(true, called), n)
+    yield _measured("target_f1", lambda: mt.target_f1(true, called), n)
+    yield _measured("target_f1_per_condition", lambda: mt.target_f1_per_condition(true, called), n)
     if len(np.unique(probability)) > 2:
-        yield _row("target_auprc", mt.target_auprc(true, probability), n)
+        yield _measured("target_auprc", lambda: mt.target_auprc(true, probability), n)
 
 
 def _cell_rows(
     fitted: Baseline, queries: list[Query], control: np.ndarray, seed: int, n_predicted: int, n_transported: int
 ) -> Iterator[dict[str, Any]]:
     chosen = {**_CELL_METRICS, **(_CALIBRATION if (control == 0).any() else {})}
-    values: dict[str, list[float]] = {name: [] for name in (*chosen, "wasserstein")}
+    values: dict[str, list[dict[str, Any]]] = {name: [] for name in (*chosen, "wasserstein")}
     transported = set(np.linspace(0, len(queries) - 1, min(n_transported, len(queries))).astype(int).tolist())
     for i, query in enumerate(queries):
         # Every query has a stream of its own: its cells do not depend on the other queries.
@@ -140,10 +150,12 @@ def _cell_rows(
             label = query.condition.label
             raise FloatingPointError(f"{fitted.name} predicted values that are not finite for {label!r}.")
         for name, metric in chosen.items():
-            values[name].append(metric(query.cells, cells, control))
+            values[name].append(_measured(name, partial(metric, query.cells, cells, control), 1))
         if i in transported:
-            same = cells[: len(query.cells)]
-            values["wasserstein"].append(mt.wasserstein(query.cells, same, tolerance=1e-3))
+            transport = partial(mt.wasserstein, query.cells, cells[: len(query.cells)], tolerance=1e-3)
+            values["wasserstein"].append(_measured("wasserstein", transport, 1))
     for name, own in values.items():
-        if own:
-            yield _row(name, float(np.mean(own)), len(own))
+        if own:  # a mean over part of the queries would compare with nothing: one that failed makes it NaN
+            notes = [row["note"] for row in own if "note" in row]
+            row = _row(name, float(np.mean([row["value"] for row in own])), sum(row["n"] for row in own))
+            yield {**row, "note": notes[0]} if notes else row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pandas as pd
 from . import figures
 from .experiments import SWEEPS, SyntheticExperiment, tune_methods
 from .provenance import machine, versions
-from .report import markdown, mean_and_error, ratios, seeds_text, summarise, wide
-from .run import Cell, commits, curves, failures, results, run
+from .report import figure, markdown, mean_and_error, missing_parts, ratios, seeds_text, summarise, wide
+from .run import run
+from .stored import Cell, commits, curves, results
 from .synthetic import SPLITS
 
 _DESIGN = ["mechanism", "graph", "intervention"]
@@ -78,15 +80,13 @@ def run_synthetic(
         table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
     table.to_csv(out / "results.csv", index=False, float_format="%.6g")
     parts = [_introduction(table, experiment, command, ", ".join(commits(cells, out)))]
-    for name, own in by_experiment.items():
+    for name, own in by_experiment.items() if len(table) else ():
         names = {(cell.task.name, cell.method.name) for cell in own}
         keys = zip(table["task"], table["method"], strict=True)
         parts += _section(name, table[[key in names for key in keys]], own, experiment, out)
     if len(trials):
         parts += _tuning(trials, tune_seeds)
-    failed = failures(cells, out)
-    if len(failed):
-        parts += ["## Failed", markdown(failed)]
+    parts += missing_parts(cells, out)
     page = out / "report.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
@@ -94,12 +94,13 @@ def run_synthetic(
 
 def _introduction(table: pd.DataFrame, experiment: SyntheticExperiment, command: str, code: str) -> str:
     label = " (small setting: it shows that the experiment runs, not how well)" if experiment.small else ""
+    seeds = seeds_text(table) if len(table) else "none finished"
     lines = [
         f"# Known truth: the synthetic experiment{label}",
         "",
         f"- Command: `{command}`" if command else "",
         "- Data: **simulated** (`scgim.simulate.synthetic`); in distribution: fresh cells of the training conditions",
-        f"- Seeds: {seeds_text(table)}; one fit per system, one configuration for all systems of a family",
+        f"- Seeds: {seeds}; one fit per system, one configuration for all systems of a family",
         f"- Machine: {machine()}; one thread per fit",
         f"- Versions: {versions()}" + (f"; fitted at commit {code}" if code else ""),
         "- Mean ± standard error over systems; ↑ more is better, ↓ less is better; empty: the method has no such thing",
@@ -125,28 +126,34 @@ def _designs(table: pd.DataFrame, cells: Sequence[Cell], out: Path) -> list[str]
     learned = _with_graph(summary)
     if len(learned):
         parts += ["### Graph and targets", markdown(_named(wide(learned, [*_DESIGN, "method"], _STRUCTURE)))]
-    if {"gim", "mean_shift"} <= set(table["method"]):
-        parts += [
-            "### Mean distance of GIM over that of the mean-shift MLP, system by system",
-            markdown(_ratio_table(table)),
-        ]
+    ratio = _ratio_table(table)
+    if len(ratio):
+        parts += ["### Mean distance of GIM over that of the mean-shift MLP, system by system", markdown(ratio)]
     for split, title in SPLITS.items():
         parts += [f"### Cells, {title}"]
         parts.append(markdown(_named(wide(summary, [*_DESIGN, "method"], [(split, m) for m in _CELLS]))))
     for (graph, intervention), own in table.groupby(["graph", "intervention"], sort=False):
-        stem = f"{graph}_{intervention}"
-        if own["metric"].isin(["edge_f1", "target_f1"]).any():
-            axes = figures.strips(own, ["sid", "edge_f1", "target_f1"], splits=SPLITS)
-            parts.append(_save(axes, out, f"structure_{stem}", f"Graph and targets, {graph}, {intervention}"))
-        axes = figures.strips(own, ["mean_distance", "kde_nll"], splits=SPLITS, log=["mean_distance", "kde_nll"])
-        parts.append(_save(axes, out, f"cells_{stem}", f"Cells, {graph}, {intervention}"))
+        for stem, title, metrics, log in (
+            ("structure", "Graph and targets", ["sid", "edge_f1", "target_f1"], []),
+            ("cells", "Cells", ["mean_distance", "kde_nll"], ["mean_distance", "kde_nll"]),
+        ):
+            if _has(own, metrics):
+                draw = partial(figures.strips, own, metrics, splits=SPLITS, log=log)
+                where = out / f"{stem}_{graph}_{intervention}.png"
+                parts.append(figure(draw, where, f"{title}, {graph}, {intervention}"))
     gim = [cell for cell in cells if cell.method.name == "gim"]
     if gim:
         learned = curves(gim[-1], out)
         if len(learned):
-            axes = figures.hill_curves(learned, doses=(0.5, 1.0, 1.5, 2.0))
-            parts.append(_save(axes, out, "hill_curves", f"Learned and true dose responses, {gim[-1].task.name}"))
+            draw = partial(figures.hill_curves, learned, doses=(0.5, 1.0, 1.5, 2.0))
+            title = f"Learned and true dose responses, {gim[-1].task.name}"
+            parts.append(figure(draw, out / "hill_curves.png", title))
     return parts
+
+
+def _has(table: pd.DataFrame, metrics: Sequence[str]) -> bool:
+    """Whether there is any value of these metrics to draw."""
+    return bool(table.loc[table["metric"].isin(metrics), "value"].notna().any())
 
 
 def _with_graph(summary: pd.DataFrame) -> pd.DataFrame:
@@ -194,19 +201,12 @@ def _sweep(name: str, table: pd.DataFrame, out: Path) -> list[str]:
         *((s, "mean_distance") for s in SPLITS),
         ("fit", "seconds"),
     ]
-    axes = figures.sweep(
-        table,
-        setting,
-        ["edge_f1", "target_f1", "mean_distance"],
-        splits=SPLITS,
-        label=_AXES[name],
-        log=name != "features",
-    )
-    return [
-        f"## Sweep of {_AXES[name]}",
-        markdown(_named(wide(summary, ["mechanism", setting, "method"], columns))),
-        _save(axes, out, f"sweep_{name}", f"Sweep of {_AXES[name]}"),
-    ]
+    title, metrics = f"Sweep of {_AXES[name]}", ["edge_f1", "target_f1", "mean_distance"]
+    parts = [f"## {title}", markdown(_named(wide(summary, ["mechanism", setting, "method"], columns)))]
+    if _has(table, metrics):
+        look: dict[str, Any] = {"splits": SPLITS, "label": _AXES[name], "log": name != "features"}
+        parts.append(figure(partial(figures.sweep, table, setting, metrics, **look), out / f"sweep_{name}.png", title))
+    return parts
 
 
 def _tuning(trials: pd.DataFrame, seeds: Sequence[int]) -> list[str]:
@@ -236,12 +236,3 @@ def _tuning(trials: pd.DataFrame, seeds: Sequence[int]) -> list[str]:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _save(axes: Any, out: Path, stem: str, title: str) -> str:
-    from matplotlib import pyplot as plt
-
-    figure = axes.flat[0].figure
-    figure.savefig(out / f"{stem}.png", dpi=150)
-    plt.close(figure)
-    return f"![{title}]({stem}.png)"

@@ -15,7 +15,8 @@ from scgim._optional import optional_import
 from scgim.baselines import Choice, Range, TrainingData
 
 from .methods import Method
-from .run import Cell, run
+from .run import run
+from .stored import Cell
 from .tasks import Query, Task, TaskSpec
 
 #: Share of the conditions, or of the cells of every condition, that is held out (`own`).
@@ -142,7 +143,7 @@ def tune(
     Raises
     ------
     ImportError
-        If optuna is missing (extra "tune").
+        If optuna is missing (extra "tune") and there is more than one trial.
     RuntimeError
         If every trial failed.
     """
@@ -151,7 +152,7 @@ def tune(
     space = method.cls.search_space
     what = kind if method.cls.can_predict_unseen else "cells"
     tasks = [ValidationTask(spec, what) for spec in specs]
-    study = _Study(space, seed)
+    study = _Study(space if n_trials > 1 else {}, seed)
     rows: list[dict[str, Any]] = []
     trials = range(n_trials if space else 1)
     for first in range(0, len(trials), max(1, jobs)):
@@ -166,7 +167,7 @@ def tune(
         for trial, (token, options) in asked.items():
             own = table[table["method"] == f"{method.name}-trial{trial}"]
             losses = own.loc[own["metric"] == "kde_nll", "value"]
-            value = float(losses.mean()) if len(losses) == len(tasks) else math.inf
+            value = float(losses.mean()) if losses.notna().sum() == len(tasks) else math.inf
             study.tell(token, value)
             seconds = own.loc[own["metric"] == "seconds", "value"].mean()
             rows.append({"trial": trial, **options, "kde_nll": value, "seconds": seconds})
@@ -179,13 +180,18 @@ def tune(
     return replace(method, options={**method.options, **chosen}), table
 
 
+def require_optuna() -> Any:
+    """optuna, or an ImportError that says how to install it: known before the first trial, not after hours."""
+    return optional_import("optuna", extra="tune")
+
+
 class _Study:
     """Proposals from a search space, the same every time for the same seed and the same values."""
 
     def __init__(self, space: Any, seed: int) -> None:
         self.space = space
         if space:
-            optuna: Any = optional_import("optuna", extra="tune")
+            optuna = require_optuna()
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
             self.study = optuna.create_study(sampler=sampler, direction="minimize")
@@ -205,8 +211,7 @@ class _Study:
 
     def tell(self, trial: Any, value: float) -> None:
         if trial is not None:
-            optuna: Any = optional_import("optuna", extra="tune")
-
+            optuna = require_optuna()
             failed = not math.isfinite(value)
             state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
             self.study.tell(trial, None if failed else value, state=state)

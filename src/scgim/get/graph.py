@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata as ad
 import networkx as nx
 
+from scgim._validation import check_number
 from scgim.slots import read_entry
 
 from ._fit import genes_of, stored_table
@@ -51,7 +52,7 @@ def graph(
     >>> list(nx.topological_generations(dag))  # doctest: +SKIP
     """
     entry = read_entry(adata, key, group, fitted=True)
-    if threshold is not None and not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= check_number(threshold, "threshold") <= 1:
         raise ValueError(f"threshold is a probability, between 0 and 1, not {threshold}.")
     dag = nx.DiGraph()
     dag.add_nodes_from(genes_of(adata, entry))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import anndata as ad
 import pandas as pd
 
+from scgim._validation import check_number
 from scgim.slots import read_entry
 
 from ._fit import genes_of, stored_table
@@ -49,8 +50,10 @@ def targets(
     -------
     pandas.DataFrame
         A new table with the columns `condition`, `perturbation`, `dose` (NaN where there is none), `split`,
-        `gene`, `probability` (between 0 and 1), `is_target`, and the effect columns of the fit. Rows keep
-        the order of the table of conditions, then that of the fit.
+        `gene`, `probability` (between 0 and 1), `is_target`, `effect` (mean of the gene under the replaced mechanism;
+        for shift interventions the shift), `control_mean` (of `adata.X`, training cells), `log2_fold_change` of (1 +
+        normalised counts) that the intervention itself makes (NaN for continuous data) and its `direction` (-1, 0, 1).
+        Rows keep the order of the table of conditions, then that of the fit.
 
     Raises
     ------
@@ -78,6 +81,8 @@ def targets(
     if genes is not None:
         keep &= stored["gene"].isin(check_known(genes, genes_of(adata, slots), "gene"))
     if min_probability is not None:
+        if not 0 <= check_number(min_probability, "min_probability") <= 1:
+            raise ValueError(f"min_probability is a probability, between 0 and 1, not {min_probability}.")
         keep &= stored["probability"] >= min_probability
     if called_only:
         keep &= stored["is_target"]

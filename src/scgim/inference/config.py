@@ -69,7 +69,8 @@ class FitConfig:
         (one for a linear edge, one per hidden unit for an MLP's), plus 2 log(genes), as in the extended BIC.
     target_sparsity
         beta_I in nats per target and condition; ``"auto"`` (`own`): the same rule with the cells of a condition, plus
-        the log odds of one target among all genes.
+        the log odds of one target among all genes; never less than what control cells under a false name reach in any
+        gene of one in a hundred conditions (Wilks' theorem).
     mechanism_scale
         Prior scale of the mechanisms' weights theta (`own`).
     intervention_scale
@@ -184,6 +185,9 @@ class FitConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        for name in ("linear_skip", "amortised", "sample_targets"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False; got {getattr(self, name)!r}.")
         for name in ("graph_sparsity", "target_sparsity"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -200,6 +204,8 @@ class FitConfig:
                 _check_number(name, getattr(self, name), least=0, above=True)
         for name in ("effect_noise", "penalty", "sufficient_progress", "acyclicity_tolerance"):
             _check_number(name, getattr(self, name), least=0)
+        if not isinstance(self.network_hidden, tuple):
+            raise ValueError(f"network_hidden must be widths, such as [100, 100]; got {self.network_hidden!r}.")
         for width in self.network_hidden:
             _check_number("network_hidden", width, least=1, whole=True)
         for name in ("effect_pull", "effect_spread"):
@@ -250,6 +256,6 @@ def make_config(preset: str = "default", **changes: Any) -> FitConfig:
     if unknown:
         known = ", ".join(FitConfig.__dataclass_fields__)
         raise TypeError(f"fit_gim has no setting {', '.join(map(repr, unknown))}. Settings: {known}.")
-    if "network_hidden" in settings:
-        settings["network_hidden"] = tuple(int(w) for w in settings["network_hidden"])
+    if isinstance(settings.get("network_hidden"), list):
+        settings["network_hidden"] = tuple(settings["network_hidden"])
     return replace(FitConfig(), **settings)

@@ -18,8 +18,10 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from scgim._logging import Spoken
+from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._threads import one_thread
+from scgim._validation import plural
 from scgim.model import GIM, Batch, break_cycles, is_acyclic, spectral_radius
 
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -27,6 +29,7 @@ from .config import FitConfig
 from .data import BalancedSampler, TrainingData
 from .lagrangian import AugmentedLagrangian, half_cosine
 from .refit import refit_effects
+from .search import SearchResult
 from .start import build, find_structure, resolve_sparsity, start_from_search
 
 logger = logging.getLogger("scgim")
@@ -54,7 +57,8 @@ class FitResult:
     """A fitted model.
 
     gim: the model; graph (genes, genes): bool DAG; n_dropped: edges above the threshold dropped to break cycles;
-    history: name -> list; config: with ``"auto"`` resolved; seconds; n_steps; stopped: why the fit ended.
+    history: name -> list; config: with ``"auto"`` resolved; seconds; n_steps; stopped: why the fit ended, one of
+    ``"max_steps"`` (all steps were run; after a search always), ``"converged"``, ``"interrupted"``.
     """
 
     gim: GIM
@@ -81,6 +85,7 @@ class _Progress:
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
 
+@undisturbed()
 def fit(
     data: TrainingData,
     config: FitConfig,
@@ -114,7 +119,7 @@ def fit(
     devices = [data.x.device] if data.x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), one_thread(data.n_genes <= _SMALL):
         torch.manual_seed(seed)
-        return _fit(data, config, np.random.default_rng(seed), seed, progress, checkpoint)
+        return _fit(data.sorted_by_cell(), config, np.random.default_rng(seed), seed, progress, checkpoint)
 
 
 def _fit(
@@ -129,12 +134,11 @@ def _fit(
     config = resolve_sparsity(config, data)
     gim = build(config, data, rng)
     resumed = load_checkpoint(checkpoint, config, seed, data)
-    bar = tqdm(total=config.max_steps, disable=not progress, desc="fit_gim", unit="step")
     if config.init == "search" and resumed is None:
-        bar.set_description("fit_gim: structure search")
-        found = find_structure(config, data, rng, lambda text: bar.set_postfix_str(text))
-        start_from_search(gim, data, found)
-        bar.set_description("fit_gim")
+        start_from_search(gim, data, _search(config, data, rng, progress))
+    bar = tqdm(total=config.max_steps, disable=not progress, desc="fit_gim", unit="step")
+    said = Spoken()
+    logger.info("fit: %s", plural(config.max_steps, "step"))
     n_graphs = graphs_per_step(config, data.n_genes)
     optimiser = make_optimiser(gim, config)
     lagrangian = AugmentedLagrangian(
@@ -145,7 +149,7 @@ def _fit(
     if resumed is not None:
         resumed.restore(gim, optimiser, lagrangian, state)
         logger.info("resumed from %s at step %d", checkpoint, state.step)
-    stopped = "settled" if config.init == "search" else "max_steps"
+    stopped = "max_steps"
     scale = 1.0 / sampler.n_cells
     bar.update(state.step)
     ordered = is_acyclic(gim.graph.allowed.cpu().numpy())  # after a search: no constraint is needed
@@ -167,9 +171,10 @@ def _fit(
                 continue
             state.done = _check(gim, data, config, lagrangian, state, float(loss.detach()), float(h.detach()))
             last = {name: values[-1] for name, values in state.history.items()}
-            bar.set_postfix_str(
-                f"loss {last['loss']:.3f}, acyclicity {last['acyclicity']:.2g}, edges {last['edges']:.0f}"
-            )
+            text = f"loss {last['loss']:.3f}, acyclicity {last['acyclicity']:.2g}, {plural(int(last['edges']), 'edge')}"
+            bar.set_postfix_str(text)
+            if not progress and said.due():
+                logger.info("fit: step %d of %d, %s", state.step, config.max_steps, text)
             if checkpoint is not None:
                 save_checkpoint(checkpoint, config, seed, data, gim, optimiser, lagrangian, state)
     except KeyboardInterrupt:
@@ -187,10 +192,28 @@ def _fit(
     probability = gim.graph.probabilities().detach().cpu().numpy()
     graph, n_dropped = break_cycles(probability)
     if n_dropped:
-        logger.warning("the graph had cycles: its %d weakest edges on cycles were dropped", n_dropped)
+        logger.warning("the graph had cycles: its weakest edges on them were dropped (%d)", n_dropped)
     return FitResult(
         gim, graph, n_dropped, state.history, config, time.perf_counter() - start_time, state.step, stopped
     )
+
+
+def _search(config: FitConfig, data: TrainingData, rng: np.random.Generator, progress: bool) -> SearchResult:
+    """The structure search, with a line now and then: with many cells it takes longer than the fit."""
+    n_cells = plural(int((~data.valid).sum()), "cell")
+    logger.info("structure search: %s, %s", plural(data.n_genes, "gene"), n_cells)
+    said = Spoken()
+    with tqdm(disable=not progress, desc="fit_gim: structure search", bar_format="{desc} {elapsed}{postfix}") as bar:
+
+        def report(text: str) -> None:
+            bar.set_postfix_str(text)
+            if not progress and said.due():
+                logger.info("structure search: %s", text)
+
+        found = find_structure(config, data, rng, report)
+    edges = plural(int(found.graph.sum()), "edge")
+    logger.info("structure search: found %s in %.0f s", edges, said.seconds())
+    return found
 
 
 def negative_bound(gim: GIM, batch: Batch, config: FitConfig, n_graphs: int, sparsity: float) -> Tensor:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scgim._validation import plural
+
 from .scores import LocalScores
 
 logger = logging.getLogger("scgim")
@@ -53,7 +55,6 @@ class _State:
         for gene in range(self.n):
             self.stale[sorted(candidates[gene]), gene] = True
             self.gain[sorted(candidates[gene]), gene] = 0.0
-        self.refresh_all()
 
     def refresh(self, gene: int, others: list[int]) -> None:
         """Score these toggles of parents of `gene`."""
@@ -63,9 +64,10 @@ class _State:
             self.gain[i, gene] = value - base
             self.stale[i, gene] = False
 
-    def refresh_all(self) -> None:
+    def refresh_all(self, report: Callable[[str], None] = lambda text: None) -> None:
         """Score every stale toggle."""
         for gene in np.flatnonzero(self.stale.any(0)):
+            report(f"possible parents of gene {gene + 1} of {self.n}")
             self.refresh(int(gene), np.flatnonzero(self.stale[:, gene]).tolist())
 
     def total(self) -> float:
@@ -138,7 +140,7 @@ class _State:
             for gene, parents in changes:
                 self.set_parents(gene, parents)
             moves += 1
-            report(f"{self.directed.number_of_edges()} edges")
+            report(plural(self.directed.number_of_edges(), "edge"))
 
 
 def search_structure(
@@ -165,9 +167,10 @@ def search_structure(
     max_shakes
         How often a random set of up to half the genes is shaken loose (all their edges removed).
     report
-        Called with a short text after every move.
+        Called with a short text now and then, and after every move.
     """
     state = _State(scores, scores.screen(n_candidates))
+    state.refresh_all(report)
     moves = state.climb(max_parents, report)
     best, kept = state.total(), list(state.parents)
     for _ in range(max_shakes):

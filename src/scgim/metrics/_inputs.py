@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scgim._validation import plural
+
 
 def as_cells(x: ArrayLike, name: str, *, min_cells: int = 1) -> np.ndarray:
     """`x` as a float64 array (cells, genes), checked to be two-dimensional, finite and large enough."""
@@ -19,12 +21,12 @@ def as_cells(x: ArrayLike, name: str, *, min_cells: int = 1) -> np.ndarray:
     if array.shape[1] == 0:
         raise ValueError(f"`{name}` has no genes (shape {array.shape}).")
     if array.shape[0] < min_cells:
-        raise ValueError(f"`{name}` has {array.shape[0]} cells; this metric needs at least {min_cells}.")
+        raise ValueError(f"`{name}` has {plural(array.shape[0], 'cell')}; this metric needs at least {min_cells}.")
     finite = np.isfinite(array)
     if not finite.all():
         cell, gene = (int(i) for i in np.argwhere(~finite)[0])
         raise ValueError(
-            f"`{name}` has {int((~finite).sum())} values that are not finite; "
+            f"`{name}` has {plural(int((~finite).sum()), 'value')} not finite; "
             f"the first is {array[cell, gene]} at cell {cell}, gene {gene}."
         )
     return array
@@ -36,7 +38,7 @@ def as_cell_pair(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 1) -
     second = as_cells(predicted, "predicted", min_cells=min_cells)
     if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"`true` has {first.shape[1]} genes and `predicted` has {second.shape[1]}: "
+            f"`true` has {plural(first.shape[1], 'gene')} and `predicted` has {second.shape[1]}: "
             "both must have the same genes in the same order."
         )
     return first, second

@@ -125,7 +125,7 @@ def complete_spec(
         same = len(bits) - len(np.unique(bits, axis=0))
         if same:
             logger.warning(
-                "%d perturbations share their fingerprint with another: the model cannot tell them apart.",
+                "perturbations with the same fingerprint as another: %d; the model cannot tell them apart.",
                 same,
             )
     elif kind == "hill":

@@ -46,7 +46,7 @@ def split_groups(obs: pd.DataFrame, groupby: str | list[str] | None) -> list[tup
         )
     missing = sum(name is None for name in column)
     if missing:
-        logger.info("%d cells have no group in obs[%r] and are left out.", missing, groupby)
+        logger.info("left out, no group in obs[%r]: %s", groupby, plural(missing, "cell"))
     return [(name, column == name) for name in names]
 
 

@@ -37,6 +37,16 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     check_anndata(adata)
     if adata.n_vars < 2:
         raise ValueError("adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes.")
+    check_settings(arguments)
+    for name, named in named_columns(arguments).items():
+        if named is not None or name == "perturbation_key":
+            for column in named if isinstance(named, list) else [named]:
+                require_column(adata.obs, column, name)
+    check_genes(arguments["genes"], adata.var_names)
+
+
+def check_settings(arguments: dict[str, Any]) -> None:
+    """Check what needs no data; numbers come out as whole ones."""
     check_choice(arguments["input"], "input", _INPUTS)
     check_choice(arguments["small_conditions"], "small_conditions", _SMALL)
     check_choice(arguments["silent_genes"], "silent_genes", _SMALL)
@@ -57,11 +67,6 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise TypeError(f"combination_sep must be text or None, got {separator!r}.")
     arguments["groupby"] = check_groupby(arguments["groupby"])
-    for name, named in named_columns(arguments).items():
-        if named is not None or name == "perturbation_key":
-            for column in named if isinstance(named, list) else [named]:
-                require_column(adata.obs, column, name)
-    check_genes(arguments["genes"], adata.var_names)
 
 
 def check_groupby(groupby: Any) -> Any:

@@ -133,7 +133,7 @@ def choose_markers(
                 f'learned: {listing(var_names[silent])}. Leave them out of genes=, or pass silent_genes="drop".'
             )
         logger.info("left out%s, zero in every control cell: %s", where, listing(var_names[silent]))
-        candidates &= ~silent
+        candidates = candidates & ~silent  # not in place: the array may be that of a table
         if candidates.sum() < 2:
             raise ValueError(
                 f"Fewer than 2 genes are expressed in any control cell{where}, so that no unperturbed mechanism can be "

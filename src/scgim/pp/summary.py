@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .._logging import logger
+from .._validation import plural
 from .slots import GroupSlots
 from .splits import SPLITS
 
@@ -23,7 +24,7 @@ def summarise(slots: GroupSlots, shape: tuple[int, int]) -> pd.DataFrame:
         ("control cells", int(control["n_cells"]), str(control["condition"])),
         ("conditions", len(table), f"{counts.min()} to {counts.max()} cells in a perturbed one"),
         splits[-1],
-        ("parts", len(slots.design.parts), f"{slots.design.parts['perturbation'].nunique()} perturbations"),
+        ("parts", len(slots.design.parts), plural(slots.design.parts["perturbation"].nunique(), "perturbation")),
         _feature_row(slots),
     ]
     return pd.DataFrame(rows, columns=["item", "n", "detail"], index=[str(i) for i in range(len(rows))])

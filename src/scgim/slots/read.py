@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from .._keys import FORMAT_VERSION, Keys
-from .._validation import listing
+from .._validation import listing, require_anndata
 from .entry import Entry
 from .record import open_record
 
@@ -26,6 +26,9 @@ def groups_of(adata: AnnData, key: str) -> list[str] | None:
     ValueError
         Where the slots were written by a newer or an older scgim, or are no longer what was written.
     """
+    require_anndata(adata)
+    if not isinstance(key, str):
+        raise TypeError(f"The key of a preparation (its key_added) must be text, got {key!r}.")
     top = adata.uns.get(key)
     if not isinstance(top, Mapping) or "format" not in top:
         found = [k for k, v in adata.uns.items() if isinstance(v, Mapping) and "format" in v]

@@ -11,8 +11,7 @@ def resolve_device(device: str = "auto") -> torch.device:
     Parameters
     ----------
     device
-        ``"auto"`` (CUDA if there is one, else the CPU; MPS lacks operations that the fit needs), ``"cpu"``,
-        ``"cuda"``, ``"cuda:1"``, ...
+        ``"auto"`` (CUDA if there is one, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
 
     Raises
     ------
@@ -23,7 +22,7 @@ def resolve_device(device: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is not a torch device; use 'auto', 'cpu' or 'cuda'.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
@@ -32,6 +31,9 @@ def resolve_device(device: str = "auto") -> torch.device:
         )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={device!r}: there are only {torch.cuda.device_count()} CUDA GPUs.")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device={device!r} was asked for, but torch finds no Apple GPU. Use device='cpu'.")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device={device!r}: fits run on the CPU and on CUDA GPUs; Apple's GPUs (mps) have no float64, which the "
+            "structure search needs. Use device='cpu' (or 'auto')."
+        )
     return chosen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scgim._validation import listing, suggestion
+from scgim._validation import check_mapping, check_names, check_number, listing, suggestion
 from scgim.inference import TrainingData
 from scgim.slots import Entry
 
@@ -139,15 +139,14 @@ def known_arrays(
         for label, chosen in known_targets.items():
             hit = rows(str(label), "known_targets")
             targets[hit] = 0
-            for gene in [chosen] if isinstance(chosen, str) else chosen:
+            for gene in check_names(chosen, f"known_targets[{label!r}]"):
                 targets[hit, column(str(gene), "known_targets")] = 1
     if known_interventions:
         values = np.full(shape, np.nan)
         for label, chosen in known_interventions.items():
             hit = rows(str(label), "known_interventions")
-            for gene, value in chosen.items():
-                if not np.isfinite(value):
-                    raise ValueError(f"known_interventions: the value of {gene!r} in {label!r} is not finite.")
+            for gene, value in check_mapping(chosen, f"known_interventions[{label!r}]", "{'GENE': 0.0}").items():
+                value = check_number(value, f"known_interventions: the value of {gene!r} in {label!r}")
                 values[hit, column(str(gene), "known_interventions")] = value
         # A perturbation whose atomic intervention is given skips the GIM: it has no other targets.
         given = ~np.isnan(values)

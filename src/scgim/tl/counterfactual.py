@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from scgim import model as gm
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
-from scgim._validation import listing
+from scgim._validation import check_mapping, listing
 
 from ._controls import new_controls
 from .sample import describe_cells, do_label, draw_action, held_values
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@undisturbed()
 def counterfactual(
     adata: AnnData,
     *,
@@ -73,6 +75,8 @@ def counterfactual(
     --------
     >>> treated = scgim.tl.counterfactual(adata, perturbation=("Dacinostat", 10_000))  # doctest: +SKIP
     """
+    if interventions is not None:
+        check_mapping(interventions, "interventions", "{'GENE': 0.0}")
     if perturbation is None and not interventions:
         raise ValueError("Give a perturbation=, interventions={'GENE': value}, or both.")
     model = load(adata, key, group)

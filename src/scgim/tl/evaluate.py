@@ -12,9 +12,12 @@ import pandas as pd
 from scgim import baselines as bl
 from scgim import metrics as mt
 from scgim._logging import logger
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._validation import check_choice, listing
+from scgim._validation import check_choice, check_int, check_names, listing
 from scgim.slots import read_entry
+
+from ._predicted import predicted_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,10 +38,13 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
     "coverage": lambda true, predicted, _: mt.coverage(true, predicted),
 }
 _DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance")
+#: What one baseline may end in without taking the table with it: no such prediction, no package, no finite fit.
+_FAILURES = (bl.CannotPredict, ImportError, FloatingPointError, np.linalg.LinAlgError)
 #: Metrics whose time and memory grow with the product of the numbers of cells.
 _PAIRWISE = ("kde_nll", "wasserstein", "sinkhorn_divergence", "e_distance")
 
 
+@undisturbed()
 def evaluate(
     adata: AnnData,
     predicted: AnnData | None = None,
@@ -85,7 +91,8 @@ def evaluate(
     pandas.DataFrame
         One row per condition, method and metric: condition, method ("gim" for `predicted`, or the baseline's
         name), metric, value, n_true and n_predicted (cells that entered the value). Where a baseline has no
-        prediction, or a metric no value, the value is NaN and a warning says why.
+        prediction, or a metric no value (a package that they need may be missing), the value is NaN and a warning
+        says why.
 
     Raises
     ------
@@ -111,13 +118,14 @@ def evaluate(
     """
     entry = read_entry(adata, key, group)
     names = _check_metrics(metrics)
+    max_cells = None if max_cells is None else check_int(max_cells, "max_cells", least=2)
     codes = entry.codes(adata)
     observed_names = {entry.labels[code] for code in np.unique(codes[codes >= 0])}
     tested, fair = _test_cells(entry, codes, entry.split(adata))
     if predicted is None:
         labels = _choose_observed(conditions, tested, observed_names)
     else:
-        cells = _predicted_cells(predicted, pd.Index(entry.genes))
+        cells = predicted_cells(predicted, entry)
         predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
         labels = _choose(conditions, predicted_labels, observed_names)
     root = draw_seed(as_generator(rng))
@@ -158,10 +166,10 @@ def evaluate(
 def _measure(
     metric: str, label: str, method: str, true: np.ndarray, predicted: np.ndarray, control: np.ndarray
 ) -> float:
-    """The value; NaN where the metric refuses."""
+    """The value; NaN where the metric refuses, or a package that it needs is missing."""
     try:
         return _METRICS[metric](true, predicted, control)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         logger.warning("%s of %s for condition %r has no value: %s", metric, method, label, error)
         return float("nan")
 
@@ -171,17 +179,24 @@ def _sample(
 ) -> np.ndarray | None:
     try:
         return None if baseline is None else baseline.sample(condition, n, rng)
-    except bl.CannotPredict as error:
-        logger.warning("%s", error)
+    except _FAILURES as error:
+        logger.warning("%s", _reason(baseline.name if baseline else "", error))
         return None
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Why a baseline has no value; what `CannotPredict` says names it already."""
+    return str(error) if isinstance(error, bl.CannotPredict) else f"{name} has no values: {error}"
 
 
 def _fit_baselines(
     adata: AnnData, wanted: Sequence[str | bl.Baseline], keys: Keys, root: int
 ) -> dict[str, bl.Baseline | None]:
     """Fitted baselines by name; None where one cannot be fitted to these data."""
-    if isinstance(wanted, str | bl.Baseline):
-        wanted = [wanted]
+    wanted = [wanted] if isinstance(wanted, bl.Baseline) else check_names(wanted, "baselines")
+    for entry in wanted:
+        if not isinstance(entry, str | bl.Baseline):
+            raise TypeError(f"baselines: {entry!r} is no name and no baseline.")
     names = [entry.name if isinstance(entry, bl.Baseline) else entry for entry in wanted]
     repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
     if repeated:
@@ -191,8 +206,8 @@ def _fit_baselines(
         try:
             stream = _stream(root, "fit", name)
             fitted[name] = bl.fit(adata, method=entry, key=keys.key, group=keys.group, rng=stream)
-        except bl.CannotPredict as error:
-            logger.warning("%s", error)
+        except _FAILURES as error:
+            logger.warning("%s", _reason(name, error))
             fitted[name] = None
     return fitted
 
@@ -200,24 +215,10 @@ def _fit_baselines(
 def _check_metrics(metrics: Sequence[str] | None) -> list[str]:
     if metrics is None:
         return list(_DEFAULT)
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = check_names(metrics, "metrics")
     for name in names:
         check_choice(name, "metrics", tuple(_METRICS))
     return list(dict.fromkeys(names))
-
-
-def _predicted_cells(predicted: AnnData, genes: pd.Index) -> np.ndarray:
-    """Predicted cells with the genes in the order of `adata`, checked."""
-    if "condition" not in predicted.obs:
-        raise KeyError('predicted.obs["condition"] was not found: it must name the condition of every cell.')
-    missing = genes.difference(predicted.var_names, sort=False)
-    if len(missing):
-        raise ValueError(f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}.")
-    x = predicted[:, genes].X
-    x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
-    if not np.isfinite(x).all():
-        raise ValueError(f"predicted.X has {int((~np.isfinite(x)).sum())} values that are not finite.")
-    return x
 
 
 def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[str]) -> list[str]:
@@ -234,7 +235,7 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
                 f"adata has {listing(sorted(observed))}."
             )
         return labels
-    labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
+    labels = list(dict.fromkeys(check_names(wanted, "conditions")))
     for label in labels:
         if label not in available:
             raise KeyError(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
@@ -261,7 +262,7 @@ def _choose_observed(wanted: Sequence[str] | None, tested: list[str], observed: 
                 "baselines were fitted on flatter them."
             )
         return labels
-    labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
+    labels = list(dict.fromkeys(check_names(wanted, "conditions")))
     for label in labels:
         if label not in observed:
             raise KeyError(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")

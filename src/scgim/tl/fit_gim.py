@@ -12,9 +12,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scgim._logging import logger
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._storage import from_storable, to_storable
-from scgim._validation import check_anndata, listing
+from scgim._validation import check_anndata, check_mapping, listing, plural
 from scgim.inference import FitResult, fit, make_config, pack
 from scgim.slots import Entry, checksum, groups_of, read_entry, seal
 
@@ -29,12 +30,14 @@ from ._undo import remember, restore
 from .stored import stored_model, targets_table
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
 #: A fit in which a typical condition targets more than this share of the genes has degenerated.
 _DEGENERATE = 0.5
 
 
+@undisturbed()
 def fit_gim(
     adata: AnnData,
     *,
@@ -57,7 +60,7 @@ def fit_gim(
 
     Learns a causal graph over the modelled genes, a mechanism for every gene, and the networks that map
     perturbation features to a distribution over atomic interventions, by maximum a posteriori estimation
-    (Schneider et al., ICML 2025).
+    (Schneider et al., ICML 2025). Fits in several threads wait for each other; run several at a time in processes.
 
     Parameters
     ----------
@@ -105,15 +108,17 @@ def fit_gim(
     - ``varm["gim_target_prob"]``, ``varm["gim_effect"]``: (genes, conditions), NaN outside the graph. The
       effect is the mean expression under the replaced mechanism (hard) or the shift of the location (shift).
     - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``;
-      ``["state"]``: the weights, with their SHA-256; ``["params"]["fit"]``: every argument.
+      ``["params"]["fit"]``: every argument. These are for people. ``["state"]``: the record that everything is read
+      back from, the weights among it, with its SHA-256.
 
     Raises
     ------
     KeyError
         If `adata` is not prepared.
     ValueError
-        If a held-out condition, gene, perturbation, setting or device does not exist, or the data do not fit
-        the mechanism. `adata` is then left as it was.
+        If a held-out condition, gene, perturbation, setting or device does not exist, the cells are not those that
+        were prepared (some removed, added, changed or under another condition), or the data do not fit the
+        mechanism. `adata` is then left as it was.
     FloatingPointError
         If the optimisation stops being finite.
 
@@ -129,13 +134,10 @@ def fit_gim(
     check_anndata(adata)
     groups = groups_of(adata, key_added)
     # Everything that can be refused is refused before any work.
-    make_config(preset, mechanism="ziln" if mechanism == "auto" else mechanism, intervention=intervention, **settings)
-    if not settings.get("amortised", True):
-        raise ValueError(
-            "amortised=False gives no model of new perturbations to store: use "
-            'scgim.baselines.fit(adata, method="bacadi").'
-        )
-    chosen_device = resolve_device(device)
+    chosen_device = check_settings(
+        preset=preset, mechanism=mechanism, intervention=intervention, device=device, known_targets=known_targets,
+        known_interventions=known_interventions, checkpoint=checkpoint, **settings,
+    )  # fmt: skip
     generator = as_generator(rng)
     chosen = [group] if groups is None or group is not None else groups
     entries = [read_entry(adata, key_added, name) for name in chosen]
@@ -180,6 +182,10 @@ def fit_gim(
             path = checkpoint
             if checkpoint is not None and entry.keys.group is not None:
                 path = Path(f"{checkpoint}.{entry.keys.prefix}")
+            logger.info(
+                "fitting %r: %s, %s, %s, mechanism %s, on %s", entry.keys.prefix, plural(data.n_genes, "gene"),
+                plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), config.mechanism, chosen_device,
+            )  # fmt: skip
             result = fit(data.to(chosen_device), config, rng=seed, progress=progress, checkpoint=path)
             arguments = {
                 **given,
@@ -196,6 +202,35 @@ def fit_gim(
     except BaseException:
         restore(adata, undo)
         raise
+
+
+def check_settings(
+    *,
+    preset: str = "default",
+    mechanism: str = "auto",
+    intervention: str = "hard",
+    device: str = "auto",
+    known_targets: Any = None,
+    known_interventions: Any = None,
+    checkpoint: Any = None,
+    **settings: Any,
+) -> torch.device:
+    """Check what needs no data; the device."""
+    kind: Any = "ziln" if mechanism == "auto" else mechanism
+    make_config(preset, mechanism=kind, intervention=intervention, **settings)
+    if not settings.get("amortised", True):
+        raise ValueError(
+            "amortised=False gives no model of new perturbations to store: use "
+            'scgim.baselines.fit(adata, method="bacadi").'
+        )
+    for name, value in (("known_targets", known_targets), ("known_interventions", known_interventions)):
+        if value is not None:
+            check_mapping(value, name, "{'A': 'gene'}")
+    if checkpoint is not None and not isinstance(checkpoint, str | Path):
+        raise TypeError(f"checkpoint must be the name of a file; got {checkpoint!r}.")
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise ValueError(f"checkpoint={str(checkpoint)!r}: there is no folder {str(Path(checkpoint).parent)!r}.")
+    return resolve_device(device)
 
 
 def _mechanism_for(entry: Entry) -> str:
@@ -262,6 +297,11 @@ def _store(
     _report(entry, result, prob)
 
 
+def _ending(result: FitResult) -> str:
+    steps = plural(result.n_steps, "step")
+    return f"ran all {steps}" if result.stopped == "max_steps" else f"{result.stopped} after {steps}"
+
+
 def _edges(genes: np.ndarray, graph: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
     """The DAG's edges, the most probable first."""
     source, target = np.nonzero(graph)
@@ -276,9 +316,8 @@ def _report(entry: Entry, result: FitResult, prob: np.ndarray) -> None:
     per_condition = float((prob[treated] > 0.5).sum(1).mean()) if treated.any() else 0.0
     n_genes, n_edges = prob.shape[1], int(result.graph.sum())
     logger.info(
-        "fit %r: %d edges, %.1f targets per condition, %d steps in %.0f s (%s); written to uns[%r], "
-        "varp[%r], varm[%r], varm[%r]",
-        keys.prefix, n_edges, per_condition, result.n_steps, result.seconds, result.stopped,
+        "fit %r: %s, %.1f targets per condition; %s in %.0f s; written to uns[%r], varp[%r], varm[%r], varm[%r]",
+        keys.prefix, plural(n_edges, "edge"), per_condition, _ending(result), result.seconds,
         keys.uns, keys.edge_prob, keys.target_prob, keys.effect,
     )  # fmt: skip
     many = treated & ((prob > 0.5).sum(1) > _DEGENERATE * n_genes)

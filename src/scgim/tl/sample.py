@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
-from scgim._validation import check_int, listing, suggestion
+from scgim._validation import check_int, check_mapping, check_number, listing, suggestion
 from scgim.model import Action, draw_noise, propagate
 from scgim.slots import Entry
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@undisturbed()
 def sample_cells(
     adata: AnnData,
     *,
@@ -76,6 +78,8 @@ def sample_cells(
     model = load(adata, key, group)
     asked = model.entry.labels if perturbations is None else perturbations
     conditions = model.conditions(asked)
+    if not conditions:
+        raise ValueError("perturbations is empty: name at least one, or leave it out for every condition of the data.")
     prob, effects, held = model.interventions([parts for _, parts in conditions], user_features)
     seed = draw_seed(as_generator(rng))
     generator = torch_generator(seed)
@@ -137,6 +141,7 @@ def _codes(names: Sequence[str], which: np.ndarray) -> tuple[np.ndarray, list[st
     return np.array([different.index(name) for name in names], dtype=int)[which], different
 
 
+@undisturbed()
 def predict_targets(
     adata: AnnData,
     *,
@@ -184,6 +189,7 @@ def predict_targets(
 
 def held_values(model: StoredModel, interventions: Mapping[str, float]) -> torch.Tensor:
     """(genes,) values of `do` interventions, NaN elsewhere."""
+    check_mapping(interventions, "interventions", "{'GENE': 0.0}")
     if not interventions:
         raise ValueError("interventions is empty; give at least one gene and its value, {'GENE': 0.0}.")
     position = {str(gene): i for i, gene in enumerate(model.genes)}
@@ -194,14 +200,14 @@ def held_values(model: StoredModel, interventions: Mapping[str, float]) -> torch
                 f"interventions: {gene!r} is not one of the {model.n_genes} modelled genes."
                 f"{suggestion(gene, list(position))} They are {listing(position, most=30)}."
             )
-        if not np.isfinite(value):
-            raise ValueError(f"interventions: the value of {gene!r} is {value}; it must be finite.")
+        value = check_number(value, f"interventions: the value of {gene!r}")
         if model.gim.mechanisms.is_ziln and value < 0:
             raise ValueError(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
         held[position[gene]] = float(value)
     return held
 
 
+@undisturbed()
 def intervene(
     adata: AnnData,
     *,
