@@ -140,7 +140,7 @@ def check_values(
     kind: str,
     cells: pd.Index,
     genes: pd.Index,
-    raw_layers: Callable[[], list[str]] | None = None,
+    raw_counts: Callable[[], str] | None = None,
 ) -> None:
     """Raise unless `matrix` holds what `kind` promises.
 
@@ -154,8 +154,8 @@ def check_values(
         `"counts"` (whole numbers >= 0), `"log1p"` (real numbers >= 0, not counts) or `"continuous"` (finite).
     cells, genes
         Names, for the message.
-    raw_layers
-        Finds the layers that hold whole numbers: the remedy that the message offers.
+    raw_counts
+        Says where whole numbers are found: the remedy that the message offers.
     """
     if matrix.dtype.kind not in "biuf":
         raise TypeError(f"{where} has the type {matrix.dtype}; real numbers are needed.")
@@ -183,8 +183,9 @@ def check_values(
         )
     counts = matrix.dtype.kind in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
     if kind == "counts" and not counts:
-        found = raw_layers() if raw_layers is not None else []
-        raw = f"Pass layer={found[0]!r}, which does" if found else "Pass the layer that does as layer="
+        found = raw_counts() if raw_counts is not None else ""
+        raw = found or "Pass the layer that does as layer="
+        logged = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0) <= _LARGEST_LOG
         _refuse(
             matrix,
             lambda v: v != np.rint(v),
@@ -192,8 +193,10 @@ def check_values(
             cells,
             genes,
             "not whole numbers",
-            f'input="counts" needs a matrix that holds raw counts. {raw}; or input="log1p" if these values '
-            "are log-normalised.",
+            f'input="counts" needs a matrix that holds raw counts. {raw}; '
+            + ('input="log1p" if these values are log-normalised; ' if logged else "")
+            + "or round them if they are corrected or estimated counts (SoupX, CellBender, kallisto, alignments): "
+            "adata.layers['rounded'] = adata.X.round(), then layer='rounded'.",
         )
     if kind == "log1p":
         largest = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgim._keys import Keys
+    from scgim.slots import Entry
 
 #: Name -> value from (observed, predicted, control), each (cells, genes).
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
@@ -61,8 +62,8 @@ def evaluate(
     Parameters
     ----------
     adata
-        The observed cells, prepared by `scgim.pp.prepare`. All cells of a condition are compared, whatever
-        their split; baselines are fitted on the training cells only.
+        The observed cells, prepared by `scgim.pp.prepare`. Of a condition with cells held out for testing
+        (`test_fraction`) these are compared, of any other all cells; baselines are fitted on the training cells only.
     predicted
         Predicted cells, as `scgim.tl.sample_cells` returns them: `obs["condition"]` and the modelled genes.
         None: the baselines alone; `adata` then needs no fit.
@@ -75,7 +76,7 @@ def evaluate(
         pearson_delta, kde_nll, wasserstein, e_distance.
     conditions
         Labels to compare. Default: every condition of `predicted` that has observed cells; without
-        `predicted`, every condition that was held out.
+        `predicted`, every condition that was held out or has test cells.
     key, group
         Which preparation.
     rng
@@ -118,10 +119,11 @@ def evaluate(
     entry = read_entry(adata, key, group)
     names = _check_metrics(metrics)
     max_cells = None if max_cells is None else check_int(max_cells, "max_cells", least=2)
-    table, codes = entry.conditions, entry.codes(adata)
+    codes = entry.codes(adata)
     observed_names = {entry.labels[code] for code in np.unique(codes[codes >= 0])}
+    tested, fair = _test_cells(entry, codes, entry.split(adata))
     if predicted is None:
-        labels = _choose_observed(conditions, table, observed_names)
+        labels = _choose_observed(conditions, tested, observed_names)
     else:
         cells = predicted_cells(predicted, entry)
         predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
@@ -139,7 +141,7 @@ def evaluate(
 
     rows = []
     for label in labels:
-        true = observed[observed_labels == label]
+        true = observed[(observed_labels == label) & fair[needed]]
         condition = bl.prepared_condition(adata, label, key=key, group=group)
         samples: dict[str, np.ndarray | None] = {}
         n = len(true)
@@ -242,15 +244,22 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
     return labels
 
 
-def _choose_observed(wanted: Sequence[str] | None, table: pd.DataFrame, observed: set[str]) -> list[str]:
+def _test_cells(entry: Entry, codes: np.ndarray, split: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Perturbed conditions with test cells; (cells,) bool: not a training cell of one of these."""
+    with_tests = np.unique(codes[(codes >= 0) & (split == "test")])
+    labels = [entry.labels[code] for code in with_tests if not entry.is_control[code]]
+    return labels, (split == "test") | ~np.isin(codes, with_tests)
+
+
+def _choose_observed(wanted: Sequence[str] | None, tested: list[str], observed: set[str]) -> list[str]:
     """Labels to compare where nothing but the baselines predicts: those asked for, or those held out."""
     if wanted is None:
-        held_out = table.loc[table["split"].astype(str).to_numpy() == "test", "condition"].astype(str)
-        labels = [label for label in held_out if label in observed]
+        labels = [label for label in tested if label in observed]
         if not labels:
             raise ValueError(
-                "No condition is held out, so there is none to compare by default: name conditions=[...], or hold "
-                "some out with scgim.pp.hold_out. Cells of conditions that baselines were fitted on flatter them."
+                "No condition is held out, so there is none to compare by default: name conditions=[...], or hold some "
+                "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Cells of conditions that "
+                "baselines were fitted on flatter them."
             )
         return labels
     labels = list(dict.fromkeys(check_names(wanted, "conditions")))

@@ -47,7 +47,7 @@ def fit_gim(
     known_targets: Mapping[str, Any] | None = None,
     known_interventions: Mapping[str, Mapping[str, float]] | None = None,
     preset: str = "default",
-    groupby: str | None = None,
+    groupby: str | list[str] | None = None,
     key_added: str = "gim",
     group: str | None = None,
     device: str = "auto",
@@ -83,7 +83,7 @@ def fit_gim(
     preset
         ``"default"``, or ``"paper"``: random start and log-mean-exp objective.
     groupby
-        The column given to `prepare`; only checked. One model is fitted per group.
+        The column (or columns) given to `prepare`; only checked. One model is fitted per group.
     key_added
         The `key_added` of `prepare`; prefix of every slot.
     group
@@ -239,7 +239,7 @@ def _mechanism_for(entry: Entry) -> str:
 
 def _check_groupby(entry: Entry, groupby: Any) -> None:
     stored = entry.arguments["groupby"]
-    if groupby is None or groupby == stored:
+    if groupby is None or np.atleast_1d(groupby).tolist() == np.atleast_1d(stored).tolist():
         return
     if stored is None:
         raise ValueError(

@@ -131,7 +131,7 @@ def describe_cells(
     obs[entry.keys.condition] = column
     groupby = entry.arguments["groupby"]
     if entry.keys.group is not None:
-        obs[groupby] = pd.Categorical([entry.keys.group] * len(obs))
+        obs["_".join(np.atleast_1d(groupby).tolist())] = pd.Categorical([entry.keys.group] * len(obs))
     return obs
 
 
