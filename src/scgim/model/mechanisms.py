@@ -53,9 +53,11 @@ def trust(x: Tensor, condition: Tensor) -> Tensor:
     most = left.abs().sort(0).values[max(1, len(x) - _EXTREME_CELLS) - 1]
     inner = (left.abs() <= most).to(x)
     second, third, fourth = ((inner * left**power).sum(0) / inner.sum(0) for power in (2, 3, 4))
-    second = second.clamp_min(1e-30)
-    skewness, spread = third / second**1.5, 0.5 * (fourth / second.square() - 1)
-    largest = 0.5 * (1 + spread + ((1 - spread).square() + 2 * skewness.square()).sqrt())
+    second, n = second.clamp_min(1e-30), len(x)
+    # Less what their squares and itself are by chance, of n normal values.
+    skewness = (third.square() / second**3 - 6 / n).clamp_min(0.0)
+    spread = 0.5 * (fourth / second.square() - 1 - math.sqrt(24 / n))
+    largest = 0.5 * (1 + spread + ((1 - spread).square() + 2 * skewness).sqrt())
     return 1 / largest.clamp(1.0, 1e3)
 
 
