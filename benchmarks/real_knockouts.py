@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,9 @@ def resample(adata: AnnData, seed: int) -> AnnData:
     rows = np.concatenate(
         [rng.choice(own := np.flatnonzero(label == name), size=len(own)) for name in np.unique(label)]
     )
-    out = adata[rows].copy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Observation names are not unique")  # they get new ones
+        out = adata[rows].copy()
     out.obs_names = [f"cell{i}" for i in range(len(rows))]
     return out
 

@@ -54,7 +54,7 @@ def permuted(gim: GIM, order: torch.Tensor) -> GIM:
             value = value[:, order]
         elif name == "graph.allowed" or name in ("mechanisms.weight", "mechanisms.weight_in"):
             value = value[order][:, order]
-        elif name.startswith("mechanisms.") or value.shape[0] == len(order):
+        elif name != "mechanisms.log_library" and (name.startswith("mechanisms.") or value.shape[0] == len(order)):
             value = value[order]
         state[name] = value
     out.load_state_dict(state)

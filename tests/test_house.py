@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "src" / "scgim"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 #: For everyone; these import nothing of scgim but each other.
-SHARED = {"_keys", "_logging", "_optional", "_rng", "_shell", "_storage", "_threads", "_validation"}
+SHARED = {"_keys", "_logging", "_optional", "_process", "_rng", "_shell", "_storage", "_validation"}
 #: A module may import those on its own level or above it in this list, and the shared ones.
 LEVELS = [
     {"slots", "simulate", "metrics"},
@@ -210,6 +210,15 @@ def test_ci_runs_the_line_of_the_readme() -> None:
     assert lines[0].startswith("python -m venv")
 
 
+def test_ci_tests_the_lowest_version_of_everything_claimed() -> None:
+    script = REPOSITORY / ".ci" / "lowest.py"
+    pins = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True).stdout.split()
+    extras = PROJECT["project"]["optional-dependencies"]
+    brought = ("test", "chem", "metrics", "datasets", "tune", "baselines")
+    claimed = [*PROJECT["project"]["dependencies"], *(entry for extra in brought for entry in extras[extra])]
+    assert sorted(pins) == sorted(entry.replace(">=", "==") for entry in claimed if not entry.startswith("scgim["))
+
+
 def test_numbers_of_the_readme_are_in_the_results() -> None:
     """`docs/make_demo.py` writes both; a table edited by hand would be noticed here."""
     (table,) = readme_blocks("text")
@@ -225,7 +234,7 @@ def test_every_result_is_in_the_index() -> None:
 
 
 def test_the_workflow_runs_the_ci_script() -> None:
-    assert re.search(r"run: \.ci/run$", (REPOSITORY / ".github/workflows/ci.yml").read_text(), flags=re.M)
+    assert re.search(r"run: \.ci/run here$", (REPOSITORY / ".github/workflows/ci.yml").read_text(), flags=re.M)
 
 
 def dotted(node: ast.expr) -> str:

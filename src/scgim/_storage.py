@@ -143,8 +143,7 @@ def _clean_frame(frame: pd.DataFrame, path: str) -> pd.DataFrame:
     if odd or not frame.columns.is_unique:
         raise TypeError(f"{path}: a DataFrame with the column names {odd or list(names)} cannot be stored.")
     frame = frame.copy()
-    if not all(isinstance(name, str) for name in frame.index):
-        frame.index = frame.index.astype(str)
+    frame.index = frame.index.map(str).astype(object)  # not every AnnData can write pandas' own strings
     for name in frame.columns:
         column = frame[name]
         if isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(column.dtype):

@@ -36,8 +36,8 @@ def test_combinations_end_to_end(script, tmp_path: Path) -> None:
     x = rng.poisson(3.0, (160, 12)).astype(float)
     x[np.char.find(label, "A") >= 0, 0] += 12
     x[np.char.find(label, "B") >= 0, 1] += 12
-    adata = AnnData(np.log1p(x).astype(np.float32), obs=pd.DataFrame({"perturbation": label}))
-    adata.obs_names = [f"cell{i}" for i in range(160)]
+    obs = pd.DataFrame({"perturbation": label}, index=[f"cell{i}" for i in range(160)])
+    adata = AnnData(np.log1p(x).astype(np.float32), obs=obs)
     adata.var_names = [f"G{i}" for i in range(12)]
     adata.write_h5ad(tmp_path / "norman2019_k562_combos_500genes.h5ad")
     argv = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--n-genes", "6", "--samples", "60"]

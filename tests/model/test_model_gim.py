@@ -41,6 +41,15 @@ def log_density(kind: str, x: float, location: float, scale: float, zero_logit: 
     return stats.lognorm(s=scale, scale=np.exp(location)).logpdf(x) - np.log1p(np.exp(zero_logit))
 
 
+def with_outliers(density: float, kind: str, x: float, center: float, unit: float, share: float = 0.01) -> float:
+    """One cell in a hundred shows any value: Cauchy in the gene's units (of log x), and zero half of the time."""
+    if kind != "ziln":
+        odd = stats.cauchy(center, unit).pdf(x)
+    else:
+        odd = 0.5 if x == 0 else 0.5 * stats.cauchy(center, unit).pdf(np.log(x)) / x
+    return float(np.log((1 - share) * np.exp(density) + share * odd))
+
+
 def direct_log_likelihood(gim: GIM, batch, graph, effects_noise) -> float:
     """`sum_cells w sum_j E_t log p(x_j | t_j)`, one number at a time (no combination of parts)."""
     kind, m = gim.mechanisms.kind, gim.mechanisms
@@ -56,7 +65,8 @@ def direct_log_likelihood(gim: GIM, batch, graph, effects_noise) -> float:
         parts = np.flatnonzero(batch.membership[batch.condition[c]].numpy())
         for j in range(N_GENES):
             location = single_location(m, x, g, j)
-            value = own = log_density(kind, x[j], location, own_scale[j], zero[j])
+            odd = kind, x[j], centre[j], unit[j]
+            value = own = with_outliers(log_density(kind, x[j], location, own_scale[j], zero[j]), *odd)
             if len(parts):
                 (k,) = parts
                 p, psi = 1 / (1 + np.exp(-logits[k, j])), effects[k, j]
@@ -66,7 +76,7 @@ def direct_log_likelihood(gim: GIM, batch, graph, effects_noise) -> float:
                 else:
                     shifted_zero = zero[j] + (psi[2] if kind == "ziln" else 0.0)
                     new = log_density(kind, x[j], centre[j] + unit[j] * psi[0], unit[j] * np.exp(psi[1]), shifted_zero)
-                value = (1 - p) * own + p * new
+                value = (1 - p) * own + p * with_outliers(new, *odd)
             total += float(batch.weight[c]) * value
     return total
 
@@ -138,6 +148,11 @@ def test_sampled_targets_are_unbiased_and_carry_gradient_to_the_target_network()
     assert all(torch.isfinite(g).all() for g in gradients) and sum(float(g.abs().sum()) for g in gradients) > 0
 
 
+def _two_cells(log_scale: torch.Tensor) -> torch.Tensor:
+    """Mean log density of cells of unit spread under this spread."""
+    return -0.5 * math.log(2 * math.pi) - log_scale - 0.5 * torch.exp(-2 * log_scale)
+
+
 def test_sparsity_terms_of_the_prior():
     gim, batch = make_gim(), make_batch()
     with torch.no_grad():
@@ -151,6 +166,11 @@ def test_sparsity_terms_of_the_prior():
         # The target network's hidden layers have a prior of their own.
         phi += hidden * (gim.priors.target_scale**-2 - 1)
         expected = -0.5 * (N_GENES * z + theta + phi) - 25.0 * float(gim.graph.probabilities().sum())
+        # Spreads of the mechanisms and (where used) of what replaces them: as two cells of unit spread say.
+        prob, effects, _ = gim.condition_interventions(batch)
+        for share, log_scale in ((torch.ones(N_GENES), gim.mechanisms.log_scale), (prob, effects[..., 1])):
+            cells = 2 * (stats.norm(0, 1).logpdf(0) - 0.5 - _two_cells(log_scale))
+            expected -= float((share * cells).sum())
         assert float(gim.log_prior(batch, 0.0)) == pytest.approx(expected, rel=1e-5)
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scgim.pp.doses import (
@@ -87,6 +87,7 @@ def test_units_that_do_not_fit_are_refused(used: dict[str, set[str]]) -> None:
 levels = st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=6, unique=True).map(lambda v: np.sort(v))
 
 
+@example(np.array([0.0011983642578125, np.nextafter(0.0011983642578125, 1)]))  # one logarithm
 @given(levels)
 def test_one_hot_is_exact_at_seen_doses(seen: np.ndarray) -> None:
     np.testing.assert_array_equal(dose_one_hot(seen, seen), np.eye(len(seen)))

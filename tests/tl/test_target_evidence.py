@@ -57,8 +57,8 @@ def test_cells_of_the_control_change_nothing_however_few_they_are() -> None:
     rng = np.random.default_rng(0)
     label = np.repeat(["control", "few", "some", "many"], [400, 10, 30, 100])
     x = np.where(rng.random((len(label), 40)) < 0.85, 0.0, np.exp(0.5 * rng.normal(size=(len(label), 40))))
-    adata = AnnData(x.astype(np.float32), obs=pd.DataFrame({"perturbation": label}))
-    adata.obs_names = [f"cell{i}" for i in range(len(label))]
+    obs = pd.DataFrame({"perturbation": label}, index=[f"cell{i}" for i in range(len(label))])
+    adata = AnnData(x.astype(np.float32), obs=obs)
     scgim.pp.prepare(adata, input="log1p", n_genes=40, min_cells=1, min_cells_per_condition=5)
     scgim.tl.fit_gim(adata, **QUICK)
     table = scgim.tl.target_evidence(adata)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from scgim._process import one_thread
 from scgim._rng import RngLike, as_generator, torch_generator
-from scgim._threads import one_thread
 
 from .convex_networks import ConvexPotential
 from .protocol import (

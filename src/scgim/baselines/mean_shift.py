@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 
+from scgim._process import one_thread
 from scgim._rng import RngLike, as_generator, torch_generator
-from scgim._threads import one_thread
 
 from .protocol import CannotPredict, Choice, Condition, Range, TrainingData, check_fitted
 from .shift import FeatureScale, ShiftBaseline, check_features, trained_shifts

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgim._logging import log_duration
+from scgim._process import undisturbed
 from scgim._rng import RngLike
 from scgim._validation import check_choice, listing, suggestion
 from scgim.slots import Entry, read_entry
@@ -46,6 +47,7 @@ _METHODS: dict[str, type[Baseline]] = {
 }
 
 
+@undisturbed()
 def fit(
     adata: AnnData,
     *,

@@ -16,7 +16,7 @@ from typing import Any, cast
 import pandas as pd
 from tqdm.auto import tqdm
 
-from scgim._threads import one_thread
+from scgim._process import one_thread
 from scgim.baselines.limits import peak_memory
 
 from .curves import effect_curves

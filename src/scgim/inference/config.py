@@ -69,7 +69,8 @@ class FitConfig:
         (one for a linear edge, one per hidden unit for an MLP's), plus 2 log(genes), as in the extended BIC.
     target_sparsity
         beta_I in nats per target and condition; ``"auto"`` (`own`): the same rule with the cells of a condition, plus
-        the log odds of one target among all genes.
+        the log odds of one target among all genes; never less than what control cells under a false name reach in any
+        gene of one in a hundred conditions (Wilks' theorem).
     mechanism_scale
         Prior scale of the mechanisms' weights theta (`own`).
     intervention_scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,12 @@ class TrainingData:
             move(self.known_values),
             self.graded,
         )
+
+    def sorted_by_cell(self) -> TrainingData:
+        """The same cells in an order that follows from themselves: what is drawn at random belongs to a place."""
+        keys = (*self.x.cpu().numpy().T, self.valid.cpu().numpy(), self.condition.cpu().numpy())
+        order = torch.as_tensor(np.lexsort(keys), device=self.x.device)
+        return replace(self, x=self.x[order], condition=self.condition[order], valid=self.valid[order])
 
     def known_condition_targets(self) -> Tensor | None:
         """(conditions, genes) known targets: NaN where any part's targets are to be learned."""

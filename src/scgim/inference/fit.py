@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scgim._logging import Spoken
+from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._threads import one_thread
 from scgim._validation import plural
 from scgim.model import GIM, Batch, break_cycles, is_acyclic, spectral_radius
 
@@ -85,6 +85,7 @@ class _Progress:
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
 
+@undisturbed()
 def fit(
     data: TrainingData,
     config: FitConfig,
@@ -118,7 +119,7 @@ def fit(
     devices = [data.x.device] if data.x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), one_thread(data.n_genes <= _SMALL):
         torch.manual_seed(seed)
-        return _fit(data, config, np.random.default_rng(seed), seed, progress, checkpoint)
+        return _fit(data.sorted_by_cell(), config, np.random.default_rng(seed), seed, progress, checkpoint)
 
 
 def _fit(

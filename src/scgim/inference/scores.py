@@ -4,7 +4,8 @@ For given parents S of gene j, the gene's mechanism is approximated by ridge reg
 of x_S (or on x_S itself), and the conditions in which the gene is a target are found by trimming: a condition
 whose cells are better described by a mechanism of their own, by more than `target_sparsity` nats, is left out
 of the fit. All this needs only one Gram matrix per condition, so that thousands of parent sets can be scored in
-seconds. `own`: the paper starts from a random graph.
+seconds. Densities and priors of spreads are those of the fit (`with_outliers`, `spread_log_prior`): neither a few
+odd cells nor a few that agree by chance make a target. `own`: the paper starts from a random graph.
 """
 
 from __future__ import annotations
@@ -15,7 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LOG_2PI = math.log(2 * math.pi)
+from scgim.model.distributions import (
+    PRIOR_CELLS,
+    normal_log_prob,
+    outlier_log_prob,
+    spread_log_prior,
+    with_outliers,
+)
+from scgim.model.mechanisms import response_units
+
+
+def marginals(count: Tensor, total: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log spread of cells in units of their gene, from their number and the sums of values and squares.
+
+    One cell of the prior stands at the gene's centre, `PRIOR_CELLS` have its spread.
+    """
+    mean = total / (count + 1.0)
+    around = (square - 2 * mean * total + count * mean.square()).clamp_min(0.0)
+    return mean, 0.5 * ((around + PRIOR_CELLS) / (count + PRIOR_CELLS)).log()
 
 
 class LocalScores:
@@ -74,8 +92,9 @@ class LocalScores:
         gather = torch.as_tensor(index, device=x.device)  # (chunks, chunk), -1 = padding
         self.present = (gather >= 0).to(x)
         self.x = x[gather.clamp_min(0)] * self.present.unsqueeze(-1)  # (chunks, chunk, genes)
-        scale = x.std(0).clamp_min(1e-3)
-        self.standard = (self.x - x.mean(0)) / scale * self.present.unsqueeze(-1)
+        center, scale = response_units(x, ziln=False)
+        self.standard = (self.x - center) / scale * self.present.unsqueeze(-1)
+        self.units = response_units(x, ziln)
         # Half of the features are nearly linear over the data's range, half saturate.
         slope = torch.where(torch.arange(n_features) % 2 == 0, 0.4, 1.0)
         weight = torch.randn(self.n_genes, n_features, generator=generator) * slope
@@ -89,18 +108,16 @@ class LocalScores:
         shape[dim] = self.n_conditions
         return per_chunk.new_zeros(shape).index_add(dim, self.owner, per_chunk)
 
-    def _response(self, gene: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Response in units of its spread and 0/1 weight of every cell, both (chunks, chunk), and the spread."""
+    def _response(self, gene: int) -> tuple[Tensor, Tensor]:
+        """Response in units of its spread and 0/1 weight of every cell, both (chunks, chunk)."""
         value = self.x[..., gene]
         if self.ziln:
             weight = (value > 0).to(value)
             response = torch.where(value > 0, value, torch.ones_like(value)).log()
         else:
             weight, response = self.present, value
-        count = weight.sum().clamp_min(1)
-        centred = (response - (weight * response).sum() / count) * weight
-        spread = (centred.square().sum() / count).sqrt().clamp_min(1e-12)
-        return centred / spread, weight, spread
+        center, scale = (unit[gene] for unit in self.units)
+        return (response - center) / scale * weight, weight
 
     # -- scores -------------------------------------------------------------------------------------------
 
@@ -138,8 +155,8 @@ class LocalScores:
         gram_all.diagonal().add_(1.0)  # ridge
         cross_all = (everything.T @ y.response.reshape(-1)).double()
 
-        def refit(targets: Tensor) -> tuple[Tensor, Tensor]:
-            """Fit on the untargeted conditions; log likelihood of every condition: own and replaced mechanism."""
+        def refit(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Fit on the untargeted conditions; log likelihood of every condition, own and replaced; log spread."""
             left_out = targets[self.owner]
             gram, cross = gram_all, cross_all
             if bool(left_out.any()):
@@ -147,16 +164,18 @@ class LocalScores:
                 gram = gram - (part.T @ part).double()
                 cross = cross - (part.T @ y.response[left_out].reshape(-1)).double()
             beta = torch.linalg.solve(gram, cross).to(features)
-            residual = y.response - features @ beta  # (chunks, chunk)
-            rss = self._per_condition(residual.square().sum(1)).clamp_min(1e-6)
+            residual = (y.response - features @ beta) * y.weight  # (chunks, chunk)
+            rss = self._per_condition(residual.square().sum(1))
             used = (~targets).to(features)
-            noise = ((used * rss).sum() / (used * y.count).sum().clamp_min(1)).clamp_min(1e-4)
-            own = -0.5 * y.count * (_LOG_2PI + noise.log()) - 0.5 * rss / noise
-            zeros = y.zero_log_likelihood(used)
+            noise = ((used * rss).sum() + PRIOR_CELLS) / ((used * y.count).sum() + PRIOR_CELLS)
+            log_scale = 0.5 * noise.log()
+            rate = y.common_zeros(used)
+            own = y.log_likelihood(residual, log_scale, rate)
             if not self.shift:
-                return own + zeros, y.free
-            shift = self._per_condition(residual.sum(1))
-            return own + zeros, own + y.free_zeros + 0.5 * shift.square() / y.count.clamp_min(1) / noise
+                return own, y.free, log_scale
+            shift = self._per_condition(residual.sum(1)) / (y.count + 1.0)
+            shifted = residual - shift[self.owner].unsqueeze(1) * y.weight
+            return own, y.log_likelihood(shifted, log_scale, y.own_zeros), log_scale
 
         best: tuple[float, Tensor] | None = None
         starts = [(torch.zeros_like(self.targetable), self._ANNEAL)]
@@ -165,11 +184,12 @@ class LocalScores:
         for targets, factors in starts:
             targets = torch.where(y.may, targets, y.told)
             for factor in factors:
-                own, replaced = refit(targets)
+                own, replaced, _ = refit(targets)
                 better = (replaced - own) > factor * self.target_sparsity
                 targets = torch.where(y.may, better, targets)
-            own, replaced = refit(targets)
-            value = float(torch.where(targets, replaced - self.target_sparsity, own).sum())
+            own, replaced, log_scale = refit(targets)
+            explained = torch.where(targets, replaced - self.target_sparsity, own).sum()
+            value = float(explained + spread_log_prior(log_scale))
             if best is None or value > best[0]:
                 best = (value, targets)
         assert best is not None
@@ -201,34 +221,47 @@ class LocalScores:
 class _Response:
     """What all parent sets of one gene share.
 
-    response, weight (chunks, chunk); count: cells with a response per condition; free: log likelihood of each
-    condition under marginals of its own; may: where targets are to be found; told: the known ones elsewhere.
+    response, weight (chunks, chunk); count: cells with a response per condition; own_zeros: rate of zeros per
+    condition; free: log likelihood of each condition under marginals of its own; may: where targets are to be found;
+    told: the known ones elsewhere.
     """
 
     def __init__(self, scores: LocalScores, gene: int) -> None:
-        self.response, self.weight, spread = scores._response(gene)
-        square = scores._per_condition(self.response.square().sum(1))
-        total_response = scores._per_condition(self.response.sum(1))
+        self.scores = scores
+        self.response, self.weight = scores._response(gene)
         self.count = scores._per_condition(self.weight.sum(1))
         self.total = scores._per_condition(scores.present.sum(1))
-        mean = total_response / self.count.clamp_min(1)
-        variance = (square / self.count.clamp_min(1) - mean.square()).clamp_min(1e-4)
-        free = -0.5 * self.count * (_LOG_2PI + 1 + variance.log())
-        self.free_zeros = _bernoulli(self.total - self.count, self.total)
-        self.free = free + self.free_zeros
-        self.unit = -float(self.count.sum() * spread.log())  # back to a density in the data's units
+        zero, one = self.response.new_zeros(()), self.response.new_ones(())
+        self.outlier = outlier_log_prob(self.response, zero, one, ziln=False) - scores.ziln * math.log(2)
+        self.own_zeros = (self.total - self.count + self.common_zeros(one)) / (self.total + 1.0)
+        self.unit = -float(self.count.sum() * scores.units[1][gene].log())  # back to a density in the data's units
+        square = scores._per_condition(self.response.square().sum(1))
+        mean, log_scale = marginals(self.count, scores._per_condition(self.response.sum(1)), square)
+        around = (self.response - mean[scores.owner].unsqueeze(1)) * self.weight
+        self.free = self.log_likelihood(around, log_scale, self.own_zeros) + spread_log_prior(log_scale)
         self.may, self.told = scores.targetable, torch.zeros_like(scores.targetable)
         if scores.known_targets is not None:
             known = scores.known_targets[:, gene]
             self.may = scores.targetable & torch.isnan(known)
             self.told = torch.nan_to_num(known) > 0.5
 
-    def zero_log_likelihood(self, used: Tensor) -> Tensor:
-        """Log likelihood of the zeros of every condition, with one rate fitted on the used ones."""
-        zeros = self.total - self.count
-        rate = (used * zeros).sum() / (used * self.total).sum().clamp_min(1)
-        rate = rate.clamp(1e-6, 1 - 1e-6)
-        return zeros * rate.log() + self.count * torch.log1p(-rate)
+    def common_zeros(self, used: Tensor) -> Tensor:
+        """One rate of zeros for all used conditions."""
+        return ((used * (self.total - self.count)).sum() + 0.5) / ((used * self.total).sum() + 1.0)
+
+    def log_likelihood(self, residual: Tensor, log_scale: Tensor, rate: Tensor) -> Tensor:
+        """(conditions,) from what is left of the response (chunks, chunk); log_scale and rate of one or each."""
+        scores = self.scores
+        wide = log_scale if log_scale.ndim == 0 else log_scale[scores.owner].unsqueeze(1)
+        density = normal_log_prob(residual, torch.zeros_like(residual), wide)
+        if scores.ziln:
+            above = torch.log1p(-rate)
+            density = density + (above if above.ndim == 0 else above[scores.owner].unsqueeze(1))
+        out = scores._per_condition((with_outliers(density, self.outlier) * self.weight).sum(1))
+        if not scores.ziln:
+            return out
+        at_zero = with_outliers(rate.log(), torch.full_like(rate, -math.log(2)))
+        return out + (self.total - self.count) * at_zero
 
 
 def _chunks(condition: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -243,12 +276,6 @@ def _chunks(condition: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
             rows.append(row)
             owner.append(int(k))
     return np.array(rows), np.array(owner)
-
-
-def _bernoulli(successes: Tensor, total: Tensor) -> Tensor:
-    """Maximised Bernoulli log likelihood per condition."""
-    rate = successes / total.clamp_min(1)
-    return torch.xlogy(successes, rate) + torch.xlogy(total - successes, 1 - rate)
 
 
 def _correlation(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import chi2
 from torch import Tensor
 
 from scgim._rng import torch_generator
@@ -24,20 +25,23 @@ from scgim.model import (
 
 from .config import FitConfig
 from .data import TrainingData, cap_cells
-from .scores import LocalScores
+from .scores import LocalScores, marginals
 from .search import SearchResult, search_structure
 
 #: The search looks at so many times more control cells (`own`).
 _CONTROL_SHARE = 8
 #: Edge logits of the start: found by the search, or possible in its order; free target logits likewise (`own`).
 _FOUND, _POSSIBLE = 3.0, -3.0
+#: Of conditions in which nothing is changed, so many may have a target at the least automatic sparsity (`own`).
+_FALSE_CONDITIONS = 0.01
 
 
 def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
     """Replace ``"auto"`` sparsities by numbers (`own`).
 
     Edges: the extended BIC for graphs (Foygel & Drton 2010), half of log(cells) per parameter plus 2 log(genes);
-    targets: the BIC of the replaced mechanism plus the log odds of one target among all genes.
+    targets: the BIC of the replaced mechanism plus the log odds of one target among all genes, and never less than what
+    control cells under a false name reach, in any gene, in one of a hundred conditions (Wilks' theorem).
     """
     n_cells = int((~data.valid).sum())
     graph, target = config.graph_sparsity, config.target_sparsity
@@ -48,6 +52,7 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
         per_condition = max(2.0, n_cells / max(1, data.n_conditions))
         k = n_effects(config.intervention, config.mechanism == "ziln")
         target = 0.5 * k * math.log(per_condition) + math.log(max(2, data.n_genes))
+        target = max(target, 0.5 * float(chi2.isf(_FALSE_CONDITIONS / data.n_genes, k)))
     pull = config.effect_pull
     if isinstance(pull, str):
         pull = 20.0 if config.init == "search" and config.mechanism != "ziln" else 0.0
@@ -193,10 +198,9 @@ def condition_moments(gim: GIM, data: TrainingData) -> Tensor:
     else:
         weight, value = torch.ones_like(x), x
     count = zeros.index_add(0, owner, weight)
-    value = (value - mechanisms.response_center) / mechanisms.response_scale
-    mean = zeros.index_add(0, owner, weight * value) / (count + 1.0)  # one pseudo-cell at the gene's centre
-    spread = zeros.index_add(0, owner, weight * (value - mean[owner]).square())
-    log_scale = 0.5 * ((spread + 1.0) / (count + 1.0)).clamp_min(1e-4).log()
+    value = weight * (value - mechanisms.response_center) / mechanisms.response_scale
+    square = zeros.index_add(0, owner, value.square())
+    mean, log_scale = marginals(count, zeros.index_add(0, owner, value), square)
     shift = gim.intervention == "shift"
     if shift:
         control = data.membership.sum(1) == 0
@@ -205,6 +209,7 @@ def condition_moments(gim: GIM, data: TrainingData) -> Tensor:
         parameters = [mean, log_scale]
     if mechanisms.is_ziln:
         total = zeros.index_add(0, owner, torch.ones_like(x))
-        rate = (total - count + 0.5) / (total + 1.0)
-        parameters.append(torch.logit(rate) - mechanisms.zero_logit)
+        # One cell of the prior has the gene's own rate: where nothing is seen, nothing has changed.
+        rate = (total - count + gim.zero_probability()) / (total + 1.0)
+        parameters.append(torch.logit(rate.clamp(1e-6, 1 - 1e-6)) - mechanisms.zero_logit)
     return torch.stack(parameters, dim=-1)

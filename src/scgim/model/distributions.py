@@ -12,6 +12,13 @@ from torch.distributions import constraints
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
+#: Share of the cells that may show any value of a gene for no reason: doublets, ambient counts, wrong labels (`own`).
+OUTLIER_SHARE = 0.01
+#: A spread is learned from so many cells of the prior besides those of the data (`own`).
+PRIOR_CELLS = 2.0
+#: A bound so many standard deviations away bounds nothing.
+_REACH = 6.0
+
 
 def normal_log_prob(value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Log density of N(mean, exp(log_scale)^2), elementwise with broadcasting."""
@@ -30,6 +37,76 @@ def ziln_log_prob(value: Tensor, zero_logit: Tensor, mean: Tensor, log_scale: Te
     at_zero = F.logsigmoid(zero_logit)
     above = F.logsigmoid(-zero_logit) + normal_log_prob(log_value, mean, log_scale) - log_value
     return torch.where(positive, above, at_zero)
+
+
+def outlier_log_prob(value: Tensor, center: Tensor, scale: Tensor, ziln: bool) -> Tensor:
+    """Log density of a value that says nothing of the mechanism: Cauchy in the gene's units.
+
+    For the zero-inflated log-normal a zero or not with equal odds, and Cauchy in log x.
+    """
+    if not ziln:
+        return -math.log(math.pi) - scale.log() - torch.log1p(((value - center) / scale).square())
+    positive = value > 0
+    log_value = torch.where(positive, value, torch.ones_like(value)).log()
+    above = outlier_log_prob(log_value, center, scale, ziln=False) - log_value
+    return torch.where(positive, above, torch.zeros_like(above)) - math.log(2)
+
+
+def with_outliers(log_prob: Tensor, outlier: Tensor, share: float = OUTLIER_SHARE) -> Tensor:
+    """Log density where a `share` of the cells are outliers.
+
+    What one cell says for one mechanism and against another is bounded by it, so that no few cells decide (`own`).
+    """
+    if share <= 0:
+        return log_prob
+    return torch.logaddexp(math.log1p(-share) + log_prob, math.log(share) + outlier)
+
+
+def spread_log_prior(log_scale: Tensor) -> Tensor:
+    """Log prior of a spread in units of the gene's, 0 at one unit: that of `PRIOR_CELLS` cells of unit spread.
+
+    An inverse gamma up to a constant, conjugate to the normal: a few cells of a gene that happen to agree, or a single
+    one, do not make its spread vanish and every other cell impossible.
+    """
+    return -0.5 * PRIOR_CELLS * (2 * log_scale + torch.expm1(-2 * log_scale))
+
+
+def truncate(noise: Tensor, bound: Tensor) -> Tensor:
+    """Standard normal noise of the same rank below `bound`: `Phi(out) = Phi(noise) Phi(bound)`; shapes broadcast.
+
+    Monotone in the noise, and the noise itself where the bound is out of its reach (six standard deviations).
+    """
+    noise, bound = torch.broadcast_tensors(noise, bound)
+    z, b = noise.double(), bound.double()
+    low = torch.special.ndtri(torch.special.ndtr(z) * torch.special.ndtr(b))
+    high = -torch.special.ndtri(torch.special.ndtr(-z) + torch.special.ndtr(-b) * torch.special.ndtr(z))
+    far = -(b.square() - 2 * torch.special.log_ndtr(z)).sqrt()  # both probabilities vanish
+    out = torch.where(b < -5, far, torch.where((z > 0) & (b > 0), high, low))
+    return torch.where(bound < _REACH, torch.minimum(out, b).to(noise), noise)
+
+
+def untruncate(noise: Tensor, bound: Tensor) -> Tensor:
+    """The noise of which `truncate` made this one; what lies at or above the bound counts as just below it."""
+    noise, bound = torch.broadcast_tensors(noise, bound)
+    z, b = noise.double(), bound.double()
+    within = torch.special.ndtr(b).clamp_min(1e-300)
+    low = torch.special.ndtri((torch.special.ndtr(z) / within).clamp_max(0.5))
+    upper = torch.special.ndtr(-z) - torch.special.ndtr(-b)
+    upper = torch.where(b > 0, upper, torch.special.ndtr(b) - torch.special.ndtr(z))
+    high = -torch.special.ndtri((upper / within).clamp(0.0, 0.5))
+    far = torch.special.ndtri(((b.square() - z.square()) / 2).clamp_max(0.0).exp())
+    middle = torch.special.ndtr(z) < 0.5 * within
+    out = torch.where(b < -5, far, torch.where(middle, low, high)).clamp(-_REACH, _REACH)
+    return torch.where(bound < _REACH, out.to(noise), noise)
+
+
+def truncated_log_normal_mean(mean: Tensor, log_scale: Tensor, log_most: Tensor) -> Tensor:
+    """Mean of a log-normal that stays below `exp(log_most)`."""
+    m, most = mean.double(), log_most.double()
+    scale = log_scale.double().exp()
+    bound = (most - m) / scale
+    log_mean = m + 0.5 * scale.square() + torch.special.log_ndtr(bound - scale) - torch.special.log_ndtr(bound)
+    return torch.minimum(log_mean, most).exp().to(mean)
 
 
 class ZeroInflatedLogNormal(TorchDistribution):

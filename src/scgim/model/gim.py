@@ -16,7 +16,14 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
 
-from .distributions import GumbelBernoulli, normal_log_prob, ziln_log_prob
+from .distributions import (
+    OUTLIER_SHARE,
+    GumbelBernoulli,
+    normal_log_prob,
+    spread_log_prior,
+    with_outliers,
+    ziln_log_prob,
+)
 from .graph import LatentGraph
 from .interventions import (
     AmortizedInterventions,
@@ -29,6 +36,8 @@ from .mechanisms import Mechanisms
 
 Objective = Literal["elbo", "log_mean_exp"]
 OBJECTIVES = ("elbo", "log_mean_exp")
+#: Log of the widest spread of a replaced mechanism in units of the gene's, which networks may extrapolate (`own`).
+_WIDEST = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Priors:
         sigma_phi, standard deviation of the intervention networks' weights.
     effect_noise
         sigma_psi, in units of the gene's spread.
+    outlier_share
+        Share of the cells that may show any value of a gene: in learning alone, predicted cells have no outliers.
     """
 
     graph_sparsity: float = 25.0
@@ -55,6 +66,7 @@ class Priors:
     intervention_scale: float = 1.0
     target_scale: float = 0.1
     effect_noise: float = 0.02
+    outlier_share: float = OUTLIER_SHARE
 
 
 @dataclass
@@ -160,7 +172,7 @@ class GIM(nn.Module):
             return shifts | ({"zero_shift": effects[..., 1]} if mechanisms.is_ziln else {})
         out = {
             "mean": mechanisms.response_center + mechanisms.response_scale * effects[..., 0],
-            "log_scale": mechanisms.response_scale.log() + effects[..., 1],
+            "log_scale": mechanisms.response_scale.log() + effects[..., 1].clamp_max(_WIDEST),
         }
         if mechanisms.is_ziln:
             out["zero_logit"] = mechanisms.zero_logit.detach() + effects[..., 2]
@@ -171,7 +183,7 @@ class GIM(nn.Module):
     def gene_log_likelihoods(
         self, x: Tensor, condition: Tensor, graph: Tensor, effects: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log density of every entry under its own and under its replaced mechanism.
+        """Log density of every entry under its own and under its replaced mechanism, if it is no outlier of both.
 
         Parameters
         ----------
@@ -187,15 +199,17 @@ class GIM(nn.Module):
         own (cells, genes), replaced (cells, genes)
         """
         n_cells, n_genes = x.shape
+        outlier, share = self.mechanisms.outlier_log_prob(x), self.priors.outlier_share
         location = self.mechanisms.location(x.view(graph.shape[0], -1, n_genes), graph).view(n_cells, n_genes)
         own = self.mechanisms.log_prob(x, location)
         parameters = {name: value[condition] for name, value in self.replaced_parameters(effects).items()}
         if self.intervention == "shift":
             shifted = location + parameters["shift"]
-            return own, self.mechanisms.log_prob(x, shifted, parameters.get("zero_shift"))
-        if self.mechanisms.is_ziln:
-            return own, ziln_log_prob(x, **parameters)
-        return own, normal_log_prob(x, **parameters)
+            replaced = self.mechanisms.log_prob(x, shifted, parameters.get("zero_shift"))
+        else:
+            density = ziln_log_prob if self.mechanisms.is_ziln else normal_log_prob
+            replaced = density(x, **parameters)
+        return with_outliers(own, outlier, share), with_outliers(replaced, outlier, share)
 
     def cell_log_likelihood(
         self,
@@ -233,10 +247,13 @@ class GIM(nn.Module):
     def log_prior(self, batch: Batch, target_sparsity: float) -> Tensor:
         """`log p(Z, theta) + log p(phi)` with the sparsity terms; a scalar."""
         priors = self.priors
-        prior = self.graph.log_prior() + self.mechanisms.log_prior() / priors.mechanism_scale**2
+        prior = self.graph.log_prior() + self.mechanisms.log_prior(priors.mechanism_scale)
         prior = prior + self.interventions.log_prior(priors.intervention_scale, priors.target_scale)
         prior = prior - priors.graph_sparsity * self.graph.probabilities().sum()
-        prob, _, _ = self.condition_interventions(batch)
+        prob, effects, fixed = self.condition_interventions(batch)
+        if self.intervention == "hard":  # a spread of its own, where it is used
+            used = prob if fixed is None else prob * ~fixed
+            prior = prior + (used * spread_log_prior(effects[..., 1])).sum()
         return prior - target_sparsity * prob.sum()
 
     def _sample_latents(self, batch: Batch, n_graphs: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -8,10 +8,34 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .distributions import normal_log_prob, ziln_log_prob
+from .distributions import (
+    normal_log_prob,
+    outlier_log_prob,
+    spread_log_prior,
+    truncated_log_normal_mean,
+    ziln_log_prob,
+)
 
 MechanismKind = Literal["linear", "mlp", "ziln"]
 KINDS = ("linear", "mlp", "ziln")
+#: A gene's spread of log x counts as if so many of its cells had the spread of all genes together (`own`).
+_POOLED_CELLS = 10.0
+
+
+def response_units(x: Tensor, ziln: bool) -> tuple[Tensor, Tensor]:
+    """Centre and spread of every gene in `x` (cells, genes), both (genes,); of log x where x > 0 for ``ziln``.
+
+    There, a gene that few cells show has no spread of its own to speak of: it is pooled with that of all genes.
+    """
+    if not ziln:
+        return x.mean(0), x.std(0).clamp_min(1e-3)
+    positive = x > 0
+    count = positive.sum(0)
+    log_x = torch.where(positive, x, torch.ones_like(x)).log()
+    mean = log_x.sum(0) / count.clamp_min(1)
+    squares = torch.where(positive, (log_x - mean).square(), torch.zeros_like(x)).sum(0)
+    pooled = squares.sum() / count.sum().clamp_min(1)
+    return mean, ((squares + _POOLED_CELLS * pooled) / (count + _POOLED_CELLS)).sqrt().clamp(0.05, 10.0)
 
 
 class Mechanisms(nn.Module):
@@ -40,6 +64,7 @@ class Mechanisms(nn.Module):
     scale: Tensor
     response_center: Tensor
     response_scale: Tensor
+    log_library: Tensor
 
     def __init__(
         self,
@@ -70,6 +95,7 @@ class Mechanisms(nn.Module):
             self.register_buffer(name, torch.zeros(n_genes))
         for name in ("scale", "response_scale"):
             self.register_buffer(name, torch.ones(n_genes))
+        self.register_buffer("log_library", torch.tensor(torch.inf))
 
     @property
     def is_ziln(self) -> bool:
@@ -77,22 +103,23 @@ class Mechanisms(nn.Module):
 
     @torch.no_grad()
     def standardise(self, x: Tensor) -> None:
-        """Set the units from training cells `x` (cells, genes)."""
-        self.center.copy_(x.mean(0))
-        self.scale.copy_(x.std(0).clamp_min(1e-3))
-        if not self.is_ziln:
-            self.response_center.copy_(self.center)
-            self.response_scale.copy_(self.scale)
-            return
-        positive = x > 0
-        count = positive.sum(0).clamp_min(1)
-        log_x = torch.where(positive, x, torch.ones_like(x)).log()
-        mean = log_x.sum(0) / count
-        spread = torch.where(positive, (log_x - mean).square(), torch.zeros_like(x)).sum(0) / count
-        self.response_center.copy_(mean)
-        self.response_scale.copy_(spread.sqrt().clamp(0.05, 10.0))
-        zero = (1 - positive.float().mean(0)).clamp(1e-3, 1 - 1e-3)
-        self.zero_logit.copy_(torch.logit(zero))
+        """Set the units from training cells `x` (cells, genes), and what a library holds (`log_library`).
+
+        ``ziln`` describes log1p of normalised counts: those of a cell sum to no more than its library, whatever an
+        exponential of log x would reach. The largest total over the modelled genes in any of the cells counts as that
+        (`own`): it is known of data that came as log1p, too.
+        """
+        for buffers, units in (
+            ((self.center, self.scale), response_units(x, ziln=False)),
+            ((self.response_center, self.response_scale), response_units(x, self.is_ziln)),
+        ):
+            for buffer, value in zip(buffers, units, strict=True):
+                buffer.copy_(value)
+        if self.is_ziln:
+            zero = (x <= 0).float().mean(0).clamp(1e-3, 1 - 1e-3)
+            self.zero_logit.copy_(torch.logit(zero))
+            counts = x.double() + torch.log(-torch.expm1(-x.double()))  # log of expm1, which may overflow
+            self.log_library.copy_(torch.logsumexp(counts, 1).max())
 
     def location(self, x: Tensor, graph: Tensor) -> Tensor:
         """Location of every gene given its parents.
@@ -122,9 +149,12 @@ class Mechanisms(nn.Module):
     def expected(self, x: Tensor, graph: Tensor) -> Tensor:
         """(cells, genes) mean of every gene given its parents in `x` (cells, genes); one `graph` (1, genes, genes)."""
         location = self.location(x.unsqueeze(0), graph)[0]
-        if not self.is_ziln:
-            return location
-        return torch.sigmoid(-self.zero_logit) * torch.exp(location + 0.5 * torch.exp(2 * self.total_log_scale()))
+        return self.mean_of(self.zero_logit, location, self.total_log_scale()) if self.is_ziln else location
+
+    def mean_of(self, zero_logit: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Mean of a zero-inflated log-normal within what a library holds."""
+        log_most = torch.nn.functional.softplus(self.log_library).log()
+        return torch.sigmoid(-zero_logit) * truncated_log_normal_mean(mean, log_scale, log_most)
 
     def location_of(self, gene: int, x: Tensor, parents: Tensor) -> Tensor:
         """(cells,) location of one gene from its parents' columns; used in ancestral sampling."""
@@ -150,6 +180,11 @@ class Mechanisms(nn.Module):
             return ziln_log_prob(x, zero_logit, location, self.total_log_scale())
         return normal_log_prob(x, location, self.total_log_scale())
 
-    def log_prior(self) -> Tensor:
-        """`log N(theta; 0, 1)` up to a constant."""
-        return -0.5 * sum((p.square().sum() for p in self.parameters()), start=torch.zeros(()))
+    def outlier_log_prob(self, x: Tensor) -> Tensor:
+        """Log density of every entry of `x`, were it an outlier."""
+        return outlier_log_prob(x, self.response_center, self.response_scale, self.is_ziln)
+
+    def log_prior(self, scale: float = 1.0) -> Tensor:
+        """`log N(theta; 0, scale^2)` and the prior of the spreads, up to a constant."""
+        weights = sum((p.square().sum() for p in self.parameters()), start=torch.zeros(()))
+        return spread_log_prior(self.log_scale).sum() - 0.5 / scale**2 * weights

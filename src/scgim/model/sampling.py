@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,13 @@ import torch
 from torch import Tensor
 
 from .acyclicity import topological_order
+from .distributions import truncate, untruncate
 from .gim import GIM
+
+logger = logging.getLogger("scgim")
+
+#: Counts that are left of a full library: log x stays finite.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,34 @@ def draw_action(
     return Action(draw < target_prob, gim.replaced_parameters(psi), held)
 
 
+class _Library:
+    """What is left of each cell's library (zero-inflated log-normal only), gene by gene in topological order."""
+
+    def __init__(self, gim: GIM, n_cells: int, observed: Tensor | None = None) -> None:
+        self.size = gim.mechanisms.log_library.double().exp()
+        self.left = self.size.expand(n_cells)
+        if observed is not None:  # a cell holds at least what it was seen to hold
+            self.left = torch.maximum(self.left, torch.expm1(observed.double()).sum(1))
+        self.full = torch.zeros(n_cells, dtype=torch.bool, device=self.left.device)
+
+    def bound(self, location: Tensor, spread: Tensor) -> Tensor:
+        """(cells,) most noise of the gene's log x that fits."""
+        most = torch.log1p(self.left.clamp_min(_LEAST)).log()
+        return ((most - location) / spread).to(location)
+
+    def take(self, x: Tensor) -> None:
+        self.left = self.left - torch.expm1(x.double())
+
+
 @torch.no_grad()
-def propagate(gim: GIM, graph: np.ndarray, noise: Noise, action: Action | None) -> Tensor:
+def propagate(
+    gim: GIM, graph: np.ndarray, noise: Noise, action: Action | None, kept: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Push noise through the (changed) mechanisms in topological order; (cells, genes).
+
+    The zero-inflated log-normal is cut off at what the genes before it left of the cell's library
+    (`Mechanisms.log_library`): its value has the same rank among those that fit as its noise has among all. Cells where
+    that changed anything to speak of are counted in the log. Genes held at a value take nothing from the library.
 
     Parameters
     ----------
@@ -85,10 +117,13 @@ def propagate(gim: GIM, graph: np.ndarray, noise: Noise, action: Action | None) 
         (genes, genes) bool DAG, row = cause.
     noise, action
         Of the cells; without an action they are unperturbed.
+    kept
+        Observed cells (cells, genes), and which of their entries stay as they are.
     """
     mechanisms = gim.mechanisms
     x = torch.zeros_like(noise.normal)
     scale = mechanisms.total_log_scale().exp()
+    library = _Library(gim, len(x), None if kept is None else kept[0]) if mechanisms.is_ziln else None
     for gene in topological_order(graph):
         parents = torch.as_tensor(np.flatnonzero(graph[:, gene]), device=x.device)
         location = mechanisms.location_of(gene, x, parents)
@@ -106,14 +141,32 @@ def propagate(gim: GIM, graph: np.ndarray, noise: Noise, action: Action | None) 
                 spread = torch.where(hit, new["log_scale"].exp(), spread)
                 if zero_logit is not None:
                     zero_logit = torch.where(hit, new["zero_logit"], zero_logit)
-        value = location + spread * noise.normal[:, gene]
-        if zero_logit is not None and noise.uniform is not None:
+        normal = noise.normal[:, gene]
+        if library is None or zero_logit is None or noise.uniform is None:
+            value = location + spread * normal
+        else:
             zero = noise.uniform[:, gene] < torch.sigmoid(zero_logit)
-            value = torch.where(zero, torch.zeros_like(value), value.exp())
+            bound = library.bound(location, spread)
+            beyond = ~zero & (normal > bound)
+            library.full |= beyond if kept is None else beyond & ~kept[1][:, gene]
+            value = (location + spread * truncate(normal, bound)).exp()
+            value = torch.where(zero, torch.zeros_like(value), value)
+        if kept is not None:
+            value = torch.where(kept[1][:, gene], kept[0][:, gene], value)
+        counted = value
         if action is not None and action.values is not None:
             held = action.values[:, gene]
             value = torch.where(torch.isnan(held), value, held)
+            counted = torch.where(torch.isnan(held), value, torch.zeros_like(value))
+        if library is not None:
+            library.take(counted)
         x[:, gene] = value
+    if library is not None and bool(library.full.any()):
+        logger.info(
+            "%d of %d cells would have had more than a library holds (%.0f counts over the modelled genes, the most of "
+            "a training cell): their values were drawn from what it holds",
+            int(library.full.sum()), len(x), float(library.size),
+        )  # fmt: skip
     return x
 
 
@@ -134,6 +187,10 @@ def abduct(gim: GIM, graph: np.ndarray, x: Tensor, generator: torch.Generator) -
     positive = x > 0
     hidden = torch.randn(x.shape, generator=generator, device=x.device)
     seen = (torch.where(positive, x, torch.ones_like(x)).log() - location) / scale
+    library = _Library(gim, len(x), x)
+    for gene in topological_order(graph):
+        seen[:, gene] = untruncate(seen[:, gene], library.bound(location[:, gene], scale[gene]))
+        library.take(x[:, gene])
     pi = gim.zero_probability()
     draw = torch.rand(x.shape, generator=generator, device=x.device)
     uniform = torch.where(positive, pi + (1 - pi) * draw, pi * draw)
@@ -143,8 +200,8 @@ def abduct(gim: GIM, graph: np.ndarray, x: Tensor, generator: torch.Generator) -
 @torch.no_grad()
 def counterfactual(gim: GIM, graph: np.ndarray, x: Tensor, action: Action, generator: torch.Generator) -> Tensor:
     """The same cells under `action`; genes without a targeted ancestor keep their value exactly."""
-    changed = propagate(gim, graph, abduct(gim, graph, x, generator), action)
-    return torch.where(touched_genes(graph, action), changed, x)
+    kept = x, ~touched_genes(graph, action)
+    return propagate(gim, graph, abduct(gim, graph, x, generator), action, kept)
 
 
 def touched_genes(graph: np.ndarray, action: Action) -> Tensor:

@@ -171,7 +171,9 @@ def dose_one_hot(doses: np.ndarray, levels: np.ndarray) -> np.ndarray:
            [0.5, 0.5]])
     """
     at = np.log10(doses)
-    return np.stack([np.interp(at, np.log10(levels), row) for row in np.eye(len(levels))], axis=1)
+    between = np.stack([np.interp(at, np.log10(levels), row) for row in np.eye(len(levels))], axis=1)
+    seen = doses[:, None] == levels  # two doses next to each other may have the same logarithm
+    return np.where(seen.any(axis=1, keepdims=True), seen, between)
 
 
 def rescaled_dose(doses: np.ndarray, low: float, high: float) -> np.ndarray:

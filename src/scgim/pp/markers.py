@@ -128,7 +128,7 @@ def choose_markers(
     silent = candidates & ~_expressed(matrix[np.flatnonzero(~perturbed)]) if counted else np.zeros_like(candidates)
     if silent_genes == "drop" and silent.any():
         logger.info("left out%s, zero in every control cell: %s", where, listing(var_names[silent]))
-        candidates &= ~silent
+        candidates = candidates & ~silent  # not in place: the array may be that of a table
         if candidates.sum() < 2:
             raise ValueError(
                 f"Fewer than 2 genes are expressed in any control cell{where}; name other genes with genes=."

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .._keys import COUNTS_LAYER, FORMAT_VERSION, Keys
+from .._process import undisturbed
 from .._rng import RngLike
 from ..slots import refuse_foreign
 from .conditions import label_cells
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@undisturbed()
 def prepare(
     adata: AnnData,
     *,

@@ -98,6 +98,8 @@ def write_group(adata: AnnData, slots: GroupSlots) -> None:
         rows = np.flatnonzero(design.codes >= 0)
         x = dense(adata[rows, slots.genes].X)
         cells = np.sort(cell_hashes(x, genes, np.array(labels, dtype=object)[design.codes[rows]]))
+        # What is random in a fit belongs to a place: by name, the order of adata.var has no part in it.
+        genes = np.sort(genes)
     state = seal({"prepared": {**slots.uns, "genes": genes, "cells": cells, "n_vars": adata.n_vars}})
     marks = {"format": FORMAT_VERSION, "key": keys.key}
     adata.uns[keys.uns] = {**marks, **slots.uns, "state": state, "state_sha256": checksum(state)}

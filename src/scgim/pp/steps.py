@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 
 from .._keys import Keys
 from .._logging import logger
+from .._process import undisturbed
 from .._rng import RngLike
 from .._storage import from_storable
 from .._validation import check_anndata, check_values, listing
@@ -73,9 +75,9 @@ def conditions(
     {'vehicle': 30, 'A': 30}
     """
     defaults: dict[str, Any] = {
-        name: default
-        for name, default in (prepare.__kwdefaults__ or {}).items()
-        if name not in ("copy", "return_summary")
+        name: parameter.default
+        for name, parameter in inspect.signature(prepare).parameters.items()
+        if name not in ("adata", "copy", "return_summary")
     }
     arguments = defaults | {name: value for name, value in locals().items() if name in defaults} | {"input": "log1p"}
     check_arguments(adata, arguments)
@@ -98,6 +100,7 @@ def conditions(
     logger.info("written: obs[%r], obs[%r], uns[%r]", slots.keys.condition, slots.keys.split, slots.keys.uns)
 
 
+@undisturbed()
 def select_markers(
     adata: AnnData,
     *,
@@ -164,6 +167,7 @@ def select_markers(
     change_slots(adata, key, group, step, f"written: var of {key!r}")
 
 
+@undisturbed()
 def features(
     adata: AnnData,
     *,
@@ -221,6 +225,7 @@ def features(
     change_slots(adata, key, group, step, f"written: features in uns of {key!r}")
 
 
+@undisturbed()
 def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | None = None) -> None:
     """Choose the conditions that are not trained on, in place of any chosen earlier.
 

@@ -59,6 +59,6 @@ def _huber(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     for _ in range(5):
         scale = max(1.0, 1.4826 * float(np.median(np.abs(y - x @ coefficients))))
         coefficients = least_squares(
-            lambda b: x @ b - y, coefficients, jac=lambda _: x, loss="huber", f_scale=1.345 * scale
+            lambda b: x @ b - y, coefficients, jac=lambda _: x.copy(), loss="huber", f_scale=1.345 * scale
         ).x
     return coefficients

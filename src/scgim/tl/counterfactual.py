@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from scgim import model as gm
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 from scgim._validation import listing
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@undisturbed()
 def counterfactual(
     adata: AnnData,
     *,

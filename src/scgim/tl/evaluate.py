@@ -12,6 +12,7 @@ import pandas as pd
 from scgim import baselines as bl
 from scgim import metrics as mt
 from scgim._logging import logger
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_choice, listing, plural
 from scgim.slots import read_entry
@@ -40,6 +41,7 @@ _FAILURES = (bl.CannotPredict, ImportError, FloatingPointError, np.linalg.LinAlg
 _PAIRWISE = ("kde_nll", "wasserstein", "sinkhorn_divergence", "e_distance")
 
 
+@undisturbed()
 def evaluate(
     adata: AnnData,
     predicted: AnnData | None = None,

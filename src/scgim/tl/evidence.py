@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgim._process import undisturbed
 from scgim.inference import TrainingData, condition_moments
 from scgim.slots import Entry
 
@@ -26,6 +27,7 @@ _CHUNK = 4096
 _PRIOR_CELLS = 20
 
 
+@undisturbed()
 def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", group: str | None = None) -> pd.DataFrame:
     """Evidence, in nats, that a condition replaces a gene's mechanism, and what sets the condition apart from others.
 
@@ -132,7 +134,7 @@ def _unexplained(model: StoredModel, data: TrainingData) -> np.ndarray:
     mechanisms = model.gim.mechanisms
     graph = torch.as_tensor(model.graph).to(data.x).unsqueeze(0)
     expected = torch.cat([mechanisms.expected(x, graph) for x in data.x.split(_CHUNK)])
-    if mechanisms.is_ziln:  # a location far from everything seen would have an absurd exponential
+    if mechanisms.is_ziln:  # of a location far from everything seen
         expected = torch.minimum(expected, data.x.max(0).values)
     left = (data.x - expected).double()
     count = torch.bincount(data.condition, minlength=data.n_conditions).unsqueeze(1)

@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scgim._logging import logger
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._storage import from_storable, to_storable
 from scgim._validation import check_anndata, listing, plural
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _DEGENERATE = 0.5
 
 
+@undisturbed()
 def fit_gim(
     adata: AnnData,
     *,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
 from scgim._validation import check_int, listing, suggestion
 from scgim.model import Action, draw_noise, propagate
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@undisturbed()
 def sample_cells(
     adata: AnnData,
     *,
@@ -137,6 +139,7 @@ def _codes(names: Sequence[str], which: np.ndarray) -> tuple[np.ndarray, list[st
     return np.array([different.index(name) for name in names], dtype=int)[which], different
 
 
+@undisturbed()
 def predict_targets(
     adata: AnnData,
     *,
@@ -202,6 +205,7 @@ def held_values(model: StoredModel, interventions: Mapping[str, float]) -> torch
     return held
 
 
+@undisturbed()
 def intervene(
     adata: AnnData,
     *,

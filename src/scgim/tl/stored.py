@@ -137,8 +137,7 @@ class StoredModel:
         if "shift" in p:
             out = p["shift"]
         elif self.gim.mechanisms.is_ziln:
-            spread = p["log_scale"].exp().clamp_max(5.0)
-            out = torch.sigmoid(-p["zero_logit"]) * torch.exp(p["mean"] + 0.5 * spread.square())
+            out = self.gim.mechanisms.mean_of(p["zero_logit"], p["mean"], p["log_scale"])
         else:
             out = p["mean"]
         if held is not None:
@@ -180,8 +179,7 @@ def stored_model(entry: Entry) -> StoredModel:
     """The model of a record."""
     fitted = entry.fitted
     genes = np.asarray(fitted["genes"], dtype=object)
-    with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
-        gim = _empty_model(len(genes), entry.features.shape[1], fitted["settings"])
+    gim = _empty_model(len(genes), entry.features.shape[1], fitted["settings"])
     unpack(gim, dict(entry.weights))
     known = fitted.get("known_targets"), fitted.get("known_values")
     return StoredModel(gim.eval(), fitted["graph"], genes, entry, known)
