@@ -11,6 +11,7 @@ from .additive import Additive
 from .bacadi import BaCaDI
 from .condot import CondOT
 from .control import Control
+from .equivalence import favour
 from .gim import GIMMethod
 from .gnies import GnIES
 from .jci_pc import JCIPC, JCIPCContext
@@ -42,6 +43,7 @@ __all__ = [
     "Ridge",
     "TimeLimitExceeded",
     "TrainingData",
+    "favour",
     "fit",
     "fit_within",
     "prepared_condition",

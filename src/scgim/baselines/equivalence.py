@@ -41,7 +41,7 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
     Examples
     --------
     >>> import numpy as np
-    >>> from scgim.baselines.equivalence import favour
+    >>> from scgim.baselines import favour
     >>> undirected = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
     >>> favour(undirected, np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]])).astype(int).tolist()
     [[0, 0, 0], [1, 0, 0], [0, 0, 0]]

@@ -49,8 +49,10 @@ def targets(
     -------
     pandas.DataFrame
         A new table with the columns `condition`, `perturbation`, `dose` (NaN where there is none), `split`,
-        `gene`, `probability` (between 0 and 1), `is_target`, and the effect columns of the fit. Rows keep
-        the order of the table of conditions, then that of the fit.
+        `gene`, `probability` (between 0 and 1), `is_target`, `effect` (mean of the gene under the replaced mechanism;
+        for shift interventions the shift), `control_mean` (of `adata.X`, training cells), `log2_fold_change` of (1 +
+        normalised counts) that the intervention itself makes (NaN for continuous data) and its `direction` (-1, 0, 1).
+        Rows keep the order of the table of conditions, then that of the fit.
 
     Raises
     ------

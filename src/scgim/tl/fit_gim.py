@@ -60,7 +60,7 @@ def fit_gim(
 
     Learns a causal graph over the modelled genes, a mechanism for every gene, and the networks that map
     perturbation features to a distribution over atomic interventions, by maximum a posteriori estimation
-    (Schneider et al., ICML 2025).
+    (Schneider et al., ICML 2025). Fits in several threads wait for each other; run several at a time in processes.
 
     Parameters
     ----------
@@ -108,15 +108,17 @@ def fit_gim(
     - ``varm["gim_target_prob"]``, ``varm["gim_effect"]``: (genes, conditions), NaN outside the graph. The
       effect is the mean expression under the replaced mechanism (hard) or the shift of the location (shift).
     - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``;
-      ``["state"]``: the weights, with their SHA-256; ``["params"]["fit"]``: every argument.
+      ``["params"]["fit"]``: every argument. These are for people. ``["state"]``: the record that everything is read
+      back from, the weights among it, with its SHA-256.
 
     Raises
     ------
     KeyError
         If `adata` is not prepared.
     ValueError
-        If a held-out condition, gene, perturbation, setting or device does not exist, or the data do not fit
-        the mechanism. `adata` is then left as it was.
+        If a held-out condition, gene, perturbation, setting or device does not exist, the cells are not those that
+        were prepared (some removed, added, changed or under another condition), or the data do not fit the
+        mechanism. `adata` is then left as it was.
     FloatingPointError
         If the optimisation stops being finite.
 
