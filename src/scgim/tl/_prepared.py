@@ -36,8 +36,8 @@ def modelled_names(adata: AnnData, keys: Keys) -> np.ndarray:
 def condition_codes(adata: AnnData, keys: Keys, uns: Mapping[str, Any]) -> np.ndarray:
     """(cells,) row of the table of conditions, -1 for cells outside it."""
     position = {str(label): row for row, label in enumerate(uns["conditions"]["condition"])}
-    column = adata.obs[keys.condition].astype(object)
-    return np.array([position.get(str(v), -1) if v == v else -1 for v in column], dtype=np.int64)
+    column = adata.obs[keys.condition].astype(object).where(adata.obs[keys.condition].notna(), None)
+    return np.array([-1 if v is None else position.get(str(v), -1) for v in column], dtype=np.int64)
 
 
 def is_graded(uns: Mapping[str, Any]) -> bool:
