@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,22 @@ def check_int(value: Any, argument: str, *, least: int) -> int:
     if value < least:
         raise ValueError(f"{argument} must be at least {least}, got {value!r}.")
     return int(value)
+
+
+def check_number(value: Any, argument: str) -> float:
+    """A finite number; no text, no truth value."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{argument} must be finite, got {value!r}.")
+    return float(value)
+
+
+def check_values_of_genes(values: Any, argument: str) -> dict[str, float]:
+    """Gene -> finite number."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{argument} must be a dict of genes and values, such as {{'GENE': 0.0}}; got {values!r}.")
+    return {str(gene): check_number(value, f"{argument}: the value of {gene!r}") for gene, value in values.items()}
 
 
 def check_fraction(value: Any, argument: str) -> float:

@@ -75,10 +75,10 @@ def counterfactual(
     --------
     >>> treated = scgim.tl.counterfactual(adata, perturbation=("Dacinostat", 10_000))  # doctest: +SKIP
     """
-    if perturbation is None and not interventions:
+    if perturbation is None and interventions is None:
         raise ValueError("Give a perturbation=, interventions={'GENE': value}, or both.")
     model = load(adata, key, group)
-    held = held_values(model, interventions) if interventions else None
+    held = None if interventions is None else held_values(model, interventions)
     source, rows, observed = _unperturbed(adata, model, cells)
     genes = np.argsort(pd.Index(model.entry.genes).get_indexer(model.genes))  # place in the fit of each of the entry's
     x = torch.as_tensor(observed[:, np.argsort(genes)])  # in the fit's order

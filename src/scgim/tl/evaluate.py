@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scgim import baselines as bl
 from scgim import metrics as mt
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._validation import check_choice, listing, plural
-from scgim.slots import read_entry
+from scgim._validation import check_choice, check_int, holds_counts, listing, plural
+from scgim.slots import Entry, read_entry
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from scgim._keys import Keys
 
 #: Name -> value from (observed, predicted, control), each (cells, genes).
@@ -39,6 +38,9 @@ _DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_dista
 _FAILURES = (bl.CannotPredict, ImportError, FloatingPointError, np.linalg.LinAlgError)
 #: Metrics whose time and memory grow with the product of the numbers of cells.
 _PAIRWISE = ("kde_nll", "wasserstein", "sinkhorn_divergence", "e_distance")
+
+#: The largest log1p value where it is not known what cells were normalised to: everything in one gene, per million.
+_LARGEST = float(np.log1p(1e6))
 
 
 @undisturbed()
@@ -97,7 +99,10 @@ def evaluate(
         If nothing was prepared under `key`, or a condition is not there.
     ValueError
         If a metric or baseline is unknown or named twice, genes are missing from `predicted`, it has values
-        that are not finite, or there is neither a prediction nor a baseline.
+        that are not finite or counts where `adata.X` is log-normalised, or there is neither a prediction nor a
+        baseline. Values above any log1p earn a warning.
+    TypeError
+        If an argument has the wrong type.
 
     Examples
     --------
@@ -115,12 +120,13 @@ def evaluate(
     """
     entry = read_entry(adata, key, group)
     names = _check_metrics(metrics)
+    most = None if max_cells is None else check_int(max_cells, "max_cells", least=1)
     table, codes = entry.conditions, entry.codes(adata)
     observed_names = {entry.labels[code] for code in np.unique(codes[codes >= 0])}
     if predicted is None:
         labels = _choose_observed(conditions, table, observed_names)
     else:
-        cells = _predicted_cells(predicted, pd.Index(entry.genes))
+        cells = _predicted_cells(predicted, entry)
         predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
         labels = _choose(conditions, predicted_labels, observed_names)
     root = draw_seed(as_generator(rng))
@@ -145,12 +151,12 @@ def evaluate(
             n = int((predicted_labels == label).sum())
         for name, baseline in fitted.items():
             samples[name] = _sample(baseline, condition, n, _stream(root, name, label))
-        few_true = _subset(true, max_cells, _stream(root, "observed", label))
+        few_true = _subset(true, most, _stream(root, "observed", label))
         for method, sample in samples.items():
             if sample is None:
                 rows += [(label, method, metric, np.nan, len(true), 0) for metric in names]
                 continue
-            few = _subset(sample, max_cells, _stream(root, "predicted", method, label))
+            few = _subset(sample, most, _stream(root, "predicted", method, label))
             for metric in names:
                 x, y = (few_true, few) if metric in _PAIRWISE else (true, sample)
                 rows.append((label, method, metric, _measure(metric, label, method, x, y, control), len(x), len(y)))
@@ -188,8 +194,7 @@ def _fit_baselines(
     adata: AnnData, wanted: Sequence[str | bl.Baseline], keys: Keys, root: int
 ) -> dict[str, bl.Baseline | None]:
     """Fitted baselines by name; None where one cannot be fitted to these data."""
-    if isinstance(wanted, str | bl.Baseline):
-        wanted = [wanted]
+    wanted = _names(wanted, "baselines")
     names = [entry.name if isinstance(entry, bl.Baseline) else entry for entry in wanted]
     repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
     if repeated:
@@ -205,17 +210,32 @@ def _fit_baselines(
     return fitted
 
 
+def _names(given: Any, argument: str) -> list[Any]:
+    """One name or several, as a list."""
+    if isinstance(given, str | bl.Baseline):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{argument} must be a name or a list of names, got {given!r}.")
+    return list(given)
+
+
 def _check_metrics(metrics: Sequence[str] | None) -> list[str]:
     if metrics is None:
         return list(_DEFAULT)
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = _names(metrics, "metrics")
     for name in names:
         check_choice(name, "metrics", tuple(_METRICS))
     return list(dict.fromkeys(names))
 
 
-def _predicted_cells(predicted: AnnData, genes: pd.Index) -> np.ndarray:
-    """Predicted cells with the genes in the order of `adata`, checked."""
+def _predicted_cells(predicted: Any, entry: Entry) -> np.ndarray:
+    """Predicted cells with the genes in the order of the fit, checked."""
+    if not isinstance(predicted, AnnData):
+        raise TypeError(
+            "predicted must be an AnnData with the condition of every cell in obs['condition'], as "
+            f"scgim.tl.sample_cells returns it, not {type(predicted).__name__}."
+        )
+    genes = pd.Index(entry.genes)
     if "condition" not in predicted.obs:
         raise KeyError('predicted.obs["condition"] was not found: it must name the condition of every cell.')
     missing = genes.difference(predicted.var_names, sort=False)
@@ -225,7 +245,28 @@ def _predicted_cells(predicted: AnnData, genes: pd.Index) -> np.ndarray:
     x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
     if not np.isfinite(x).all():
         raise ValueError(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
+    _check_scale(x, entry)
     return x
+
+
+def _check_scale(x: np.ndarray, entry: Entry) -> None:
+    """Refuse predicted counts; say so where values are larger than any cell's can be."""
+    if entry.arguments["input"] == "continuous" or not x.size:
+        return
+    largest, target = float(x.max()), float(entry.prepared["params"]["target_sum"])
+    if largest >= 2 and holds_counts(x):
+        raise ValueError(
+            f"predicted.X holds whole numbers only (up to {largest:g}): these are counts, and adata.X is "
+            "log-normalised. Normalise predicted as adata was (sc.pp.normalize_total, then sc.pp.log1p)."
+        )
+    # A cell's normalised counts sum to `target_sum`: one gene cannot have more.
+    most = float(np.log1p(target)) if np.isfinite(target) else _LARGEST
+    if largest > most:
+        n = plural(int((x > most).any(1).sum()), "cell")
+        logger.warning(
+            "predicted.X reaches %g (%s above %.3g), more than the log1p of any cell here can be. If predicted is not "
+            "log-transformed, run sc.pp.log1p(predicted) first.", largest, n, most,
+        )  # fmt: skip
 
 
 def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[str]) -> list[str]:
@@ -242,7 +283,7 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
                 f"adata has {listing(sorted(observed))}."
             )
         return labels
-    labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
+    labels = list(dict.fromkeys(_names(wanted, "conditions")))
     for label in labels:
         if label not in available:
             raise KeyError(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
@@ -262,7 +303,7 @@ def _choose_observed(wanted: Sequence[str] | None, table: pd.DataFrame, observed
                 "some out with scgim.pp.hold_out. Cells of conditions that baselines were fitted on flatter them."
             )
         return labels
-    labels = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
+    labels = list(dict.fromkeys(_names(wanted, "conditions")))
     for label in labels:
         if label not in observed:
             raise KeyError(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
