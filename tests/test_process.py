@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from small_fits import QUICK, prepared
 from threadpoolctl import threadpool_info
 
 import scgim
+from scgim._process import undisturbed
 
 SHORT: dict[str, Any] = {**QUICK, "max_steps": 4}
 
@@ -227,6 +229,32 @@ def test_fits_in_threads_are_those_of_one_thread() -> None:
     assert len(set(expected)) == 4
 
 
+def test_what_others_draw_meanwhile_stays_drawn() -> None:
+    with undisturbed():
+        drawn = random.random(), np.random.random()  # noqa: NPY002
+    assert (random.random(), np.random.random()) != drawn  # noqa: NPY002
+
+
+def test_waiting_for_another_fit_can_be_interrupted() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with undisturbed():
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt), undisturbed():
+            pytest.fail("the lock was free")
+    finally:
+        done.set()
+        other.join()
+
+
 SCRIPT = """
 import multiprocessing, sys
 import torch
@@ -234,7 +262,7 @@ sys.path.insert(0, {tests!r})
 from screens import prepared_screen, screen
 import scgim
 
-adata = prepared_screen(screen(n=200))
+adata = prepared_screen(screen(n=200))  # numba's threads are running
 torch.set_num_threads(2)
 torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # the parent's thread pool is running
 
@@ -243,7 +271,12 @@ def work(seed):
     scgim.tl.fit_gim(copy, rng=seed, max_steps=4, n_features=20, progress=False)
     cells = scgim.tl.sample_cells(copy, n=3000)
     scgim.tl.counterfactual(copy, perturbation="G1")
-    scgim.tl.evaluate(copy, cells, baselines=["mean_shift"], metrics=["mean_distance"])
+    scgim.tl.evaluate(copy, cells, baselines=["mean_shift", "ridge"], metrics=["mean_distance", "wasserstein"])
+    scgim.metrics.wasserstein(cells.X[:1500], cells.X[-1500:])
+    try:
+        prepared_screen(screen())
+    except RuntimeError as error:
+        assert "get_context('spawn')" in str(error)
     return copy.uns["gim"]["state_sha256"]
 
 if __name__ == "__main__":
@@ -261,3 +294,30 @@ def test_a_forked_worker_finishes(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "done"
+
+
+LATE = """
+import multiprocessing
+import torch
+
+torch.set_num_threads(2)
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+
+def work(seed):
+    import numpy as np
+    from scgim.metrics import wasserstein
+    x = np.random.default_rng(seed).normal(size=(1500, 5))
+    return wasserstein(x, x + 1)
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        print(pool.map(work, [0])[0] > 0)
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+def test_a_worker_forked_before_scgim_was_imported_finishes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(LATE)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

@@ -16,9 +16,38 @@ _lock = threading.RLock()
 _forked = multiprocessing.parent_process() is not None and "__mp_main__" not in sys.modules
 
 
+#: numba has run on threads of GNU OpenMP before the fork.
+_numba_lost = False
+
+
 def _after_fork() -> None:
-    global _lock, _forked
+    global _lock, _forked, _numba_lost
     _lock, _forked = threading.RLock(), True  # another thread may have held the lock, and is not there any more
+    _numba_lost = _numba_lost or (sys.platform == "linux" and _numba_layer() == "omp")
+
+
+def _numba_layer() -> str | None:
+    """What numba runs its threads with; None as long as it has not."""
+    numba = sys.modules.get("numba")
+    try:
+        return None if numba is None else str(numba.threading_layer())
+    except (AttributeError, ValueError):
+        return None
+
+
+def require_numba() -> None:
+    """Refuse to go on where numba, which scanpy uses, would end the process.
+
+    Raises
+    ------
+    RuntimeError
+        In a process that was forked from one in which numba has run.
+    """
+    if _numba_lost:
+        raise RuntimeError(
+            "This process was forked from one in which scanpy has run; numba, which scanpy uses, would end it here. Run "
+            "scgim.pp before the fork, or start the workers with multiprocessing.get_context('spawn')."
+        )
 
 
 if hasattr(os, "register_at_fork"):

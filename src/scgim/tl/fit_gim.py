@@ -111,6 +111,11 @@ def fit_gim(
       ``["params"]["fit"]``: every argument. These are for people. ``["state"]``: the record that everything is read
       back from, the weights among it, with its SHA-256.
 
+    Notes
+    -----
+    Fits in several threads wait for each other, because torch's random state and Pyro's handlers belong to the process.
+    To fit in parallel use processes: those of `multiprocessing` or joblib, forked ones included.
+
     Raises
     ------
     KeyError

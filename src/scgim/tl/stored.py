@@ -182,7 +182,8 @@ def stored_model(entry: Entry) -> StoredModel:
     """The model of a record."""
     fitted = entry.fitted
     genes = np.asarray(fitted["genes"], dtype=object)
-    gim = _empty_model(len(genes), entry.features.shape[1], fitted["settings"])
+    with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
+        gim = _empty_model(len(genes), entry.features.shape[1], fitted["settings"])
     unpack(gim, dict(entry.weights))
     known = fitted.get("known_targets"), fitted.get("known_values")
     return StoredModel(gim.eval(), fitted["graph"], genes, entry, known)
