@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,22 @@ def check_int(value: Any, argument: str, *, least: int) -> int:
     return int(value)
 
 
+def check_number(value: Any, argument: str) -> float:
+    """A finite number; no text, no truth value."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{argument} must be finite, got {value!r}.")
+    return float(value)
+
+
+def check_values_of_genes(values: Any, argument: str) -> dict[str, float]:
+    """Gene -> finite number."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{argument} must be a dict of genes and values, such as {{'GENE': 0.0}}; got {values!r}.")
+    return {str(gene): check_number(value, f"{argument}: the value of {gene!r}") for gene, value in values.items()}
+
+
 def check_fraction(value: Any, argument: str) -> float:
     """A number in [0, 1)."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -67,31 +84,6 @@ def check_fraction(value: Any, argument: str) -> float:
     if not 0 <= float(value) < 1:
         raise ValueError(f"{argument} must be at least 0 and below 1, got {value!r}.")
     return float(value)
-
-
-def check_number(value: Any, argument: str) -> float:
-    """A finite real number (and no truth value)."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{argument} must be a number, got {value!r}.")
-    if not np.isfinite(float(value)):
-        raise ValueError(f"{argument} is {value}; it must be finite.")
-    return float(value)
-
-
-def check_names(values: Any, argument: str) -> list[Any]:
-    """One entry or several, as a list."""
-    if isinstance(values, str):
-        return [values]
-    if isinstance(values, Mapping) or not isinstance(values, Iterable):
-        raise TypeError(f"{argument} must be a name or a list of them, got {values!r}.")
-    return list(values)
-
-
-def check_mapping(values: Any, argument: str, example: str) -> Mapping[Any, Any]:
-    """A dict."""
-    if not isinstance(values, Mapping):
-        raise TypeError(f"{argument} must be a dict, such as {example}, got {values!r}.")
-    return values
 
 
 def require_anndata(adata: Any, argument: str = "adata") -> None:

@@ -25,6 +25,9 @@ from scgim.model.distributions import (
 )
 from scgim.model.mechanisms import response_units, trust
 
+#: Types of device on which float64 does not exist: Apple's GPUs.
+_WITHOUT_FLOAT64 = {"mps"}
+
 
 def marginals(count: Tensor, total: Tensor, square: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log spread of cells in units of their gene, from their number and the sums of values and squares.
@@ -154,9 +157,9 @@ class LocalScores:
         features = self._features(parents, y.weight)  # (chunks, chunk, m)
         m = features.shape[-1]
         everything = features.reshape(-1, m)
-        gram_all = (everything.T @ everything).double()
+        gram_all = _precise(everything.T @ everything)
         gram_all.diagonal().add_(1.0)  # ridge
-        cross_all = (everything.T @ y.response.reshape(-1)).double()
+        cross_all = _precise(everything.T @ y.response.reshape(-1))
 
         def refit(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Fit on the untargeted conditions; log likelihood of every condition, own and replaced; log spread."""
@@ -164,9 +167,9 @@ class LocalScores:
             gram, cross = gram_all, cross_all
             if bool(left_out.any()):
                 part = features[left_out].reshape(-1, m)
-                gram = gram - (part.T @ part).double()
-                cross = cross - (part.T @ y.response[left_out].reshape(-1)).double()
-            beta = torch.linalg.solve(gram, cross).to(features)
+                gram = gram - _precise(part.T @ part)
+                cross = cross - _precise(part.T @ y.response[left_out].reshape(-1))
+            beta = torch.linalg.solve(gram, cross).to(features.dtype).to(features.device)
             residual = (y.response - features @ beta) * y.weight  # (chunks, chunk)
             rss = self._per_condition(residual.square().sum(1))
             used = (~targets).to(features)
@@ -219,6 +222,11 @@ class LocalScores:
             for i in list(candidates[j]):
                 candidates[i].add(j)
         return candidates
+
+
+def _precise(x: Tensor) -> Tensor:
+    """`x` in float64, on the CPU where its device has none."""
+    return (x.cpu() if x.device.type in _WITHOUT_FLOAT64 else x).double()
 
 
 class _Response:

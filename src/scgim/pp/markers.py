@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._logging import logger
+from .._process import require_numba
 from .._validation import listing, plural, suggestion
 
 _MANY_GENES = 500
@@ -30,7 +31,8 @@ class Markers:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep scanpy's and anndata's warnings about temporary objects from the user."""
+    """Run scanpy, and keep its and anndata's warnings about temporary objects from the user."""
+    require_numba()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
