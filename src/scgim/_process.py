@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 
 #: torch's random state and default type, Pyro's handlers and warning filters are the process's: one call at a time.
 _lock = threading.RLock()
-#: In a worker that was forked before scgim was imported. (Workers of the other kinds load the script as `__mp_main__`.)
-_forked = multiprocessing.parent_process() is not None and "__mp_main__" not in sys.modules
+#: In a forked process; here, in a worker that imports scgim after the fork (in others the script is not `__main__`).
+_forked = multiprocessing.parent_process() is not None and sys.modules["__main__"].__name__ == "__main__"
 
 
 #: numba has run on threads of GNU OpenMP before the fork.
@@ -45,8 +45,8 @@ def require_numba() -> None:
     """
     if _numba_lost:
         raise RuntimeError(
-            "This process was forked from one in which scanpy has run; numba, which scanpy uses, would end it here. Run "
-            "scgim.pp before the fork, or start the workers with multiprocessing.get_context('spawn')."
+            "This process was forked from one in which scanpy has run; numba, which scanpy uses, would end it here. "
+            "Run scgim.pp before the fork, or start the workers with multiprocessing.get_context('spawn')."
         )
 
 
