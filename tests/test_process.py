@@ -87,7 +87,7 @@ def _scores(adata: ad.AnnData, **wrong: Any) -> pd.DataFrame:
 def _baseline(adata: ad.AnnData) -> None:
     condition = scgim.baselines.prepared_condition(adata, "A_10")
     for name, options in (
-        ("gim", {"settings": {"max_steps": 2}}),
+        ("gim", {"max_steps": 2}),
         ("condot", {"steps": 2}),
         ("mean_shift", {"steps": 2}),
     ):
@@ -167,6 +167,7 @@ def test_no_public_function_is_left_out() -> None:
     assert named <= set(CALLS)
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
 @pytest.mark.parametrize("outcome", ["works", "fails"])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_leaves_nothing_behind(fit: ad.AnnData, name: str, outcome: str) -> None:
