@@ -12,26 +12,31 @@ from contextlib import ExitStack, contextmanager
 
 #: torch's random state and default type, Pyro's handlers and warning filters are the process's: one call at a time.
 _lock = threading.RLock()
-#: In a worker that was forked before scgim was imported. (Workers of the other kinds load the script as `__mp_main__`.)
-_forked = multiprocessing.parent_process() is not None and "__mp_main__" not in sys.modules
+#: In a forked process; here, in a worker that imports scgim after the fork (in others the script is not `__main__`).
+_forked = multiprocessing.parent_process() is not None and sys.modules["__main__"].__name__ == "__main__"
 
-#: numba has run on threads of GNU OpenMP before the fork.
-_numba_lost = False
+
+def _numba_threads() -> bool:
+    """Whether numba has run on threads of GNU OpenMP, after which it ends every process that is forked."""
+    numba = sys.modules.get("numba")
+    try:
+        return sys.platform == "linux" and numba is not None and numba.threading_layer() == "omp"
+    except (AttributeError, ValueError):  # not imported to the end, or not used yet
+        return False
+
+
+#: They ran before the fork.
+_numba_lost = _forked and _numba_threads()
 
 
 def _after_fork() -> None:
     global _lock, _forked, _numba_lost
     _lock, _forked = threading.RLock(), True  # another thread may have held the lock, and is not there any more
-    _numba_lost = _numba_lost or (sys.platform == "linux" and _numba_layer() == "omp")
+    _numba_lost = _numba_lost or _numba_threads()
 
 
-def _numba_layer() -> str | None:
-    """What numba runs its threads with; None as long as it has not."""
-    numba = sys.modules.get("numba")
-    try:
-        return None if numba is None else str(numba.threading_layer())
-    except (AttributeError, ValueError):
-        return None
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def require_numba() -> None:
@@ -47,10 +52,6 @@ def require_numba() -> None:
             "This process was forked from one in which scanpy has run; numba, which scanpy uses, would end it here. "
             "Run scgim.pp before the fork, or start the workers with multiprocessing.get_context('spawn')."
         )
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
