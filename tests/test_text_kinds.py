@@ -17,11 +17,12 @@ import scgim
 KINDS = {
     "object": object,
     "nullable": pd.StringDtype("python"),
-    "nan": pd.StringDtype("python", na_value=np.nan),
     "category": "category",
     "category of nullable": "category of nullable",
     "pyarrow": "string[pyarrow]",
 }
+if tuple(map(int, pd.__version__.split(".")[:2])) >= (2, 3):
+    KINDS["nan"] = pd.StringDtype("python", na_value=np.nan)
 ARGUMENTS: dict[str, Any] = {"dose_unit_key": "unit", "groupby": "line", "hold_out": {"Belinostat": 1000}}
 
 
