@@ -43,7 +43,7 @@ def response_units(x: Tensor, ziln: bool) -> tuple[Tensor, Tensor]:
 
 
 def trust(x: Tensor) -> Tensor:
-    """(genes,) weight of what cells say of each gene under a normal, from its shape in control cells `x` (cells, genes).
+    """(genes,) weight of what cells say of a gene under a normal, from its shape in control cells `x` (cells, genes).
 
     Where values are skewed or have heavy tails, a mean and a spread that differ by chance look certain: the likelihood
     ratio is up to an eigenvalue times what it should be, of the covariance of its two scores in units of that under a
@@ -132,7 +132,7 @@ class Mechanisms(nn.Module):
     def standardise(self, x: Tensor, control: Tensor | None = None) -> None:
         """Set the units from training cells `x` (cells, genes), and what a library holds (`log_library`).
 
-        `control` (cells,) bool: from their shape follows how far normal mechanisms are to be trusted (`trust`: weight of
+        `control` (cells,) bool: from their shape follows how far normal mechanisms are trusted (`trust`: weight of
         a gene's log likelihood, `own`); ``ziln`` has zeros and skewness in its family.
 
         ``ziln`` describes log1p of normalised counts: those of a cell sum to no more than its library, whatever an
