@@ -24,7 +24,7 @@ def least_squares(data: TrainingData, gene: int, parents: list[int], targets: li
     y = x[~free, gene]
     residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     center, unit = x[:, gene].mean(), x[:, gene].std(ddof=1)
-    weight = float(trust(data.x, data.condition)[gene])
+    weight = float(trust(data.x[data.condition == 0])[gene])
 
     def score(left: np.ndarray, values: np.ndarray) -> float:
         variance = (weight * (left**2).sum() + 2 * unit**2) / (weight * len(left) + 2)

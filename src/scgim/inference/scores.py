@@ -100,7 +100,7 @@ class LocalScores:
         center, scale = response_units(x, ziln=False)
         self.standard = (self.x - center) / scale * self.present.unsqueeze(-1)
         self.units = response_units(x, ziln)
-        self.trust = torch.ones_like(scale) if ziln else trust(x, condition)
+        self.trust = torch.ones_like(scale) if ziln else trust(x[~targetable[condition]])
         # Half of the features are nearly linear over the data's range, half saturate.
         slope = torch.where(torch.arange(n_features) % 2 == 0, 0.4, 1.0)
         weight = torch.randn(self.n_genes, n_features, generator=generator) * slope

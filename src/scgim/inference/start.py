@@ -100,7 +100,8 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
         config.sample_targets,
     )
     train = ~data.valid
-    mechanisms.standardise(data.x[train].cpu(), data.condition[train].cpu())
+    control = (data.membership.sum(1) == 0)[data.condition[train]]
+    mechanisms.standardise(data.x[train].cpu(), control.cpu())
     return gim.to(data.x.device)
 
 

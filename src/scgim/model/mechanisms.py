@@ -22,6 +22,8 @@ KINDS = ("linear", "mlp", "ziln")
 _POOLED_CELLS = 10.0
 #: So many cells at most make up a gene's outliers where its tails are measured (`own`).
 _EXTREME_CELLS = 3
+#: Fewer cells have no shape to speak of.
+_FEWEST = 20
 
 
 def response_units(x: Tensor, ziln: bool) -> tuple[Tensor, Tensor]:
@@ -40,17 +42,18 @@ def response_units(x: Tensor, ziln: bool) -> tuple[Tensor, Tensor]:
     return mean, ((squares + _POOLED_CELLS * pooled) / (count + _POOLED_CELLS)).sqrt().clamp(0.05, 10.0)
 
 
-def trust(x: Tensor, condition: Tensor) -> Tensor:
-    """(genes,) weight of what the cells `x` (cells, genes) say of each gene under a normal, from its shape.
+def trust(x: Tensor) -> Tensor:
+    """(genes,) weight of what cells say of a gene under a normal, from its shape in control cells `x` (cells, genes).
 
     Where values are skewed or have heavy tails, a mean and a spread that differ by chance look certain: the likelihood
     ratio is up to an eigenvalue times what it should be, of the covariance of its two scores in units of that under a
-    normal (Kent 1982), which follows from skewness and kurtosis within conditions. The weight takes that back; for
+    normal (Kent 1982), which follows from skewness and kurtosis. The weight takes that back; for
     normal values it is 1. The few most extreme cells of a gene are left to the share of outliers.
     """
-    count = torch.bincount(condition).clamp_min(1).to(x).unsqueeze(1)
-    left = x - (x.new_zeros(len(count), x.shape[1]).index_add(0, condition, x) / count)[condition]
-    most = left.abs().sort(0).values[max(1, len(x) - _EXTREME_CELLS) - 1]
+    if len(x) < _FEWEST:
+        return x.new_ones(x.shape[1])
+    left = x - x.mean(0)
+    most = left.abs().sort(0).values[len(x) - _EXTREME_CELLS - 1]
     inner = (left.abs() <= most).to(x)
     second, third, fourth = ((inner * left**power).sum(0) / inner.sum(0) for power in (2, 3, 4))
     second, n = second.clamp_min(1e-30), len(x)
@@ -126,11 +129,11 @@ class Mechanisms(nn.Module):
         return self.kind == "ziln"
 
     @torch.no_grad()
-    def standardise(self, x: Tensor, condition: Tensor | None = None) -> None:
+    def standardise(self, x: Tensor, control: Tensor | None = None) -> None:
         """Set the units from training cells `x` (cells, genes), and what a library holds (`log_library`).
 
-        `condition` (cells,): from the tails within conditions follows how far normal mechanisms are to be trusted
-        (`trust`: weight of a gene's log likelihood, `own`); zeros and log x of ``ziln`` leave no such tails.
+        `control` (cells,) bool: from their shape follows how far normal mechanisms are trusted (`trust`: weight of
+        a gene's log likelihood, `own`); ``ziln`` has zeros and skewness in its family.
 
         ``ziln`` describes log1p of normalised counts: those of a cell sum to no more than its library, whatever an
         exponential of log x would reach. The largest total over the modelled genes in any of the cells counts as that
@@ -147,8 +150,8 @@ class Mechanisms(nn.Module):
             self.zero_logit.copy_(torch.logit(zero))
             counts = x.double() + torch.log(-torch.expm1(-x.double()))  # log of expm1, which may overflow
             self.log_library.copy_(torch.logsumexp(counts, 1).max())
-        elif condition is not None:
-            self.trust.copy_(trust(x, condition))
+        elif control is not None:
+            self.trust.copy_(trust(x[control]))
 
     def location(self, x: Tensor, graph: Tensor) -> Tensor:
         """Location of every gene given its parents.
