@@ -45,3 +45,9 @@ def test_cells_beyond_either_end_are_not_covered(shift: float) -> None:
     assert metrics.coverage(x + shift, x) == 0.0
     half = np.concatenate([x[:250], x[250:] + shift])
     assert metrics.coverage(half, x) == pytest.approx(0.45, abs=0.03)
+
+
+def test_both_ends_of_the_range_count_as_inside() -> None:
+    x = np.arange(5.0)[:, None]
+    assert metrics.coverage(x, x, lower=0.0, upper=1.0) == 1.0
+    assert metrics.coverage(x, x, lower=0.25, upper=0.75) == pytest.approx(3 / 5)

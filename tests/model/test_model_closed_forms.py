@@ -10,7 +10,18 @@ import torch
 from scipy import special, stats
 from small_gim import N_GENES, N_PARTS, make_batch, make_gim
 
-from scgim.model import KINDS, Action, FreeInterventions, Mechanisms, draw_action, draw_noise, n_effects, propagate
+from scgim.model import (
+    KINDS,
+    Action,
+    AtomicInterventions,
+    FreeInterventions,
+    Mechanisms,
+    combine,
+    draw_action,
+    draw_noise,
+    n_effects,
+    propagate,
+)
 
 CHAIN = np.diag(np.ones(N_GENES - 1, dtype=bool), 1)
 
@@ -145,3 +156,58 @@ def test_genes_that_hardly_vary_are_not_blown_up(kind: str) -> None:
         assert float((other - location)[:, 0].abs().max() / mechanisms.response_scale[0]) < 0.01
         cost = mechanisms.log_prob(x, location) - mechanisms.log_prob(moved, location)
     assert float(cost[:, 1].abs().max()) < 0.1
+
+
+# -- targets shared by a condition, and combinations ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_mean_exp_shares_one_target_among_the_cells_of_a_condition(kind: str) -> None:
+    """`log((1 - p) prod own^w + p prod replaced^w)`, summed over conditions and genes."""
+    gim, batch = make_gim(kind), make_batch(kind)
+    graph = torch.as_tensor(CHAIN, dtype=torch.float32).unsqueeze(0)
+    with torch.no_grad():
+        prob, effects, _ = gim.condition_interventions(batch)
+        own, replaced = (
+            numpy_of(v) for v in gim.gene_log_likelihoods(batch.x, batch.condition, graph, effects)
+        )
+        found = gim.cell_log_likelihood(batch, graph, objective="log_mean_exp")
+    p, weight, expected = numpy_of(prob), numpy_of(batch.weight), 0.0
+    for condition in range(len(p)):
+        cells = batch.condition.numpy() == condition
+        for gene in range(N_GENES):
+            totals = [weight[cells] @ value[cells, gene] for value in (own, replaced)]
+            shares = np.array([1 - p[condition, gene], p[condition, gene]])
+            expected += special.logsumexp(totals, b=shares)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_hard_replacements_are_averaged_by_their_target_probabilities() -> None:
+    prob, psi = np.array([[0.8, 0.1], [0.2, 0.6]]), np.array([[[1.0, 4.0], [2.0, 0.5]], [[5.0, -2.0], [3.0, 1.0]]])
+    logits = torch.tensor(special.logit(prob), requires_grad=True)
+    found_prob, found = combine(AtomicInterventions(logits, torch.tensor(psi)), torch.ones(1, 2).double(), False)
+    np.testing.assert_allclose(numpy_of(found_prob)[0], 1 - (1 - prob).prod(0), rtol=1e-6)
+    expected = (prob[..., None] * psi).sum(0) / prob.sum(0)[:, None]
+    np.testing.assert_allclose(numpy_of(found)[0], expected, rtol=1e-4)
+    # Which part replaces is no reason to call it a target: effects teach nothing about probabilities.
+    with_effects, alone = (
+        torch.autograd.grad(value, logits, retain_graph=True)[0]
+        for value in (found_prob.sum() + found.sum(), found_prob.sum())
+    )
+    torch.testing.assert_close(with_effects, alone)
+
+
+@pytest.mark.parametrize("unit", [None, 0.5])
+def test_two_shifts_add_up_by_their_target_probabilities(unit: float | None) -> None:
+    """What a targeted cell sees on average: of x itself, or of the relative change where x is log-normal."""
+    prob, psi = np.array([[0.8, 0.3], [0.5, 0.6]]), np.array([[[1.0, 0.4], [2.0, 0.5]], [[0.7, -0.2], [-1.0, 1.0]]])
+    parts = AtomicInterventions(torch.tensor(special.logit(prob)), torch.tensor(psi))
+    log_unit = None if unit is None else torch.full((2,), unit).double()
+    found_prob, found = combine(parts, torch.ones(1, 2).double(), True, log_unit=log_unit)
+    anyone = 1 - (1 - prob).prod(0)
+    np.testing.assert_allclose(numpy_of(found_prob)[0], anyone, rtol=1e-6)
+    expected = (prob[..., None] * psi).sum(0) / anyone[:, None]
+    if unit is not None:
+        change = (prob * np.expm1(unit * psi[..., 0])).sum(0) / anyone
+        expected[:, 0] = np.log1p(change) / unit
+    np.testing.assert_allclose(numpy_of(found)[0], expected, rtol=1e-5)
