@@ -74,7 +74,7 @@ WRONG: dict[str, tuple[Callable[[ad.AnnData], Any], type[Exception], str]] = {
     "metrics a number": (lambda a: tl.evaluate(a, sampled(a), metrics=3), TypeError, "metrics must be a name"),
     "conditions a number": (lambda a: tl.evaluate(a, sampled(a), conditions=3), TypeError, "conditions must be a name"),
     "baselines a number": (lambda a: tl.evaluate(a, sampled(a), baselines=3), TypeError, "baselines must be a name"),
-    "baselines of numbers": (lambda a: tl.evaluate(a, sampled(a), baselines=[3]), ValueError, "method=3 is unknown"),
+    "baselines of numbers": (lambda a: tl.evaluate(a, sampled(a), baselines=[3]), TypeError, "baselines must be names"),
     "group a number": (lambda a: tl.sample_cells(a, group=3), KeyError, "group=3: .* without groupby"),
     "group a number, fit": (lambda a: refit(a, group=3), KeyError, "group=3: .* without groupby"),
     "rng text": (lambda a: tl.sample_cells(a, rng="x"), TypeError, "rng must be an int"),

@@ -197,6 +197,9 @@ def _fit_baselines(
     """Fitted baselines by name; None where one cannot be fitted to these data."""
     wanted = _names(wanted, "baselines")
     names = [entry.name if isinstance(entry, bl.Baseline) else entry for entry in wanted]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(f"baselines must be names or baseline objects, got {wrong[0]!r}.")
     repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
     if repeated:
         raise ValueError(f"baselines: {listing(repeated)} would appear twice in the table; names must differ.")
