@@ -98,13 +98,13 @@ def resolve_hold_out(
                 continue
             rows = [names.index(label)] if label in known else []
         if not rows:
-            error = ValueError(
+            missing = ValueError(
                 f"hold_out{where}: there is no condition {label!r}.{suggestion(label, names[1:])} The "
                 f"conditions are {listing(names[1:], most=30)}."
             )
             if absent is None:
-                raise error
-            absent.add(label, where, error)
+                raise missing
+            absent.add(label, where, missing)
         if label == control:
             raise ValueError(f"hold_out{where}: the control {control!r} cannot be held out; every fit needs it.")
         held[rows] = True
