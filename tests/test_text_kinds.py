@@ -74,7 +74,9 @@ def plain(value: Any) -> Any:
         return {"index": value.index.tolist()} | {name: plain(value[name]) for name in value}
     if isinstance(value, pd.Series):
         return [None if pd.isna(item) else item for item in value.tolist()]
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        return np.where(pd.isna(value), None, value.astype(object)).tolist()  # NaN equals nothing
+    return value
 
 
 def written(adata: ad.AnnData) -> dict[str, Any]:

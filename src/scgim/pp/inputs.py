@@ -52,7 +52,8 @@ def check_settings(arguments: dict[str, Any]) -> None:
     check_choice(arguments["silent_genes"], "silent_genes", _SMALL)
     for name, least in (("n_genes", 2), ("n_top_genes", 2), ("min_counts", 0), ("min_cells", 0)):
         if name == "min_counts" and isinstance(arguments[name], str):
-            check_choice(arguments[name], name, ("auto",))
+            if arguments[name] != "auto":
+                raise TypeError(f"min_counts must be a whole number or 'auto', got {arguments[name]!r}.")
             continue
         arguments[name] = check_int(arguments[name], name, least=least)
     arguments["min_cells_per_condition"] = check_int(
