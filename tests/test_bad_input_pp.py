@@ -543,7 +543,7 @@ CASES: list[tuple[str, Change, dict[str, Any], type[Exception], list[str]]] = [
         ["groupby=['a', 'b']", "'u_v_w'", "Rename"],
     ),
     ("no cells to train on", nothing, {"test_fraction": 0.95}, ValueError, ["test_fraction=0.95", "valid_fraction"]),
-    ("unknown min_counts", nothing, {"min_counts": "all"}, ValueError, ["min_counts='all'", "'auto'"]),
+    ("unknown min_counts", nothing, {"min_counts": "all"}, TypeError, ["min_counts must be", "'all'", "'auto'"]),
     (
         "dates as doses",
         _obs(dose=lambda o: pd.Timestamp("2020-01-01")),

@@ -108,7 +108,7 @@ def _add_common(
     if seed:
         group.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed (default: 0)")
     if device is not None:
-        group.add_argument("--device", default=device, help="auto, cpu, cuda (default: auto)")
+        group.add_argument("--device", default=device, help="auto, cpu, cuda, mps (default: auto)")
     if threads:
         group.add_argument("--threads", type=_whole(1), metavar="N", help="CPU threads (default: all cores)")
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
