@@ -168,9 +168,7 @@ def test_log_mean_exp_shares_one_target_among_the_cells_of_a_condition(kind: str
     graph = torch.as_tensor(CHAIN, dtype=torch.float32).unsqueeze(0)
     with torch.no_grad():
         prob, effects, _ = gim.condition_interventions(batch)
-        own, replaced = (
-            numpy_of(v) for v in gim.gene_log_likelihoods(batch.x, batch.condition, graph, effects)
-        )
+        own, replaced = (numpy_of(v) for v in gim.gene_log_likelihoods(batch.x, batch.condition, graph, effects))
         found = gim.cell_log_likelihood(batch, graph, objective="log_mean_exp")
     p, weight, expected = numpy_of(prob), numpy_of(batch.weight), 0.0
     for condition in range(len(p)):

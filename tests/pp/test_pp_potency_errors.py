@@ -53,9 +53,7 @@ def test_responses_and_their_errors_are_means_and_standard_errors(storage) -> No
 
 def test_an_error_of_the_control_is_no_response(caplog: pytest.LogCaptureFixture) -> None:
     """All doses of all perturbations differ from the control alike: by its own error."""
-    half, exponent = fit_potency(
-        responses(np.zeros((8, 300)), 2.0), PARTS, np.ones(8, dtype=bool), ["A", "B"]
-    )
+    half, exponent = fit_potency(responses(np.zeros((8, 300)), 2.0), PARTS, np.ones(8, dtype=bool), ["A", "B"])
     assert "beyond noise" in caplog.text
     np.testing.assert_allclose(half, np.sqrt(10 * 10_000))
     assert exponent == 1.0
