@@ -10,7 +10,7 @@ import scgim
 
 
 def test_effects_of_replaced_genes_are_the_means_of_sampled_cells() -> None:
-    """Every gene is a target, so that half the variance of log x more or less moves every mean by many standard errors."""
+    """Every gene is a target; half the variance of log x more or less moves a mean by many standard errors."""
     adata = drug_cells(kind="log1p")
     adata.X = np.where(adata.X > 0, 0.2 * adata.X**2, 0.0).astype(np.float32)
     scgim.pp.prepare(adata, dose_key="dose", input="log1p", genes=GENES, min_cells=1)
