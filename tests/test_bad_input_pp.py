@@ -84,6 +84,20 @@ def _names(axis: str) -> Change:
     return change
 
 
+def _raw(n_genes: int) -> Change:
+    """Counts in `raw` of so many genes, log values in `X`."""
+
+    def change(adata: ad.AnnData) -> None:
+        adata.raw = adata[:, :n_genes].copy()
+        adata.X = np.log1p(adata.X)
+
+    return change
+
+
+def _half(obs: pd.DataFrame) -> np.ndarray:
+    return np.arange(len(obs)) % 2 == 0
+
+
 def _mixed(obs: pd.DataFrame) -> list[str]:
     return [f"{d:g}" if i % 3 else f"{d:g} nM" for i, d in enumerate(obs["dose"])]
 
@@ -249,13 +263,6 @@ CASES: list[tuple[str, Change, dict[str, Any], type[Exception], list[str]]] = [
         ["'GENE4'", "zero in every training cell", "genes="],
     ),
     ("empty gene kept", _empty_gene, {"genes": "all", "min_cells": 0}, ValueError, ["'GENE4'", "min_cells"]),
-    (
-        "silent marker",
-        _silent,
-        {},
-        ValueError,
-        ["zero in every control cell", "'GENE9'", 'silent_genes="drop"', "genes="],
-    ),
     (
         "silent gene asked for",
         _silent,
@@ -488,6 +495,61 @@ CASES: list[tuple[str, Change, dict[str, Any], type[Exception], list[str]]] = [
         {"groupby": "line"},
         ValueError,
         ["groupby='line'", "missing"],
+    ),
+    (
+        "control in another spelling",
+        _obs(perturbation=lambda o: o["perturbation"].where(np.arange(len(o)) % 5 > 0, "Control")),
+        {"dose_key": None},
+        ValueError,
+        ["'Control' (", "beside the control 'control'", "control=['control', 'Control']", "rename"],
+    ),
+    (
+        "lists as labels",
+        _obs(perturbation=lambda o: [["A", "B"] if p == "Belinostat" else p for p in o["perturbation"]]),
+        {},
+        ValueError,
+        ["adata.obs['perturbation']", "list", "['A', 'B']", "text"],
+    ),
+    (
+        "one of two controls absent",
+        nothing,
+        {"control": ["control", "vehicle"]},
+        ValueError,
+        ["control", "'vehicle' is not a label", "Leave it out"],
+    ),
+    ("no control label", nothing, {"control": []}, TypeError, ["control", "list of labels"]),
+    (
+        "every perturbed condition small",
+        nothing,
+        {"min_cells_per_condition": 40, "small_conditions": "drop"},
+        ValueError,
+        ["Every perturbed condition", "min_cells_per_condition=40", "largest", "24", "Lower"],
+    ),
+    (
+        "corrected counts",
+        lambda a: setattr(a, "X", a.X * 40.6),
+        {},
+        ValueError,
+        ["not whole numbers", "SoupX", "round"],
+    ),
+    ("counts in raw", _raw(30), {}, ValueError, ["adata.raw does", "adata.layers['raw']", "layer='raw'"]),
+    ("counts of other genes in raw", _raw(20), {}, ValueError, ["adata.raw does", "adata.raw.to_adata()"]),
+    ("groups by no column", nothing, {"groupby": []}, ValueError, ["groupby=[]", "column"]),
+    (
+        "several columns that make one group",
+        _obs(a=lambda o: np.where(_half(o), "u_v", "u"), b=lambda o: np.where(_half(o), "w", "v_w")),
+        {"groupby": ["a", "b"]},
+        ValueError,
+        ["groupby=['a', 'b']", "'u_v_w'", "Rename"],
+    ),
+    ("no cells to train on", nothing, {"test_fraction": 0.95}, ValueError, ["test_fraction=0.95", "valid_fraction"]),
+    ("unknown min_counts", nothing, {"min_counts": "all"}, ValueError, ["min_counts='all'", "'auto'"]),
+    (
+        "dates as doses",
+        _obs(dose=lambda o: pd.Timestamp("2020-01-01")),
+        {},
+        ValueError,
+        ["dose_key='dose'", "2020-01-01", "not a number"],
     ),
     ("no cells", lambda a: a[:0].copy(), {}, ValueError, ["0 cells"]),
     ("no genes", lambda a: a[:, :0].copy(), {}, ValueError, ["0 genes"]),

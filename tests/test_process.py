@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,83 +21,167 @@ import anndata as ad
 import matplotlib as mpl
 import numba
 import numpy as np
+import pandas as pd
+import pyro
 import pytest
+import scanpy as sc
 import torch
+from pyro.poutine.runtime import _PYRO_STACK
 from screens import prepared_screen, screen
 from small_fits import QUICK, prepared
 from threadpoolctl import threadpool_info
 
 import scgim
+from scgim._process import undisturbed
 
 SHORT: dict[str, Any] = {**QUICK, "max_steps": 4}
 
 
 @pytest.fixture(scope="module")
 def fit() -> ad.AnnData:
-    adata = prepared_screen()
+    adata = prepared("log1p")
     scgim.tl.fit_gim(adata, **SHORT)
     return adata
 
 
 def state() -> dict[str, Any]:
     """What belongs to the process and not to a call."""
-    pools = {i["filepath"]: i["num_threads"] for i in threadpool_info()}
     numpy_state = np.random.get_state()  # noqa: NPY002
+    loggers = [logging.getLogger(name) for name in (None, "scgim", "scanpy", "anndata", "matplotlib", "py.warnings")]
     return {
-        "torch threads": torch.get_num_threads(),
+        "torch threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "numba threads": numba.get_num_threads(),
-        "thread pools": pools,
+        "thread pools": {i["filepath"]: i["num_threads"] for i in threadpool_info()},
         "random": random.getstate(),
         "numpy": (numpy_state[1].tolist(), numpy_state[2:]),
         "torch random": torch.get_rng_state().tolist(),
-        "dtype": torch.get_default_dtype(),
-        "gradients": torch.is_grad_enabled(),
+        "torch defaults": (
+            torch.get_default_dtype(),
+            torch.empty(0).device,
+            torch.are_deterministic_algorithms_enabled(),
+        ),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "pyro": (pyro.settings.get(), list(pyro.get_param_store().keys()), list(_PYRO_STACK)),
+        "checks of distributions": torch.distributions.Distribution._validate_args,
         "warnings": list(warnings.filters),
         "rcParams": dict(mpl.rcParams),
-        "logging": {name: logging.getLogger(name).level for name in (None, "scgim", "scanpy", "anndata")},
-        "handlers": list(logging.getLogger().handlers),
+        "logging": [(own.level, own.propagate, own.disabled, list(own.handlers)) for own in loggers],
+        "logging off": logging.root.manager.disable,
+        "NumPy": (np.geterr(), np.get_printoptions()),
+        "pandas": [pd.get_option(name) for name in ("mode.chained_assignment", "display.max_rows")],
+        "scanpy": (sc.settings.verbosity, sc.settings.n_jobs, sc.settings.autosave),
+        "environment": (dict(os.environ), os.getcwd(), list(sys.path)),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
     }
 
 
-CALLS: dict[str, Callable[[ad.AnnData], Any]] = {
-    "prepare": lambda a: prepared_screen(screen()),
-    "prepare fails": lambda a: prepared_screen(screen(), min_cells_per_condition=100),
-    "conditions": lambda a: scgim.pp.conditions(screen(), perturbation_key="target"),
-    "select_markers": lambda a: scgim.pp.select_markers(a.copy(), n_genes=5),
-    "features": lambda a: scgim.pp.features(a.copy()),
-    "hold_out": lambda a: scgim.pp.hold_out(a.copy(), hold_out=["G1"]),
-    "fit_gim": lambda a: scgim.tl.fit_gim(a.copy(), **SHORT),
-    "fit_gim fails": lambda a: scgim.tl.fit_gim(a.copy(), hold_out=["G7"]),
-    "sample_cells": lambda a: scgim.tl.sample_cells(a, n=5),
-    "predict_targets": lambda a: scgim.tl.predict_targets(a, perturbations="G1"),
-    "intervene": lambda a: scgim.tl.intervene(a, interventions={"gene00": 0.0}, n=5),
-    "counterfactual": lambda a: scgim.tl.counterfactual(a, perturbation="G1"),
-    "target_evidence": lambda a: scgim.tl.target_evidence(a),
-    "evaluate": lambda a: scgim.tl.evaluate(
-        a, scgim.tl.sample_cells(a, n=20), baselines=["mean_shift", "ridge"], conditions=["G1"]
+def _sampled(adata: ad.AnnData) -> ad.AnnData:
+    return scgim.tl.sample_cells(adata, perturbations=[("A", 10)], n=20)
+
+
+def _scores(adata: ad.AnnData, **wrong: Any) -> pd.DataFrame:
+    asked = {"baselines": ["mean_shift", "ridge"], "conditions": ["A_10"], "metrics": ["wasserstein", "e_distance"]}
+    return scgim.tl.evaluate(adata, _sampled(adata), **{**asked, **wrong})
+
+
+def _baseline(adata: ad.AnnData) -> None:
+    condition = scgim.baselines.prepared_condition(adata, "A_10")
+    for name, options in (
+        ("gim", {"max_steps": 2}),
+        ("condot", {"steps": 2}),
+        ("mean_shift", {"steps": 2}),
+    ):
+        scgim.baselines.fit(adata, method=name, **options).sample(condition, n=5)
+
+
+DOSES = {"has_dose": True, "control": "control"}
+#: Every public function, by a call that works and one that fails.
+CALLS: dict[str, tuple[Callable[[ad.AnnData], Any], Callable[[ad.AnnData], Any]]] = {
+    "pp.prepare": (lambda a: prepared_screen(screen()), lambda a: prepared_screen(screen(), small_conditions="x")),
+    "pp.conditions": (
+        lambda a: scgim.pp.conditions(screen(), perturbation_key="target"),
+        lambda a: scgim.pp.conditions(screen(), perturbation_key="absent"),
     ),
-    "condot": lambda a: scgim.baselines.fit(a, method="condot", steps=2),
-    "get": lambda a: [scgim.get.graph(a), scgim.get.targets(a), scgim.get.history(a), scgim.get.params(a)],
-    "pl": lambda a: [
-        scgim.pl.graph(a),
-        scgim.pl.targets(a),
-        scgim.pl.history(a),
-        scgim.pl.marginals(a, scgim.tl.sample_cells(a, perturbations="G1", n=20), n_genes=1),
-    ],
-    "datasets": lambda a: scgim.datasets.simulated_sciplex3(),
+    "pp.select_markers": (
+        lambda a: scgim.pp.select_markers(prepared_screen(), n_genes=5),
+        lambda a: scgim.pp.select_markers(a.copy(), genes=["absent"]),
+    ),
+    "pp.features": (lambda a: scgim.pp.features(a.copy()), lambda a: scgim.pp.features(a.copy(), features="x")),
+    "pp.featurize": (
+        lambda a: scgim.pp.featurize(a.uns["gim"]["feature_spec"], [("A", 3.0)]),
+        lambda a: scgim.pp.featurize(a.uns["gim"]["feature_spec"], [("Z", 3.0)]),
+    ),
+    "pp.hold_out": (
+        lambda a: scgim.pp.hold_out(a.copy(), hold_out=[("A", 10)]),
+        lambda a: scgim.pp.hold_out(a.copy(), hold_out=["Z"]),
+    ),
+    "pp.parse_perturbations": (
+        lambda a: scgim.pp.parse_perturbations([("A", 1)], **DOSES),
+        lambda a: scgim.pp.parse_perturbations(["A"], **DOSES),
+    ),
+    "tl.fit_gim": (
+        lambda a: scgim.tl.fit_gim(prepared("log1p"), **SHORT),
+        lambda a: scgim.tl.fit_gim(prepared("log1p"), **{**SHORT, "learning_rate": 1e30}),
+    ),
+    "tl.sample_cells": (_sampled, lambda a: scgim.tl.sample_cells(a, n=0)),
+    "tl.predict_targets": (
+        lambda a: scgim.tl.predict_targets(a, perturbations=[("A", 3)]),
+        lambda a: scgim.tl.predict_targets(a, perturbations=["Z"]),
+    ),
+    "tl.intervene": (
+        lambda a: scgim.tl.intervene(a, interventions={"g0": 0.0}, n=5),
+        lambda a: scgim.tl.intervene(a, interventions=["g0"], n=5),
+    ),
+    "tl.counterfactual": (
+        lambda a: scgim.tl.counterfactual(a, perturbation=("A", 10)),
+        lambda a: scgim.tl.counterfactual(a, perturbation=("A", 10), cells=[]),
+    ),
+    "tl.target_evidence": (
+        lambda a: scgim.tl.target_evidence(a),
+        lambda a: scgim.tl.target_evidence(a, n_programs=-1),
+    ),
+    "tl.evaluate": (_scores, lambda a: _scores(a, metrics=["x"])),
+    "get.graph": (lambda a: scgim.get.graph(a), lambda a: scgim.get.graph(a, key="x")),
+    "get.targets": (lambda a: scgim.get.targets(a), lambda a: scgim.get.targets(a, key="x")),
+    "get.history": (lambda a: scgim.get.history(a), lambda a: scgim.get.history(a, key="x")),
+    "get.params": (lambda a: scgim.get.params(a), lambda a: scgim.get.params(a, key="x")),
+    "pl.graph": (lambda a: scgim.pl.graph(a), lambda a: scgim.pl.graph(a, condition="x")),
+    "pl.targets": (lambda a: scgim.pl.targets(a), lambda a: scgim.pl.targets(a, genes="x")),
+    "pl.history": (lambda a: scgim.pl.history(a), lambda a: scgim.pl.history(a, key="x")),
+    "pl.metrics": (lambda a: scgim.pl.metrics(_scores(a)), lambda a: scgim.pl.metrics(_scores(a), methods=["x"])),
+    "pl.marginals": (
+        lambda a: scgim.pl.marginals(a, _sampled(a), n_genes=2),
+        lambda a: scgim.pl.marginals(a, _sampled(a), genes="x"),
+    ),
+    "pl.dose_response": (
+        lambda a: scgim.pl.dose_response(a, perturbation="A", n_genes=2),
+        lambda a: scgim.pl.dose_response(a, perturbation="Z"),
+    ),
+    "baselines.fit": (_baseline, lambda a: scgim.baselines.fit(a, method="x")),
+    "datasets": (lambda a: scgim.datasets.simulated_sciplex3(), lambda a: scgim.datasets.simulated_sciplex3(rng=-1)),
 }
 
 
+def test_no_public_function_is_left_out() -> None:
+    named = {f"{part}.{name}" for part in ("pp", "tl", "get", "pl") for name in getattr(scgim, part).__all__}
+    assert named <= set(CALLS)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("outcome", ["works", "fails"])
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_leaves_nothing_behind(fit: ad.AnnData, name: str) -> None:
-    CALLS[name](fit) if "fails" not in name else None  # what is imported for the first time is not the question
+def test_a_call_leaves_nothing_behind(fit: ad.AnnData, name: str, outcome: str) -> None:
+    call = CALLS[name][outcome == "fails"]
+    if outcome == "works":
+        CALLS[name][0](fit)  # what is imported for the first time is not the question
     torch.set_num_threads(1)
     torch.manual_seed(3)
     before = state()
-    try:
-        CALLS[name](fit)
-    except ValueError:
-        assert "fails" in name
+    if outcome == "works":
+        call(fit)
+    else:
+        with pytest.raises((ValueError, TypeError, KeyError, FloatingPointError)):
+            call(fit)
     after = state()
     for what, value in before.items():
         assert after[what] == value, what
@@ -143,14 +230,43 @@ def test_fits_in_threads_are_those_of_one_thread() -> None:
     assert len(set(expected)) == 4
 
 
+def test_what_others_draw_meanwhile_stays_drawn() -> None:
+    with undisturbed():
+        drawn = random.random(), np.random.random()  # noqa: NPY002
+    assert (random.random(), np.random.random()) != drawn  # noqa: NPY002
+
+
+def test_waiting_for_another_fit_can_be_interrupted() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with undisturbed():
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt), undisturbed():
+            pytest.fail("the lock was free")
+    finally:
+        done.set()
+        other.join()
+
+
 SCRIPT = """
 import multiprocessing, sys
+import numba
 import torch
 sys.path.insert(0, {tests!r})
 from screens import prepared_screen, screen
 import scgim
 
 adata = prepared_screen(screen(n=200))
+numba.get_num_threads()  # numba's threads are running, as they are after other calls of scanpy
+refused = sys.platform == "linux" and numba.threading_layer() == "omp"
 torch.set_num_threads(2)
 torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # the parent's thread pool is running
 
@@ -159,7 +275,13 @@ def work(seed):
     scgim.tl.fit_gim(copy, rng=seed, max_steps=4, n_features=20, progress=False)
     cells = scgim.tl.sample_cells(copy, n=3000)
     scgim.tl.counterfactual(copy, perturbation="G1")
-    scgim.tl.evaluate(copy, cells, baselines=["mean_shift"], metrics=["mean_distance"])
+    scgim.tl.evaluate(copy, cells, baselines=["mean_shift", "ridge"], metrics=["mean_distance", "wasserstein"])
+    scgim.metrics.wasserstein(cells.X[:1500], cells.X[-1500:])
+    try:
+        prepared_screen(screen())
+        assert not refused
+    except RuntimeError as error:
+        assert refused and "get_context('spawn')" in str(error)
     return copy.uns["gim"]["state_sha256"]
 
 if __name__ == "__main__":
@@ -177,3 +299,30 @@ def test_a_forked_worker_finishes(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "done"
+
+
+LATE = """
+import multiprocessing
+import torch
+
+torch.set_num_threads(2)
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+
+def work(seed):
+    import numpy as np
+    from scgim.metrics import wasserstein
+    x = np.random.default_rng(seed).normal(size=(1500, 5))
+    return wasserstein(x, x + 1)
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        print(pool.map(work, [0])[0] > 0)
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+def test_a_worker_forked_before_scgim_was_imported_finishes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(LATE)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

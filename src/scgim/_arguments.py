@@ -252,7 +252,7 @@ def perturbation(text: str) -> Any:
 
     Examples
     --------
-    >>> from scgim.cli import perturbation
+    >>> from scgim._arguments import perturbation
     >>> perturbation("Dacinostat=10 uM"), perturbation("A=1+B=2")
     (('Dacinostat', '10 uM'), [('A', '1'), ('B', '2')])
     """
@@ -273,7 +273,7 @@ def held_out(texts: Sequence[str], *, has_dose: bool) -> dict[str, Any] | list[s
 
     Examples
     --------
-    >>> from scgim.cli import held_out
+    >>> from scgim._arguments import held_out
     >>> held_out(["A=10", "A=100", "B"], has_dose=True)
     {'A': ['10', '100'], 'B': None}
     """

@@ -2,55 +2,84 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import random
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-import numpy as np
-
-#: torch's random state, Pyro's handlers and warning filters belong to the process: one call at a time uses them.
+#: torch's random state and default type, Pyro's handlers and warning filters are the process's: one call at a time.
 _lock = threading.RLock()
-_first = os.getpid()
+#: In a forked process; here, in a worker that imports scgim after the fork (in others the script is not `__main__`).
+_forked = multiprocessing.parent_process() is not None and sys.modules["__main__"].__name__ == "__main__"
+
+
+def _numba_threads() -> bool:
+    """Whether numba has run on threads of GNU OpenMP, after which it ends every process that is forked."""
+    numba = sys.modules.get("numba")
+    try:
+        return sys.platform == "linux" and numba is not None and numba.threading_layer() == "omp"
+    except (AttributeError, ValueError):  # not imported to the end, or not used yet
+        return False
+
+
+#: They ran before the fork.
+_numba_lost = _forked and _numba_threads()
 
 
 def _after_fork() -> None:
-    global _lock
-    _lock = threading.RLock()  # another thread may have held it, and is not there any more
+    global _lock, _forked, _numba_lost
+    _lock, _forked = threading.RLock(), True  # another thread may have held the lock, and is not there any more
+    _numba_lost = _numba_lost or _numba_threads()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def require_numba() -> None:
+    """Refuse to go on where numba, which scanpy uses, would end the process.
+
+    Raises
+    ------
+    RuntimeError
+        In a process that was forked from one in which numba has run.
+    """
+    if _numba_lost:
+        raise RuntimeError(
+            "This process was forked from one in which scanpy has run; numba, which scanpy uses, would end it here. "
+            "Run scgim.pp before the fork, or start the workers with multiprocessing.get_context('spawn')."
+        )
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Run a block (or, as a decorator, a function) of which nothing is left in the process.
 
-    Afterwards the number of threads, the random states of Python, NumPy and torch, torch's default type and device,
-    its gradient mode and the warning filters are the user's again, whatever numba, scanpy or torch did to them. Inside,
-    torch computes in float32 on the CPU by default, with gradients, whatever the user has set. Calls in several
-    threads wait for each other. In a process that was forked torch uses one thread: GNU OpenMP, once it has run in the
-    parent, hangs in the child with more.
+    Afterwards the number of threads, torch's random state, default type and gradient mode and the warning filters are
+    the user's again, whatever numba, scanpy or torch did to them. Inside, torch computes in float32 on the CPU by
+    default, with gradients, whatever the user has set. Calls in several threads wait for each other. In a process that
+    was forked torch uses one thread: GNU OpenMP, once it has run in the parent, hangs in the child with more.
+
+    Python's and NumPy's global random states are not put back, because nothing draws from them: a copy put back would
+    undo what other threads of the user have drawn.
     """
     import torch
 
-    with _lock, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's, to be put back
+    with _lock, warnings.catch_warnings(), ExitStack() as stack:
         threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+        stack.callback(torch.set_num_threads, threads)
+        stack.callback(torch.set_default_dtype, dtype)
         torch.set_default_dtype(torch.float32)
-        if os.getpid() != _first:
+        if _forked:
             torch.set_num_threads(1)
-        try:
-            with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
-                yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_num_threads(threads)
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.empty(0).device.type != "cpu":  # the user's default device; the context costs time in every operation
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 @contextmanager

@@ -22,6 +22,8 @@ _COMMANDS = {
 }  # fmt: skip
 #: A value as `!r` shows it, or as messages write it.
 _VALUE = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|-?\d+(?:[._]?\d+)*(?:e[-+]?\d+)?|[A-Za-z]\w*"""
+#: What is to be run in Python stays Python.
+_CODE = r"(\badata(?:\.\w+)?(?:\[[^\]]*\])? = .*?)(?=, (?:then|and|or) |[.;:)] |[.;:)]?$)"
 #: Before an argument whose name is a word of English as well.
 _VERBS = "leave|lower|raise|correct|check|without|change|give|pass"
 
@@ -59,6 +61,11 @@ def in_shell(text: str, options: Mapping[str, str]) -> str:
     >>> in_shell('Lower min_counts, or pass silent_genes="drop" to scgim.pp.prepare.', options)
     'Lower --min-counts, or pass --silent-genes drop to scgim fit.'
     """
+    pieces = re.split(_CODE, text)  # every second one is code
+    return "".join(piece if i % 2 else _translate(piece, options) for i, piece in enumerate(pieces))
+
+
+def _translate(text: str, options: Mapping[str, str]) -> str:
     for call, command in _COMMANDS.items():
         text = re.sub(rf"\b(?:scgim\.)?(?:pp|tl)\.{call}\b(?:\([^()]*\))?", command, text)
     text = re.sub(r"(?i)\b(seen by|given to|which|run|without|by) prepare\b", r"\1 scgim fit", text)
@@ -73,8 +80,8 @@ def in_shell(text: str, options: Mapping[str, str]) -> str:
             text = re.sub(rf"^{name}(?=:| must| is unknown)", options[name], text)
             text = re.sub(rf"(?i)\b({_VERBS}) {name}\b(?= out|[.,;:)]|$)", rf"\1 {options[name]}", text)
     text = re.sub(r"\badata\.(?!\w+\()(?=\w)", "", text)
-    text = re.sub(r"^adata\b(?! =|\.)", "The file", text)
-    return re.sub(r"(?<!\w\()\badata\b(?! =|\.)", "the file", text)
+    text = re.sub(r"^adata\b(?!\.\w)", "The file", text)
+    return re.sub(r"(?<!\w\()\badata\b(?!\.\w)", "the file", text)
 
 
 def _bare(name: str) -> str:

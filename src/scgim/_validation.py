@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,22 @@ def check_int(value: Any, argument: str, *, least: int) -> int:
     return int(value)
 
 
+def check_number(value: Any, argument: str) -> float:
+    """A finite number; no text, no truth value."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{argument} must be finite, got {value!r}.")
+    return float(value)
+
+
+def check_values_of_genes(values: Any, argument: str) -> dict[str, float]:
+    """Gene -> finite number."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{argument} must be a dict of genes and values, such as {{'GENE': 0.0}}; got {values!r}.")
+    return {str(gene): check_number(value, f"{argument}: the value of {gene!r}") for gene, value in values.items()}
+
+
 def check_fraction(value: Any, argument: str) -> float:
     """A number in [0, 1)."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -67,31 +84,6 @@ def check_fraction(value: Any, argument: str) -> float:
     if not 0 <= float(value) < 1:
         raise ValueError(f"{argument} must be at least 0 and below 1, got {value!r}.")
     return float(value)
-
-
-def check_number(value: Any, argument: str) -> float:
-    """A finite real number (and no truth value)."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{argument} must be a number, got {value!r}.")
-    if not np.isfinite(float(value)):
-        raise ValueError(f"{argument} is {value}; it must be finite.")
-    return float(value)
-
-
-def check_names(values: Any, argument: str) -> list[Any]:
-    """One entry or several, as a list."""
-    if isinstance(values, str):
-        return [values]
-    if isinstance(values, Mapping) or not isinstance(values, Iterable):
-        raise TypeError(f"{argument} must be a name or a list of them, got {values!r}.")
-    return list(values)
-
-
-def check_mapping(values: Any, argument: str, example: str) -> Mapping[Any, Any]:
-    """A dict."""
-    if not isinstance(values, Mapping):
-        raise TypeError(f"{argument} must be a dict, such as {example}, got {values!r}.")
-    return values
 
 
 def require_anndata(adata: Any, argument: str = "adata") -> None:
@@ -140,7 +132,7 @@ def check_values(
     kind: str,
     cells: pd.Index,
     genes: pd.Index,
-    raw_layers: Callable[[], list[str]] | None = None,
+    raw_counts: Callable[[], str] | None = None,
 ) -> None:
     """Raise unless `matrix` holds what `kind` promises.
 
@@ -154,8 +146,8 @@ def check_values(
         `"counts"` (whole numbers >= 0), `"log1p"` (real numbers >= 0, not counts) or `"continuous"` (finite).
     cells, genes
         Names, for the message.
-    raw_layers
-        Finds the layers that hold whole numbers: the remedy that the message offers.
+    raw_counts
+        Says where whole numbers are found: the remedy that the message offers.
     """
     if matrix.dtype.kind not in "biuf":
         raise TypeError(f"{where} has the type {matrix.dtype}; real numbers are needed.")
@@ -183,8 +175,9 @@ def check_values(
         )
     counts = matrix.dtype.kind in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
     if kind == "counts" and not counts:
-        found = raw_layers() if raw_layers is not None else []
-        raw = f"Pass layer={found[0]!r}, which does" if found else "Pass the layer that does as layer="
+        found = raw_counts() if raw_counts is not None else ""
+        raw = found or "Pass the layer that does as layer="
+        logged = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0) <= _LARGEST_LOG
         _refuse(
             matrix,
             lambda v: v != np.rint(v),
@@ -192,8 +185,10 @@ def check_values(
             cells,
             genes,
             "not whole numbers",
-            f'input="counts" needs a matrix that holds raw counts. {raw}; or input="log1p" if these values '
-            "are log-normalised.",
+            f'input="counts" needs a matrix that holds raw counts. {raw}; '
+            + ('input="log1p" if these values are log-normalised; ' if logged else "")
+            + "or round them if they are corrected or estimated counts (SoupX, CellBender, kallisto, alignments): "
+            "adata.layers['rounded'] = adata.X.round(), then layer='rounded'.",
         )
     if kind == "log1p":
         largest = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0)

@@ -12,6 +12,7 @@ from small_system import GRAPH, N_GENES, linear_data, local_scores
 import scgim
 from scgim.inference import TrainingData, search_structure
 from scgim.model import is_acyclic
+from scgim.model.mechanisms import trust
 
 
 def least_squares(data: TrainingData, gene: int, parents: list[int], targets: list[int]) -> float:
@@ -23,17 +24,18 @@ def least_squares(data: TrainingData, gene: int, parents: list[int], targets: li
     y = x[~free, gene]
     residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     center, unit = x[:, gene].mean(), x[:, gene].std(ddof=1)
+    weight = float(trust(data.x[data.condition == 0])[gene])
 
     def score(left: np.ndarray, values: np.ndarray) -> float:
-        variance = ((left**2).sum() + 2 * unit**2) / (len(left) + 2)
+        variance = (weight * (left**2).sum() + 2 * unit**2) / (weight * len(left) + 2)
         odd = stats.cauchy(center, unit).pdf(values)
         prior = 0.5 * 2 * (np.log(unit**2 / variance) - unit**2 / variance + 1)
-        return np.log(0.99 * stats.norm(0, variance**0.5).pdf(left) + 0.01 * odd).sum() + prior
+        return weight * np.log(0.99 * stats.norm(0, variance**0.5).pdf(left) + 0.01 * odd).sum() + prior
 
     total = score(residual, y)
     for k in targets:
         own = x[condition == k, gene]
-        total += score(own - (own.sum() + center) / (len(own) + 1), own)
+        total += score(own - (weight * own.sum() + center) / (weight * len(own) + 1), own)
     return float(total)
 
 

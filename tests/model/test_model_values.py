@@ -92,6 +92,10 @@ def test_units_have_a_floor() -> None:
         assert float(found.response_scale[1]) >= 0.05 or kind == "linear"
         assert torch.isfinite(found.location(x.unsqueeze(0), torch.ones(1, 3, 3))).all()
     assert float(units(x, "linear").scale[0]) == pytest.approx(float(x[:, 0].std()), rel=1e-5)
+    same = torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 0.0]])
+    assert units(same, "ziln").response_scale.tolist() == pytest.approx([0.05, 0.05])
+    wild = torch.exp(torch.tensor([[-40.0, 30.0], [40.0, -30.0]]))
+    assert units(wild, "ziln").response_scale.tolist() == pytest.approx([10.0, 10.0])
     rare = x.clone()
     rare[1:, 2] = 0.0
     assert 0.05 <= float(units(rare, "ziln").response_scale[2]) <= 10

@@ -459,11 +459,60 @@ def test_a_condition_lost_to_the_filter_is_not_lost_silently(cells: ad.AnnData) 
 def test_silent_genes_can_be_dropped(cells: ad.AnnData) -> None:
     other = cells.copy()
     other.X[(other.obs["perturbation"] == "control").to_numpy(), 9] = 0
+    named = ["GENE1", "GENE5", "GENE9"]
     with pytest.raises(ValueError, match=r"'GENE9'.*silent_genes"):
-        prepared(other)
-    found = prepared(other, silent_genes="drop")
+        prepared(other, genes=named)
+    found = prepared(other, silent_genes="drop", genes=named)
+    assert found.var_names[found.var["gim"]].tolist() == named[:2]
+
+
+def test_a_silent_marker_is_passed_over_and_the_next_taken(
+    cells: ad.AnnData, reference: ad.AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert reference.var["gim"].iloc[9]
+    other = cells.copy()
+    other.X[(other.obs["perturbation"] == "control").to_numpy(), 9] = 0
+    with caplog.at_level(logging.INFO, logger="scgim"):
+        found = prepared(other)
+    assert "zero in every control cell: 'GENE9'" in caplog.text
     assert not found.var["gim"].iloc[9]
     assert found.var["gim"].sum() == 8
+    everything = prepared(other, genes="all")
+    assert everything.var["gim"].sum() == cells.n_vars - 1
+
+
+@pytest.mark.parametrize(("n_genes", "least"), [(40, 30), (2_001, 200)])
+def test_fewest_counts_follow_from_what_is_measured(n_genes: int, least: int) -> None:
+    """Forty genes with a median of 120 counts are a panel; most cells of a transcriptome are kept at 200."""
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(120 if n_genes == 40 else 300, np.ones(n_genes) / n_genes, size=90)
+    counts[0] = counts[0] // 10  # far below either
+    obs = pd.DataFrame({"perturbation": ["control", "A", "B"] * 30}, index=[f"c{i}" for i in range(90)])
+    adata = ad.AnnData(counts.astype(np.float32), obs=obs)
+    summary = prepare(adata, min_cells=1, n_top_genes=20, n_genes=5, return_summary=True)
+    assert adata.uns["gim"]["params"]["prepare"]["min_counts"] == least
+    row = summary.set_index("item").loc[f"cells left out: fewer than {least} counts"]
+    assert row["n"] == 1
+    assert adata.obs["gim_condition"].isna().tolist() == [True] + [False] * 89
+
+
+def test_genes_of_equal_score_are_chosen_by_name_in_any_order() -> None:
+    """Every gene has a twin: ties are everywhere, among highly variable genes and among markers."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.uniform(1, 6, 20), size=(90, 20))
+    counts[::3, :4] *= 3
+    obs = pd.DataFrame({"perturbation": ["A", "control", "B"] * 30}, index=[f"c{i}" for i in range(90)])
+    var = pd.DataFrame(index=[f"{twin}{j}" for twin in "ab" for j in range(20)])
+    adata = ad.AnnData(np.hstack([counts, counts]).astype(np.float32), obs=obs, var=var)
+    chosen = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(40)
+        other = adata[:, order].copy()
+        prepare(other, min_cells=1, n_top_genes=15, n_genes=5)
+        chosen.append(other.var["gim_score"].where(other.var["gim"]).sort_index())
+    assert chosen[0].notna().sum() == 5
+    pd.testing.assert_series_equal(chosen[0], chosen[1])
+    pd.testing.assert_series_equal(chosen[0], chosen[2])
 
 
 def test_the_seed_is_stored_and_the_global_state_untouched(cells: ad.AnnData) -> None:

@@ -139,7 +139,7 @@ def test_a_use_of_cells_refuses_those_that_changed(fit, sampled, change: Callabl
 
 
 def test_cells_added_to_a_condition_are_no_observed_cells(fit, sampled) -> None:
-    joined = ad.concat([fit[:, sampled.var_names], sampled], uns_merge="first")
+    joined = ad.concat([fit[:, sampled.var_names], sampled], uns_merge="first", join="outer")
     with pytest.raises(ValueError, match=r"80 of \d+ cells are not what.*or cells were added"):
         scgim.tl.evaluate(joined, sampled)
 

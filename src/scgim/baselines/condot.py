@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from scgim._process import one_thread
+from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 
 from .convex_networks import ConvexPotential
@@ -138,6 +138,7 @@ class CondOT(Baseline):
         self.weight_decay = weight_decay
         self.clip = clip
 
+    @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
         """Train both networks.
 
@@ -170,6 +171,7 @@ class CondOT(Baseline):
         self.control_ = control  # (control cells, genes)
         return self
 
+    @undisturbed()
     def transport(self, cells: np.ndarray, condition: Condition) -> np.ndarray:
         """Where the map of a condition takes control cells.
 

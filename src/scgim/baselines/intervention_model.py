@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
 
 from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData, check_fitted
@@ -77,6 +78,7 @@ class InterventionModel(Baseline):
         self.preset, self.mechanism, self.device = preset, mechanism, device
         self.settings = settings
 
+    @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
         """Fit the model.
 
@@ -128,11 +130,13 @@ class InterventionModel(Baseline):
         check_fitted(self, "gim_")
         return self.gim_.graph.probabilities().detach().numpy()
 
+    @undisturbed()
     def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
         """Target probabilities, (conditions, genes); zeros for the control."""
         check_fitted(self, "gim_")
         return self._interventions(list(conditions))[0].numpy()
 
+    @undisturbed()
     def effects(self, conditions: Sequence[Condition]) -> np.ndarray:
         """What each gene's mechanism would be replaced by, were it a target, (conditions, genes): the mean for hard
         interventions (for "ziln" of the log of positive values), the shift for shifts; in the units of the data."""
@@ -140,6 +144,7 @@ class InterventionModel(Baseline):
         replaced = self.gim_.replaced_parameters(self._interventions(list(conditions))[1])
         return (replaced["shift"] if "shift" in replaced else replaced["mean"]).detach().numpy()
 
+    @undisturbed()
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` cells by ancestral sampling, each with atomic interventions of its own; float32 (n, genes)."""
         from scgim.model import draw_action, draw_noise, propagate

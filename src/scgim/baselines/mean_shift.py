@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 
-from scgim._process import one_thread
+from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 
 from .protocol import CannotPredict, Choice, Condition, Range, TrainingData, check_fitted
@@ -86,6 +86,7 @@ class MeanShift(ShiftBaseline):
         self.weight_decay = weight_decay
         self.steps = steps
 
+    @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
         """Train the network; `rng` draws its initial weights. The global torch state is not touched."""
         import torch
@@ -111,6 +112,7 @@ class MeanShift(ShiftBaseline):
         self._keep_control(data)
         return self
 
+    @undisturbed()
     def shift(self, condition: Condition) -> np.ndarray:
         """Predicted mean minus control mean, (genes,)."""
         import torch

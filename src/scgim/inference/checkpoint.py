@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from scgim._rng import set_torch_states, torch_states
 from scgim.model import GIM
 
 from .config import FitConfig
@@ -46,9 +47,7 @@ class Checkpoint:
         for target, name in ((lagrangian, "lagrangian"), (progress, "progress")):
             for key, value in self.content[name].items():
                 setattr(target, key, value)
-        torch.set_rng_state(self.content["rng"])
-        if self.content["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(self.content["cuda_rng"])
+        set_torch_states(next(gim.parameters()).device, self.content["rng"])
 
 
 def save_checkpoint(
@@ -69,8 +68,7 @@ def save_checkpoint(
         "optimiser": optimiser.state_dict(),
         "lagrangian": dict(vars(lagrangian)),
         "progress": dict(vars(progress)),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state() if data.x.device.type == "cuda" else None,
+        "rng": torch_states(data.x.device),
     }
     partial = path.with_name(path.name + ".partial")
     torch.save(content, partial)

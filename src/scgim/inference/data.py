@@ -105,7 +105,8 @@ class BalancedSampler:
     """Minibatches in which every condition appears, with weights that keep sums over cells unbiased.
 
     Half of a batch is spread evenly over the conditions, half in proportion to their cells (`own`): a condition of
-    30 cells is then not drowned by a control of 17,000.
+    30 cells is then not drowned by a control of 17,000. Drawn on the CPU, in
+    float64, which not every device has.
     """
 
     def __init__(self, data: TrainingData, batch_size: int) -> None:
@@ -114,24 +115,23 @@ class BalancedSampler:
             raise ValueError("There are no training cells: every cell is held out.")
         self.index = train
         self.n_cells = len(train)
-        owner = data.condition[train]
+        owner = data.condition[train].cpu()
         counts = torch.bincount(owner, minlength=data.n_conditions).double()
         present = (counts > 0).sum()
         share = 0.5 * counts / self.n_cells + 0.5 * (counts > 0) / present  # (conditions,)
         per_cell = (share / counts.clamp_min(1))[owner]
         self.cumulative = per_cell.cumsum(0)
         self.cumulative /= self.cumulative[-1].clone()
-        self.weight = (1.0 / (per_cell * batch_size)).to(data.x)  # sums to about the number of cells
+        self.weight = (1.0 / (per_cell * batch_size)).to(data.x.dtype).to(data.x.device)  # sums to about n_cells
         self.batch_size = batch_size
         self.data = data
 
     def draw(self) -> Batch:
         """A stratified draw: systematic sampling along the cumulative probabilities."""
         n = self.batch_size
-        offset = torch.rand(1, dtype=torch.float64, device=self.index.device)
-        points = (torch.arange(n, dtype=torch.float64, device=self.index.device) + offset) / n
+        points = (torch.arange(n, dtype=torch.float64) + torch.rand(1, dtype=torch.float64)) / n
         picked = torch.searchsorted(self.cumulative, points).clamp_max(self.n_cells - 1)
-        picked = picked[torch.randperm(n, device=picked.device)]  # graphs are dealt out by position
+        picked = picked[torch.randperm(n)].to(self.index.device)  # graphs are dealt out by position
         return self.data.batch(self.index[picked], self.weight[picked])
 
 

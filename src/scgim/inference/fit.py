@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from scgim._logging import Spoken
 from scgim._process import one_thread, undisturbed
-from scgim._rng import RngLike, as_generator, draw_seed
+from scgim._rng import RngLike, as_generator, draw_seed, torch_seeded
 from scgim._validation import plural
 from scgim.model import GIM, Batch, break_cycles, is_acyclic, spectral_radius
 
@@ -116,9 +116,8 @@ def fit(
         If the loss or a gradient stops being finite; names the step and the parameter.
     """
     seed = draw_seed(as_generator(rng))
-    devices = [data.x.device] if data.x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), one_thread(data.n_genes <= _SMALL):
-        torch.manual_seed(seed)
+    few = data.n_genes <= _SMALL
+    with torch_seeded(seed, data.x.device), pyro.validation_enabled(False), one_thread(few):
         return _fit(data.sorted_by_cell(), config, np.random.default_rng(seed), seed, progress, checkpoint)
 
 

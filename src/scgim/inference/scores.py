@@ -23,14 +23,19 @@ from scgim.model.distributions import (
     spread_log_prior,
     with_outliers,
 )
-from scgim.model.mechanisms import response_units
+from scgim.model.mechanisms import response_units, trust
+
+#: Types of device on which float64 does not exist: Apple's GPUs.
+_WITHOUT_FLOAT64 = {"mps"}
 
 
-def marginals(count: Tensor, total: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+def marginals(count: Tensor, total: Tensor, square: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log spread of cells in units of their gene, from their number and the sums of values and squares.
 
-    One cell of the prior stands at the gene's centre, `PRIOR_CELLS` have its spread.
+    Cells count with the weight `trust` (`scgim.model.Mechanisms`). One cell of the prior stands at the gene's centre,
+    `PRIOR_CELLS` have its spread.
     """
+    count, total, square = trust * count, trust * total, trust * square
     mean = total / (count + 1.0)
     around = (square - 2 * mean * total + count * mean.square()).clamp_min(0.0)
     return mean, 0.5 * ((around + PRIOR_CELLS) / (count + PRIOR_CELLS)).log()
@@ -95,6 +100,7 @@ class LocalScores:
         center, scale = response_units(x, ziln=False)
         self.standard = (self.x - center) / scale * self.present.unsqueeze(-1)
         self.units = response_units(x, ziln)
+        self.trust = torch.ones_like(scale) if ziln else trust(x[~targetable[condition]])
         # Half of the features are nearly linear over the data's range, half saturate.
         slope = torch.where(torch.arange(n_features) % 2 == 0, 0.4, 1.0)
         weight = torch.randn(self.n_genes, n_features, generator=generator) * slope
@@ -151,9 +157,9 @@ class LocalScores:
         features = self._features(parents, y.weight)  # (chunks, chunk, m)
         m = features.shape[-1]
         everything = features.reshape(-1, m)
-        gram_all = (everything.T @ everything).double()
+        gram_all = _precise(everything.T @ everything)
         gram_all.diagonal().add_(1.0)  # ridge
-        cross_all = (everything.T @ y.response.reshape(-1)).double()
+        cross_all = _precise(everything.T @ y.response.reshape(-1))
 
         def refit(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Fit on the untargeted conditions; log likelihood of every condition, own and replaced; log spread."""
@@ -161,13 +167,13 @@ class LocalScores:
             gram, cross = gram_all, cross_all
             if bool(left_out.any()):
                 part = features[left_out].reshape(-1, m)
-                gram = gram - (part.T @ part).double()
-                cross = cross - (part.T @ y.response[left_out].reshape(-1)).double()
-            beta = torch.linalg.solve(gram, cross).to(features)
+                gram = gram - _precise(part.T @ part)
+                cross = cross - _precise(part.T @ y.response[left_out].reshape(-1))
+            beta = torch.linalg.solve(gram, cross).to(features.dtype).to(features.device)
             residual = (y.response - features @ beta) * y.weight  # (chunks, chunk)
             rss = self._per_condition(residual.square().sum(1))
             used = (~targets).to(features)
-            noise = ((used * rss).sum() + PRIOR_CELLS) / ((used * y.count).sum() + PRIOR_CELLS)
+            noise = (y.trust * (used * rss).sum() + PRIOR_CELLS) / (y.trust * (used * y.count).sum() + PRIOR_CELLS)
             log_scale = 0.5 * noise.log()
             rate = y.common_zeros(used)
             own = y.log_likelihood(residual, log_scale, rate)
@@ -218,6 +224,11 @@ class LocalScores:
         return candidates
 
 
+def _precise(x: Tensor) -> Tensor:
+    """`x` in float64, on the CPU where its device has none."""
+    return (x.cpu() if x.device.type in _WITHOUT_FLOAT64 else x).double()
+
+
 class _Response:
     """What all parent sets of one gene share.
 
@@ -227,16 +238,17 @@ class _Response:
     """
 
     def __init__(self, scores: LocalScores, gene: int) -> None:
-        self.scores = scores
+        self.scores, self.trust = scores, scores.trust[gene]
         self.response, self.weight = scores._response(gene)
         self.count = scores._per_condition(self.weight.sum(1))
         self.total = scores._per_condition(scores.present.sum(1))
         zero, one = self.response.new_zeros(()), self.response.new_ones(())
         self.outlier = outlier_log_prob(self.response, zero, one, ziln=False) - scores.ziln * math.log(2)
         self.own_zeros = (self.total - self.count + self.common_zeros(one)) / (self.total + 1.0)
-        self.unit = -float(self.count.sum() * scores.units[1][gene].log())  # back to a density in the data's units
-        square = scores._per_condition(self.response.square().sum(1))
-        mean, log_scale = marginals(self.count, scores._per_condition(self.response.sum(1)), square)
+        # Back to a density in the units of the data.
+        self.unit = -float(self.trust * self.count.sum() * scores.units[1][gene].log())
+        total, square = (scores._per_condition(power.sum(1)) for power in (self.response, self.response.square()))
+        mean, log_scale = marginals(self.count, total, square, self.trust)
         around = (self.response - mean[scores.owner].unsqueeze(1)) * self.weight
         self.free = self.log_likelihood(around, log_scale, self.own_zeros) + spread_log_prior(log_scale)
         self.may, self.told = scores.targetable, torch.zeros_like(scores.targetable)
@@ -259,7 +271,7 @@ class _Response:
             density = density + (above if above.ndim == 0 else above[scores.owner].unsqueeze(1))
         out = scores._per_condition((with_outliers(density, self.outlier) * self.weight).sum(1))
         if not scores.ziln:
-            return out
+            return self.trust * out
         at_zero = with_outliers(rate.log(), torch.full_like(rate, -math.log(2)))
         return out + (self.total - self.count) * at_zero
 

@@ -99,7 +99,9 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
         config.gumbel_scale,
         config.sample_targets,
     )
-    mechanisms.standardise(data.x[~data.valid].cpu())
+    train = ~data.valid
+    control = (data.membership.sum(1) == 0)[data.condition[train]]
+    mechanisms.standardise(data.x[train].cpu(), control.cpu())
     return gim.to(data.x.device)
 
 
@@ -200,7 +202,7 @@ def condition_moments(gim: GIM, data: TrainingData) -> Tensor:
     count = zeros.index_add(0, owner, weight)
     value = weight * (value - mechanisms.response_center) / mechanisms.response_scale
     square = zeros.index_add(0, owner, value.square())
-    mean, log_scale = marginals(count, zeros.index_add(0, owner, value), square)
+    mean, log_scale = marginals(count, zeros.index_add(0, owner, value), square, mechanisms.trust)
     shift = gim.intervention == "shift"
     if shift:
         control = data.membership.sum(1) == 0

@@ -185,6 +185,8 @@ class GIM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Log density of every entry under its own and under its replaced mechanism, if it is no outlier of both.
 
+        Both are weighted by `Mechanisms.trust`.
+
         Parameters
         ----------
         x, condition
@@ -209,7 +211,8 @@ class GIM(nn.Module):
         else:
             density = ziln_log_prob if self.mechanisms.is_ziln else normal_log_prob
             replaced = density(x, **parameters)
-        return with_outliers(own, outlier, share), with_outliers(replaced, outlier, share)
+        trust = self.mechanisms.trust
+        return trust * with_outliers(own, outlier, share), trust * with_outliers(replaced, outlier, share)
 
     def cell_log_likelihood(
         self,

@@ -20,6 +20,10 @@ MechanismKind = Literal["linear", "mlp", "ziln"]
 KINDS = ("linear", "mlp", "ziln")
 #: A gene's spread of log x counts as if so many of its cells had the spread of all genes together (`own`).
 _POOLED_CELLS = 10.0
+#: So many cells at most make up a gene's outliers where its tails are measured (`own`).
+_EXTREME_CELLS = 3
+#: Fewer cells have no shape to speak of.
+_FEWEST = 20
 
 
 def response_units(x: Tensor, ziln: bool) -> tuple[Tensor, Tensor]:
@@ -36,6 +40,28 @@ def response_units(x: Tensor, ziln: bool) -> tuple[Tensor, Tensor]:
     squares = torch.where(positive, (log_x - mean).square(), torch.zeros_like(x)).sum(0)
     pooled = squares.sum() / count.sum().clamp_min(1)
     return mean, ((squares + _POOLED_CELLS * pooled) / (count + _POOLED_CELLS)).sqrt().clamp(0.05, 10.0)
+
+
+def trust(x: Tensor) -> Tensor:
+    """(genes,) weight of what cells say of a gene under a normal, from its shape in control cells `x` (cells, genes).
+
+    Where values are skewed or have heavy tails, a mean and a spread that differ by chance look certain: the likelihood
+    ratio is up to an eigenvalue times what it should be, of the covariance of its two scores in units of that under a
+    normal (Kent 1982), which follows from skewness and kurtosis. The weight takes that back; for
+    normal values it is 1. The few most extreme cells of a gene are left to the share of outliers.
+    """
+    if len(x) < _FEWEST:
+        return x.new_ones(x.shape[1])
+    left = x - x.mean(0)
+    most = left.abs().sort(0).values[len(x) - _EXTREME_CELLS - 1]
+    inner = (left.abs() <= most).to(x)
+    second, third, fourth = ((inner * left**power).sum(0) / inner.sum(0) for power in (2, 3, 4))
+    second, n = second.clamp_min(1e-30), len(x)
+    # Less what their squares and itself are by chance, of n normal values.
+    skewness = (third.square() / second**3 - 6 / n).clamp_min(0.0)
+    spread = 0.5 * (fourth / second.square() - 1 - math.sqrt(24 / n))
+    largest = 0.5 * (1 + spread + ((1 - spread).square() + 2 * skewness).sqrt())
+    return 1 / largest.clamp(1.0, 1e3)
 
 
 class Mechanisms(nn.Module):
@@ -65,6 +91,7 @@ class Mechanisms(nn.Module):
     response_center: Tensor
     response_scale: Tensor
     log_library: Tensor
+    trust: Tensor
 
     def __init__(
         self,
@@ -93,17 +120,20 @@ class Mechanisms(nn.Module):
             self.zero_logit = nn.Parameter(torch.zeros(n_genes))
         for name in ("center", "response_center"):
             self.register_buffer(name, torch.zeros(n_genes))
-        for name in ("scale", "response_scale"):
+        for name in ("scale", "response_scale", "trust"):
             self.register_buffer(name, torch.ones(n_genes))
-        self.register_buffer("log_library", torch.tensor(torch.inf))
+        self.register_buffer("log_library", torch.full((1,), torch.inf))  # not of shape (): h5ad makes those float64
 
     @property
     def is_ziln(self) -> bool:
         return self.kind == "ziln"
 
     @torch.no_grad()
-    def standardise(self, x: Tensor) -> None:
+    def standardise(self, x: Tensor, control: Tensor | None = None) -> None:
         """Set the units from training cells `x` (cells, genes), and what a library holds (`log_library`).
+
+        `control` (cells,) bool: from their shape follows how far normal mechanisms are trusted (`trust`: weight of
+        a gene's log likelihood, `own`); ``ziln`` has zeros and skewness in its family.
 
         ``ziln`` describes log1p of normalised counts: those of a cell sum to no more than its library, whatever an
         exponential of log x would reach. The largest total over the modelled genes in any of the cells counts as that
@@ -120,6 +150,8 @@ class Mechanisms(nn.Module):
             self.zero_logit.copy_(torch.logit(zero))
             counts = x.double() + torch.log(-torch.expm1(-x.double()))  # log of expm1, which may overflow
             self.log_library.copy_(torch.logsumexp(counts, 1).max())
+        elif control is not None:
+            self.trust.copy_(trust(x[control]))
 
     def location(self, x: Tensor, graph: Tensor) -> Tensor:
         """Location of every gene given its parents.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -10,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from .._logging import logger
-from .._validation import listing, require_column, suggestion
+from .._validation import listing, plural, require_column, suggestion
+from .combinations import control_names, read_combinations, split_label
 from .doses import clean_unit, common_unit, convert_dose, parse_dose
-from .labels import Part, condition_label, control_names, part_label, sort_parts, split_label
+from .labels import Part, condition_label, part_label, sort_parts
+from .spelling import check_spelling, warn_blanks
 
 #: Text that stands for a missing label (`str(float("nan"))` is common in published files).
 _MISSING = {"", "nan", "NaN", "<NA>"}
@@ -27,16 +31,39 @@ class CellLabels:
     conditions: list[tuple[Part, ...]]  # the parts of each condition, control first: ()
     codes: np.ndarray  # (cells,) index into conditions; -1 = dropped
     reasons: dict[str, np.ndarray]  # why cells were dropped -> bool (cells,)
-    control: str
+    control: str  # what the control condition is called
     dose_unit: str
     has_dose: bool
 
 
 def text_labels(column: pd.Series) -> np.ndarray:
-    """A column as stripped text, None where it is missing; (cells,) of objects."""
-    codes, values = pd.factorize(column.astype(object))
-    names = [None if str(value).strip() in _MISSING else str(value).strip() for value in values]
-    return np.array([*names, None], dtype=object)[codes]  # code -1 (missing) is the last
+    """A column as stripped text, None where it is missing; (cells,) of objects. 0.0 is called `0`."""
+    values = column.astype(object)
+    try:
+        codes, found = pd.factorize(values)
+        odd = [value for value in found if not pd.api.types.is_scalar(value)]
+    except TypeError:  # lists cannot be told apart
+        odd = [value for value in values if not pd.api.types.is_scalar(value)]
+    if odd:
+        raise ValueError(
+            f"adata.obs[{column.name!r}] holds {plural(len(odd), 'value')} of type {type(odd[0]).__name__} (the first "
+            f"is {odd[0]!r}); a label is text or a number. Make them text first, such as 'A+B'."
+        )
+    names = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in found]
+    return np.array([*(None if name in _MISSING else name for name in names), None], dtype=object)[codes]
+
+
+def control_labels(control: Any, column: pd.Series) -> list[str]:
+    """The control's labels as `text_labels` writes them, the first of which names the control condition."""
+    if control is None:
+        return ["control"]
+    given = list(control) if isinstance(control, list | tuple | set | np.ndarray | pd.Index) else [control]
+    if not given or any(value is None for value in given):
+        raise TypeError(f"control must be a label, a list of labels or None, got {control!r}.")
+    present = [value for value in pd.unique(column.astype(object)) if pd.notna(value)]
+    same = [[v for v in present if isinstance(c, numbers.Real) and v == c] or [c] for c in given]
+    names = text_labels(pd.Series([own[0] for own in same], name="control", dtype=object))
+    return list(dict.fromkeys("" if name is None else name for name in names))
 
 
 def label_cells(
@@ -47,9 +74,11 @@ def label_cells(
     dose_unit_key: str | None,
     control: Any,
     combination_sep: str | None,
+    named: Iterable[str] = (),
 ) -> CellLabels:
-    """Read perturbations and doses of all cells; the arguments are those of `prepare`."""
-    names = text_labels(require_column(obs, perturbation_key, "perturbation_key"))
+    """Read perturbations and doses of all cells; the arguments are those of `prepare`, `named` perturbations known."""
+    column = require_column(obs, perturbation_key, "perturbation_key")
+    names = text_labels(column)
     doses = units = np.full(len(obs), None, dtype=object)
     if dose_key is not None:
         doses = np.asarray(require_column(obs, dose_key, "dose_key").astype(object), dtype=object)
@@ -59,9 +88,14 @@ def label_cells(
                 f"dose_unit_key={dose_unit_key!r} was given without dose_key; name the column with the doses."
             )
         units = text_labels(require_column(obs, dose_unit_key, "dose_unit_key"))
-    control_label = "control" if control is None else str(control).strip()
+    all_controls = control_labels(control, column)
+    control_label = all_controls[0]
+    _refuse_absent(names, all_controls, perturbation_key)
     kinds, codes = _unique_rows(names, doses, units)
-    read = _Reader(perturbation_key, dose_key, control_label, combination_sep)
+    controls = control_names(all_controls, combination_sep)
+    named = {*named, *_with_own_doses(kinds, combination_sep)}
+    pieces = read_combinations(sorted({n for n in names if n is not None}), combination_sep, controls, named)
+    read = _Reader(perturbation_key, dose_key, controls, combination_sep, pieces)
     parsed = [read(*kind) for kind in kinds]
     unit = common_unit(read.units, dose_key or "")
 
@@ -80,7 +114,7 @@ def label_cells(
             reasons[reason] = flags
     if not (cell_codes == 0).any():
         _refuse_missing_control(names, control, perturbation_key, dose_key)
-    elif dose_key is not None and control is not None and not (names == control_label).any():
+    elif dose_key is not None and control is not None and not np.isin(names, all_controls).any():
         logger.info(
             "no cell is labelled %r in obs[%r]: the %d cells with dose 0 in obs[%r] are the controls.",
             control_label,
@@ -91,6 +125,9 @@ def label_cells(
     ignored = np.array([i in read.dosed_controls for i in range(len(kinds))])[codes].sum() if read.dosed_controls else 0
     if ignored:
         logger.warning("%d control cells have a dose other than 0 in obs[%r]; it is ignored.", ignored, dose_key)
+    warn_blanks(column)
+    used = {part[0] for parts in index for part in parts}
+    check_spelling(used, [] if control is None else all_controls, names, pieces, perturbation_key)
     _refuse_ambiguous(list(index), control_label)
     return CellLabels(list(index), cell_codes, reasons, control_label, unit, dose_key is not None)
 
@@ -98,10 +135,16 @@ def label_cells(
 class _Reader:
     """Reads one (label, dose, unit), remembering which units were used by what."""
 
-    def __init__(self, perturbation_key: str, dose_key: str | None, control: str, separator: str | None) -> None:
+    def __init__(
+        self,
+        perturbation_key: str,
+        dose_key: str | None,
+        controls: set[str],
+        separator: str | None,
+        pieces: dict[str, list[str]],
+    ) -> None:
         self.perturbation_key, self.dose_key = perturbation_key, dose_key
-        self.control, self.separator = control, separator
-        self.controls = control_names(control, separator)
+        self.controls, self.separator, self.pieces = controls, separator, pieces
         self.units: dict[str, set[str]] = {}
         self.dosed_controls: set[int] = set()
         self._calls = -1
@@ -111,8 +154,8 @@ class _Reader:
         self._calls += 1
         if label is None:
             return NO_LABEL
-        pieces = split_label(label, self.separator)
-        if label == self.control or all(piece in self.controls for piece in pieces):
+        pieces = self.pieces[label]
+        if all(piece in self.controls for piece in pieces):
             if self.dose_key is not None and self._is_nonzero(dose):
                 self.dosed_controls.add(self._calls)
             return []
@@ -165,6 +208,16 @@ class _Reader:
         )
 
 
+def _with_own_doses(kinds: list[tuple[Any, ...]], separator: str | None) -> set[str]:
+    """Perturbations of labels whose dose (`10+100`) has as many parts: these are combinations."""
+    found: set[str] = set()
+    for label, dose, _ in kinds:
+        pieces = [] if label is None or not isinstance(dose, str) else split_label(label, separator)
+        if len(pieces) > 1 and len(dose.split(separator)) == len(pieces):
+            found |= set(pieces)
+    return found
+
+
 def _unique_rows(*columns: np.ndarray) -> tuple[list[tuple[Any, ...]], np.ndarray]:
     """The different rows of columns of objects, and the row of each cell."""
     codes = np.zeros(len(columns[0]), dtype=np.int64)
@@ -185,6 +238,18 @@ def _unique_rows(*columns: np.ndarray) -> tuple[list[tuple[Any, ...]], np.ndarra
             row.append(found[at])
         rows.append(tuple(reversed(row)))
     return rows, inverse
+
+
+def _refuse_absent(names: np.ndarray, controls: list[str], perturbation_key: str) -> None:
+    """Of several labels of the control, each must occur; a single one may not, where dose 0 tells."""
+    labels = {name for name in names if name is not None}
+    absent = [control for control in controls if control not in labels] if len(controls) > 1 else []
+    if absent:
+        raise ValueError(
+            f"control: {listing(absent)} is not a label in adata.obs[{perturbation_key!r}]."
+            f"{suggestion(absent[0], sorted(labels))} Leave it out, or correct it; the labels are "
+            f"{listing(sorted(labels), most=30)}."
+        )
 
 
 def _refuse_missing_control(names: np.ndarray, control: Any, perturbation_key: str, dose_key: str | None) -> None:

@@ -78,6 +78,15 @@ def build_design(
     small_cells = np.isin(codes, small) & (codes >= 0)
     codes = np.where(small_cells, -1, codes)
     used = np.flatnonzero(counts >= min_cells)
+    if used.size < 2 and small.size:
+        largest = max(small, key=lambda i: (counts[i], present[i]))
+        before = f" ({present[largest]} before min_counts)" if present[largest] > counts[largest] else ""
+        name = condition_label(labels.conditions[largest], labels.control)
+        raise ValueError(
+            f"Every perturbed condition{where} has fewer than min_cells_per_condition={min_cells} cells, and was left "
+            f"out as small: {plural(small.size, 'condition')}, of which the largest, {name!r}, has "
+            f"{counts[largest]}{before}. Lower min_cells_per_condition, or lower min_counts if cells were lost to it."
+        )
     if used.size < 2:
         raise ValueError(
             f"Only one condition was found{where}: the control {labels.control!r}. A model needs a perturbed "

@@ -185,6 +185,8 @@ def featurize(
     >>> scgim.pp.featurize(spec, [("A", 100.0)])
     array([[1.   , 0.5  , 0.5  , 0.625]], dtype=float32)
     """
+    if user_features is not None and not isinstance(user_features, pd.DataFrame | Mapping):
+        raise TypeError(f"user_features must be a dict of SMILES by name or a DataFrame, got {user_features!r}.")
     spec = from_storable(dict(spec))
     parts = [(str(name), float(dose)) for name, dose in parts]
     kind, has_dose = spec["kind"], bool(spec["has_dose"])
@@ -236,6 +238,8 @@ def _fingerprint_rows(spec: Mapping[str, Any], parts: list[Part], user_features:
     known = {str(name): row for name, row in zip(spec["perturbations"], spec["matrix"], strict=True)}
     new = sorted({name for name, _ in parts} - set(known))
     if new:
+        if isinstance(user_features, pd.DataFrame):
+            raise TypeError("user_features must be a dict of SMILES by name here (fingerprints), got a DataFrame.")
         smiles = {} if user_features is None else dict(user_features)
         missing = [name for name in new if name not in smiles]
         if missing:

@@ -11,15 +11,12 @@ import pandas as pd
 from .._optional import optional_import
 from .._validation import listing, require_column
 from .conditions import text_labels
-from .labels import split_label
 
 RADIUS = 2
 N_BITS = 1024
 
 
-def smiles_of_perturbations(
-    obs: pd.DataFrame, perturbation_key: str, smiles_key: str, names: list[str], combination_sep: str | None
-) -> list[str]:
+def smiles_of_perturbations(obs: pd.DataFrame, perturbation_key: str, smiles_key: str, names: list[str]) -> list[str]:
     """The SMILES of each perturbation, from the cells that received it alone.
 
     Raises
@@ -32,8 +29,7 @@ def smiles_of_perturbations(
     pairs = pd.DataFrame({"label": labels, "smiles": smiles}, dtype=object).dropna().drop_duplicates()
     found: dict[str, set[str]] = {}
     for label, text in zip(pairs["label"], pairs["smiles"], strict=True):
-        if len(split_label(label, combination_sep)) == 1:
-            found.setdefault(label, set()).add(text)
+        found.setdefault(label, set()).add(text)
     missing = [name for name in names if not found.get(name)]
     if missing:
         raise ValueError(

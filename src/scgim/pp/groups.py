@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,28 +14,36 @@ from .._keys import Keys
 from .._logging import logger
 from .._storage import from_storable
 from .._validation import listing, plural, require_column
+from ..slots import read_entry
 from .conditions import CellLabels, text_labels
 from .design import Design, build_design
 from .features import complete_spec, feature_source, featurize
 from .fingerprints import smiles_of_perturbations
 from .markers import choose_markers
-from .normalise import Depth, take_rows
+from .normalise import Depth, as_matrix, take_rows
 from .potency import part_responses
 from .slots import GroupSlots, design_entries, feature_entries, in_group, versions
-from .splits import SPLITS, split_design, training_parts
+from .splits import SPLITS, Absent, split_design, training_parts
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def split_groups(obs: pd.DataFrame, groupby: str | None) -> list[tuple[str | None, np.ndarray]]:
+def split_groups(obs: pd.DataFrame, groupby: str | list[str] | None) -> list[tuple[str | None, np.ndarray]]:
     """Name and members, (cells,) bool, of each group; one without a name where there is no `groupby`."""
     if groupby is None:
         return [(None, np.ones(len(obs), dtype=bool))]
-    column = text_labels(require_column(obs, groupby, "groupby"))
-    names = sorted({name for name in column if name is not None})
+    columns = [text_labels(require_column(obs, name, "groupby")) for name in np.atleast_1d(groupby).tolist()]
+    kinds = {row: None if None in row else "_".join(row) for row in zip(*columns, strict=True)}
+    column = np.array([kinds[row] for row in zip(*columns, strict=True)], dtype=object)
+    names = sorted({name for name in kinds.values() if name is not None})
     if not names:
         raise ValueError(f"groupby={groupby!r}: every value of adata.obs[{groupby!r}] is missing. Leave groupby out.")
+    same = [row for row, name in kinds.items() if name and list(kinds.values()).count(name) > 1]
+    if same:
+        raise ValueError(
+            f"groupby={groupby!r}: {listing(same)} would be one group, {kinds[same[0]]!r}. Rename one of their values."
+        )
     missing = sum(name is None for name in column)
     if missing:
         logger.info("left out, no group in obs[%r]: %s", groupby, plural(missing, "cell"))
@@ -47,6 +57,7 @@ def prepare_cells(
     depth: Depth,
     keys: Keys,
     arguments: dict[str, Any],
+    absent: Absent | None = None,
 ) -> GroupSlots:
     """Conditions, splits and features of one group: everything but the choice of genes.
 
@@ -64,6 +75,8 @@ def prepare_cells(
         Slot names of this group.
     arguments
         Those of `prepare`.
+    absent
+        Where there are several groups: takes what is to be held out and this group lacks.
     """
     where = in_group(keys)
     keep = members & (labels.codes >= 0)
@@ -110,8 +123,10 @@ def prepare_cells(
         has_dose=labels.has_dose,
         dose_unit=labels.dose_unit,
         valid_fraction=arguments["valid_fraction"],
+        test_fraction=arguments["test_fraction"],
         seed=arguments["rng"],
         where=where,
+        absent=absent,
     )
     slots = GroupSlots(keys, design, split, target_sum=target_sum, found=found)
     slots.store(design_entries(design))
@@ -120,6 +135,7 @@ def prepare_cells(
     stored = arguments | {
         "features": features if isinstance(features, str) else "DataFrame",
         "genes": _names(arguments["genes"]),
+        "control": _as_stored(arguments["control"]),
     }
     slots.store({"params": {"prepare": stored, "versions": versions(), "target_sum": target_sum}})
     return slots
@@ -131,9 +147,7 @@ def part_features(obs: pd.DataFrame, design: Design, arguments: dict[str, Any], 
     smiles = None
     if isinstance(features, str) and features == "fingerprint":
         names = sorted({name for name, _ in parts})
-        smiles = smiles_of_perturbations(
-            obs, arguments["perturbation_key"], arguments["smiles_key"], names, arguments["combination_sep"]
-        )
+        smiles = smiles_of_perturbations(obs, arguments["perturbation_key"], arguments["smiles_key"], names)
     return feature_source(features, parts, has_dose=has_dose, smiles=smiles)
 
 
@@ -166,13 +180,36 @@ def choose_genes(slots: GroupSlots, modelled: Any, var_names: pd.Index, argument
     ]
 
 
+def choose_genes_again(adata: AnnData, slots: GroupSlots, arguments: dict[str, Any]) -> None:
+    """Choose the genes as they were chosen, from what is trained on now; measures the potency, too."""
+    before = int(read_entry(adata, slots.keys.key, slots.keys.group).prepared["n_vars"])
+    named = arguments["genes"] is not None and not isinstance(arguments["genes"], str)
+    if adata.n_vars != before and not named:
+        raise ValueError(
+            f"hold_out{slots.where}: the genes were chosen from {before}, of which adata has {adata.n_vars}; they "
+            "cannot be chosen again without the cells that are to be held out. Give hold_out= to scgim.pp.prepare, or "
+            "hold out before genes are removed."
+        )
+    if adata.isbacked:
+        raise ValueError("adata is backed (its X is on disk): load it first with adata = adata.to_memory().")
+    old = slots.genes
+    choose_genes(slots, as_matrix(adata.X), adata.var_names, arguments)
+    changed = int((slots.genes & ~old).sum())  # type: ignore[operator]
+    if changed:
+        logger.info("genes chosen again%s, without what is held out: %d are new.", slots.where, changed)
+
+
 def measure_potency(slots: GroupSlots, genes: np.ndarray, modelled: Any) -> None:
     """Where the features are made of it, read the potency of each perturbation from these genes."""
-    spec, design = from_storable(slots.uns["feature_spec"]), slots.design
+    spec = from_storable(slots.uns["feature_spec"])
     if spec["kind"] != "potency":
         return
-    spec["responses"] = part_responses(design, genes, modelled)._asdict()
+    spec["responses"] = part_responses(_without_test_cells(slots), genes, modelled)._asdict()
     complete_features(slots, spec)
+
+
+def _without_test_cells(slots: GroupSlots) -> Design:
+    return replace(slots.design, codes=np.where(slots.split == SPLITS.index("test"), -1, slots.design.codes))
 
 
 def complete_features(slots: GroupSlots, source: dict[str, Any]) -> None:
@@ -204,18 +241,26 @@ def _check_depth(
             raise ValueError(f"Every control cell{where} is zero in all genes; check control= and layer=.")
         raise ValueError(
             f"No control cells are left{where}: all {int(controls.sum())} have fewer than "
-            f"min_counts={least} counts (their median is {np.median(total[controls]):g}). Lower min_counts; "
-            "a panel of genes has fewer counts per cell."
+            f"min_counts={least} counts (their median is {np.median(total[controls]):g}). Lower min_counts, or "
+            "leave it out: it is then chosen by what was measured."
         )
     lost = 1 - (keep & depth.enough).sum() / keep.sum()
     if lost > 0.5:
         logger.warning(
-            "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is a panel of genes.",
+            "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is no whole "
+            "transcriptome.",
             least,
             100 * lost,
             where,
             np.median(total[keep]),
         )
+
+
+def _as_stored(control: Any) -> Any:
+    """Labels as a file can hold them: a date is its text."""
+    if isinstance(control, list | tuple | set | np.ndarray | pd.Index):
+        return [_as_stored(label) for label in control]
+    return control if control is None or isinstance(control, str | numbers.Real) else str(control)
 
 
 def _names(genes: Any) -> Any:

@@ -38,9 +38,10 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     if adata.n_vars < 2:
         raise ValueError("adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes.")
     check_settings(arguments)
-    for name, column in named_columns(arguments).items():
-        if column is not None or name == "perturbation_key":
-            require_column(adata.obs, column, name)
+    for name, named in named_columns(arguments).items():
+        if named is not None or name == "perturbation_key":
+            for column in named if isinstance(named, list) else [named]:
+                require_column(adata.obs, column, name)
     check_genes(arguments["genes"], adata.var_names)
 
 
@@ -50,16 +51,32 @@ def check_settings(arguments: dict[str, Any]) -> None:
     check_choice(arguments["small_conditions"], "small_conditions", _SMALL)
     check_choice(arguments["silent_genes"], "silent_genes", _SMALL)
     for name, least in (("n_genes", 2), ("n_top_genes", 2), ("min_counts", 0), ("min_cells", 0)):
+        if name == "min_counts" and isinstance(arguments[name], str):
+            if arguments[name] != "auto":
+                raise TypeError(f"min_counts must be a whole number or 'auto', got {arguments[name]!r}.")
+            continue
         arguments[name] = check_int(arguments[name], name, least=least)
     arguments["min_cells_per_condition"] = check_int(
         arguments["min_cells_per_condition"], "min_cells_per_condition", least=2
     )
-    arguments["valid_fraction"] = check_fraction(arguments["valid_fraction"], "valid_fraction")
+    for name in ("valid_fraction", "test_fraction"):
+        arguments[name] = check_fraction(arguments[name], name)
+    check_fractions(arguments["valid_fraction"], arguments["test_fraction"])
     check_features(arguments["features"], arguments["smiles_key"], arguments["dose_key"])
     check_key(arguments["key_added"])
     separator = arguments["combination_sep"]
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise TypeError(f"combination_sep must be text or None, got {separator!r}.")
+    arguments["groupby"] = check_groupby(arguments["groupby"])
+
+
+def check_groupby(groupby: Any) -> Any:
+    """One column as text, several as a list."""
+    if not isinstance(groupby, list | tuple):
+        return groupby
+    if not groupby or len(set(map(str, groupby))) < len(groupby):
+        raise ValueError(f"groupby={groupby!r}: name one column of adata.obs, or several different ones.")
+    return groupby[0] if len(groupby) == 1 else list(groupby)
 
 
 def named_columns(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +84,14 @@ def named_columns(arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         name: arguments[name] for name in ("perturbation_key", "dose_key", "dose_unit_key", "smiles_key", "groupby")
     }
+
+
+def check_fractions(valid: float, test: float) -> None:
+    """Refuse where no cell would be left to train on."""
+    if valid + test >= 1:
+        raise ValueError(
+            f"valid_fraction={valid:g} and test_fraction={test:g} leave no cells to train on: lower one of them."
+        )
 
 
 def check_features(features: Any, smiles_key: str | None, dose_key: str | None) -> None:
@@ -110,11 +135,24 @@ def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
         kind=kind,
         cells=adata.obs_names,
         genes=adata.var_names,
-        raw_layers=lambda: [name for name in layer_names(adata) if holds_counts(adata.layers[name])],
+        raw_counts=lambda: _where_counts(adata),
     )
     if kind == "counts" and layer != COUNTS_LAYER and COUNTS_LAYER in adata.layers:
         _refuse_other_counts(as_matrix(adata.layers[COUNTS_LAYER]), matrix, where)
     return matrix
+
+
+def _where_counts(adata: AnnData) -> str:
+    """Which layer holds counts, or that `adata.raw` does; empty where none is found."""
+    layers = [name for name in layer_names(adata) if holds_counts(adata.layers[name])]
+    if layers:
+        return f"Pass layer={layers[0]!r}, which does"
+    raw = adata.raw
+    if raw is None or not holds_counts(raw.X[:]):
+        return ""
+    if adata.var_names.isin(raw.var_names).all():
+        return "adata.raw does: adata.layers['raw'] = adata.raw[:, adata.var_names].X, then pass layer='raw'"
+    return "adata.raw does: adata = adata.raw.to_adata(), then prepare that"
 
 
 def layer_names(adata: AnnData) -> list[str]:

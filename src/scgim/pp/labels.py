@@ -9,45 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from .combinations import control_names, split_name
 from .doses import convert_dose, parse_dose
 
 #: One perturbation and its dose (NaN where there is none).
 Part = tuple[str, float]
-
-
-def split_label(label: str, separator: str | None) -> list[str]:
-    """The perturbations that a label names.
-
-    A separator inside brackets or at an end belongs to the name: `(+)-JQ1` and `CD4+` are one perturbation
-    each.
-
-    Examples
-    --------
-    >>> from scgim.pp.labels import split_label
-    >>> split_label("KLF1+MAP2K6", "+"), split_label("(+)-JQ1", "+")
-    (['KLF1', 'MAP2K6'], ['(+)-JQ1'])
-    """
-    if not separator or separator not in label:
-        return [label]
-    pieces, depth, start, i = [], 0, 0, 0
-    while i < len(label):
-        if label[i] in "([{":
-            depth += 1
-        elif label[i] in ")]}":
-            depth = max(0, depth - 1)
-        if depth == 0 and label.startswith(separator, i):
-            pieces.append(label[start:i].strip())
-            i = start = i + len(separator)
-        else:
-            i += 1
-    pieces.append(label[start:].strip())
-    return pieces if all(pieces) else [label]
-
-
-def control_names(control: str, separator: str | None) -> set[str]:
-    """What names the control: its label, and the `NT` of `NT+NT`."""
-    pieces = set(split_label(control, separator))
-    return {control} | (pieces if len(pieces) == 1 else set())
 
 
 def part_label(perturbation: str, dose: float = math.nan) -> str:
@@ -94,7 +60,7 @@ def parse_perturbations(
     control
         Label of the control condition.
     combination_sep
-        What separates the names in a combination; None if nothing does.
+        What separates the names in a combination; None if nothing does. A known name that contains it stays one.
     has_dose
         Whether the perturbations have doses.
     dose_unit
@@ -123,6 +89,7 @@ def parse_perturbations(
     [('A_1000', [('A', 1000.0)])]
     """
     known = known or {}
+    names = {name for parts in known.values() for name, _ in parts}
     entries = [perturbations] if _is_one(perturbations) else perturbations
     if isinstance(entries, Mapping) or not isinstance(entries, Iterable):
         raise TypeError(
@@ -138,9 +105,8 @@ def parse_perturbations(
                 raise TypeError(
                     f"{entry!r} is not a perturbation: give a name, a pair of name and dose, or a list of them."
                 )
-            parts = sort_parts(
-                part for piece in pieces for part in _parse_piece(piece, control, combination_sep, has_dose, dose_unit)
-            )
+            found = [_split(piece, control, combination_sep, names) for piece in pieces]
+            parts = sort_parts(part for own in found for part in _with_dose(*own, control, has_dose, dose_unit))
         parsed.append((condition_label(parts, control), list(parts)))
     return parsed
 
@@ -161,23 +127,30 @@ def _is_dose(value: Any) -> bool:
         return False
 
 
-def _parse_piece(piece: Any, control: str, separator: str | None, has_dose: bool, dose_unit: str) -> list[Part]:
+def _split(piece: Any, control: str, separator: str | None, known: set[str]) -> tuple[str, list[str], Any]:
+    """The name that was given, the perturbations in it (none for the control), and the dose."""
     if not _is_one(piece):
         raise TypeError(f"{piece!r} is not a perturbation: give a name or a pair of name and dose.")
     name, dose = (piece, None) if isinstance(piece, str) else piece
-    name, nothing = name.strip(), control_names(control, separator)
-    names = [] if name == control else [n for n in split_label(name, separator) if n not in nothing]
-    if not names or not any(names):
-        if not name:
-            raise ValueError("A perturbation has an empty name.")
+    name, nothing = name.strip(), control_names([control], separator)
+    if not name:
+        raise ValueError("A perturbation has an empty name.")
+    if name == control:
+        return name, [], dose
+    return name, [n for n in split_name(name, separator, known | nothing) if n not in nothing], dose
+
+
+def _with_dose(name: str, names: list[str], dose: Any, control: str, has_dose: bool, dose_unit: str) -> list[Part]:
+    if not names:
         return []
+    missing = dose is None or (isinstance(dose, float) and math.isnan(dose))
     if not has_dose:
-        if dose is not None and not (isinstance(dose, float) and math.isnan(dose)):
+        if not missing:
             raise ValueError(
                 f"{name!r} is given the dose {dose!r}, but the data were prepared without doses; leave it out."
             )
         return [(n, math.nan) for n in names]
-    if dose is None or (isinstance(dose, float) and math.isnan(dose)):
+    if missing:
         raise ValueError(f"{name!r} needs a dose: write ({name!r}, dose).")
     value, unit = parse_dose(dose)
     if not math.isfinite(value) or value <= 0:

@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._logging import logger
+from .._process import require_numba
 from .._validation import listing, plural, suggestion
 
 _MANY_GENES = 500
@@ -30,7 +31,8 @@ class Markers:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep scanpy's and anndata's warnings about temporary objects from the user."""
+    """Run scanpy, and keep its and anndata's warnings about temporary objects from the user."""
+    require_numba()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -126,34 +128,37 @@ def choose_markers(
     n_variable = int(candidates.sum())
 
     silent = candidates & ~_expressed(matrix[np.flatnonzero(~perturbed)]) if counted else np.zeros_like(candidates)
-    if silent_genes == "drop" and silent.any():
+    if silent.any():
+        if named is not None and silent_genes == "error":
+            raise ValueError(
+                f"These genes are zero in every control cell{where}, so that their unperturbed mechanism cannot be "
+                f'learned: {listing(var_names[silent])}. Leave them out of genes=, or pass silent_genes="drop".'
+            )
         logger.info("left out%s, zero in every control cell: %s", where, listing(var_names[silent]))
         candidates = candidates & ~silent  # not in place: the array may be that of a table
         if candidates.sum() < 2:
             raise ValueError(
-                f"Fewer than 2 genes are expressed in any control cell{where}; name other genes with genes=."
+                f"Fewer than 2 genes are expressed in any control cell{where}, so that no unperturbed mechanism can be "
+                f"learned: {listing(var_names[silent])} are zero in all of them. Name other genes with genes=."
             )
     score = np.full(len(var_names), np.nan)
-    score[candidates] = _scores(work[:, candidates], where)
+    at = by_name(candidates, var_names)
+    score[at] = _scores(work[:, at], where)
     chosen = candidates.copy()
     if genes is None:
         # Ties (and genes in another order) are settled by name.
         order = np.lexsort((np.asarray(var_names, dtype=str), -np.nan_to_num(np.abs(score), nan=-1.0)))
         chosen[:] = False
         chosen[order[: min(n_genes, int(candidates.sum()))]] = True
-    if (chosen & silent).any():
-        remedy = (
-            'Pass silent_genes="drop" to take the next markers instead, or name the genes with genes=.'
-            if genes is None
-            else 'Leave them out of genes=, or pass silent_genes="drop".'
-        )
-        raise ValueError(
-            f"These genes are zero in every control cell{where}, so that their unperturbed mechanism cannot "
-            f"be learned: {listing(var_names[chosen & silent])}. {remedy}"
-        )
     if chosen.sum() > _MANY_GENES:
         logger.warning("%d genes%s are to be modelled; beyond %d a fit takes long.", chosen.sum(), where, _MANY_GENES)
     return Markers(chosen, score, n_expressed, n_variable)
+
+
+def by_name(genes: np.ndarray, var_names: pd.Index) -> np.ndarray:
+    """Places of these genes, (genes,) bool, in the order of their names: sums over genes then have one order too."""
+    at = np.flatnonzero(genes)
+    return at[np.argsort(np.asarray(var_names, dtype=str)[at], kind="stable")]
 
 
 def _expressed(matrix: Any) -> np.ndarray:
@@ -172,9 +177,10 @@ def _refuse_empty(matrix: Any, candidates: np.ndarray, var_names: pd.Index, reme
 def _highly_variable(work: Any, candidates: np.ndarray, n_top_genes: int, where: str) -> np.ndarray:
     import scanpy as sc
 
+    at = by_name(candidates, work.var_names)
     with quiet():
         try:
-            found = sc.pp.highly_variable_genes(work[:, candidates].copy(), n_top_genes=n_top_genes, inplace=False)
+            found = sc.pp.highly_variable_genes(work[:, at].copy(), n_top_genes=n_top_genes, inplace=False)
         except ValueError as error:
             raise ValueError(
                 f"scanpy found no highly variable genes{where} ({error}). Raise n_top_genes to the number "
@@ -182,7 +188,7 @@ def _highly_variable(work: Any, candidates: np.ndarray, n_top_genes: int, where:
                 "the genes with genes=."
             ) from error
     variable = candidates.copy()
-    variable[np.flatnonzero(candidates)[~found["highly_variable"].to_numpy(dtype=bool)]] = False
+    variable[at[~found["highly_variable"].to_numpy(dtype=bool)]] = False
     return variable
 
 

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from .._logging import logger
 from .markers import quiet
+
+#: Fewest counts per cell in Schneider et al. (2025), for a whole transcriptome.
+PAPER_MIN_COUNTS = 200
+#: So many genes or fewer are a panel, or a choice of genes (own).
+PANEL = 2_000
 
 
 def as_matrix(values: Any) -> Any:
@@ -33,21 +39,37 @@ class Depth:
     enough: np.ndarray  # (cells,) bool: it is kept
 
 
-def measure_depth(matrix: Any, kind: str, min_counts: int) -> Depth:
-    """Total of each cell, and whether it suffices.
+def measure_depth(matrix: Any, kind: str, min_counts: int | str, labelled: np.ndarray) -> tuple[Depth, int | str]:
+    """Total of each cell and whether it suffices, and the `min_counts` that was used.
 
     Counts need `min_counts`; of log-normalised data only cells without any value are left out; continuous
-    data are kept.
+    data are kept. `labelled`, (cells,) bool: the cells that `"auto"` looks at.
     """
     import scanpy as sc
     from anndata import AnnData
 
     total = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+    if kind == "counts" and min_counts == "auto":
+        min_counts = _least_counts(total[labelled & (total > 0)], matrix.shape[1])
     if kind == "counts":
         with quiet():
             enough, _ = sc.pp.filter_cells(AnnData(X=matrix), min_counts=min_counts, inplace=False)
-        return Depth(total, np.asarray(enough, dtype=bool))
-    return Depth(total, total > 0 if kind == "log1p" else np.ones(len(total), dtype=bool))
+        return Depth(total, np.asarray(enough, dtype=bool)), min_counts
+    return Depth(total, total > 0 if kind == "log1p" else np.ones(len(total), dtype=bool)), min_counts
+
+
+def _least_counts(total: np.ndarray, n_genes: int) -> int:
+    """`min_counts="auto"`: the paper's, or a quarter of the median where a panel of genes has fewer counts (own)."""
+    if n_genes > PANEL or not total.size:
+        return PAPER_MIN_COUNTS
+    least = int(np.clip(np.median(total) // 4, 1, PAPER_MIN_COUNTS))
+    logger.info(
+        "min_counts=%d, from the median of %g counts per cell: %d genes are a panel, not a whole transcriptome.",
+        least,
+        np.median(total),
+        n_genes,
+    )
+    return least
 
 
 def take_rows(matrix: Any, rows: np.ndarray) -> Any:

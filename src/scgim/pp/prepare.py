@@ -17,6 +17,7 @@ from .groups import choose_genes, prepare_cells, split_groups
 from .inputs import check_arguments, named_columns, read_matrix, stored_seed
 from .normalise import measure_depth, normalise
 from .slots import clear, own, write_group
+from .splits import Absent
 from .summary import report, summarise
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def prepare(
     perturbation_key: str = "perturbation",
     dose_key: str | None = None,
     dose_unit_key: str | None = None,
-    control: str | None = "control",
-    groupby: str | None = None,
+    control: Any = "control",
+    groupby: str | list[str] | None = None,
     layer: str | None = None,
     input: str = "counts",
     features: str | pd.DataFrame = "auto",
@@ -40,13 +41,14 @@ def prepare(
     n_top_genes: int = 1000,
     genes: Any = None,
     hold_out: Any = None,
-    min_counts: int = 200,
+    min_counts: int | str = "auto",
     min_cells: int = 20,
     min_cells_per_condition: int = 10,
     small_conditions: str = "error",
     silent_genes: str = "error",
     combination_sep: str | None = "+",
     valid_fraction: float = 0.1,
+    test_fraction: float = 0.0,
     rng: RngLike = 0,
     key_added: str = "gim",
     copy: bool = False,
@@ -68,8 +70,10 @@ def prepare(
         Cells x genes; `X` dense, CSR, CSC, backed (with `copy=True`), Dask (loaded into memory) or a view
         (which becomes an AnnData of its own).
     perturbation_key
-        Column of `obs` with the perturbation of each cell. `"A+B"` is a combination; `"B+A"` is the same
-        condition, and is called `"A+B"` too. Cells without a label are left out.
+        Column of `obs` with the perturbation of each cell: text or numbers, without outer blanks. `"A+B"` is a
+        combination (see `combination_sep`); `"B+A"` is the same condition, and is called `"A+B"` too. Cells without a
+        label are left out. Labels that differ in case only, and those that name no perturbation ("unassigned"), are
+        warned of.
     dose_key
         Column of `obs` with doses: numbers, or text such as `"10 nM"`. A dose of 0 means control. Doses in
         one unit are kept in it; where units differ, all are converted to nM (or ng/ml). In a combination,
@@ -78,12 +82,13 @@ def prepare(
     dose_unit_key
         Column of `obs` with the unit of each dose, for doses that are numbers.
     control
-        Label of the unperturbed cells (`"A+control"` is `"A"`). Cells with dose 0 are controls as well, and
-        suffice where the label does not occur. None: only these; the control condition is then called
-        `"control"`.
+        Label of the unperturbed cells (`"A+control"` is `"A"`), or a list of such labels: one control condition,
+        called by the first. Cells with dose 0 are controls as well, and suffice where the label does not occur. None:
+        only these; the control condition is then called `"control"`.
     groupby
         Column of `obs` (cell line, donor): each group is prepared by itself and gets slots of its own, with
-        the prefix `f"{key_added}_{group}"`.
+        the prefix `f"{key_added}_{group}"`. Of several columns, `["cell_line", "time"]`, the values are joined by
+        `_` (`"A549_24h"`).
     layer
         Layer to use instead of `X`. What is modelled replaces `X`.
     input
@@ -106,25 +111,37 @@ def prepare(
     n_genes, n_top_genes
         Number of modelled genes, and of highly variable genes from which they are taken.
     genes
-        None: choose them as above. `"all"`: all genes in at least `min_cells` cells. A list: these genes.
+        None: choose them as above, without genes that are zero in every control cell. `"all"`: all genes in at least
+        `min_cells` cells, without the same. A list: these genes.
     hold_out
         Conditions that are not trained on; see `hold_out`. Their cells have no influence on the choice of
-        genes.
-    min_counts, min_cells
-        Fewest counts per cell, and fewest (training) cells per gene.
+        genes. What one of several groups lacks is skipped there.
+    min_counts
+        Fewest counts per cell. `"auto"`: 200, as in the paper; where at most 2,000 genes were measured, a quarter of
+        the cells' median, at most 200 (own). The summary tells what was used.
+    min_cells
+        Fewest (training) cells per gene.
     min_cells_per_condition
         Fewest cells per condition (own).
     small_conditions
         What to do with conditions that have fewer: `"error"` or `"drop"` their cells (own).
     silent_genes
-        What to do with chosen genes that are zero in every control cell, whose unperturbed mechanism cannot
-        be learned: `"error"`, or `"drop"` them and take the next (own).
+        What to do with genes of a list that are zero in every control cell, whose unperturbed mechanism cannot
+        be learned: `"error"` or `"drop"` (own).
     combination_sep
-        What separates the perturbations of a combination; None if nothing does.
+        What separates the perturbations of a combination; None if nothing does. As names may contain it (`"Mg2+
+        chelator"`), a label is split where each part also occurs alone, with the control (`"A+control"`), or in the
+        index of `features`. A label with only some such parts is split as well, and a warning names those that never
+        occur alone; with `+` or a comma, so are parts that several labels share, and what remains where most labels
+        with the separator are combinations. All else stays one perturbation, which is warned of. A separator of
+        several characters (`"||"`) always separates (own).
     valid_fraction
         Fraction of the cells of each training condition that is drawn for validation (own).
+    test_fraction
+        Fraction of the cells of each training condition, control included, that is drawn for testing: what to hold out
+        where a group has one perturbation. The same cells whatever their order (own).
     rng
-        Seed or generator for that draw; the seed is stored.
+        Seed or generator for these draws; the seed is stored.
     key_added
         Prefix of all slots.
     copy
@@ -186,14 +203,19 @@ def prepare(
         dose_unit_key=dose_unit_key,
         control=control,
         combination_sep=combination_sep,
+        named=features.index.astype(str) if isinstance(features, pd.DataFrame) else (),
     )
     matrix = read_matrix(adata, layer, input)
-    depth = measure_depth(matrix, input, min_counts)
-    groups = split_groups(adata.obs, groupby)
+    depth, arguments["min_counts"] = measure_depth(matrix, input, min_counts, labels.codes >= 0)
+    groups = split_groups(adata.obs, arguments["groupby"])
+    absent = None if groupby is None else Absent(len(groups))
     refuse_foreign(adata, key_added, [name for name, _ in groups], named_columns(arguments))
     prepared = [
-        prepare_cells(adata, labels, members, depth, Keys(key_added, name), arguments) for name, members in groups
+        prepare_cells(adata, labels, members, depth, Keys(key_added, name), arguments, absent)
+        for name, members in groups
     ]
+    if absent is not None:
+        absent.check()
     modelled = matrix
     if input == "counts":
         blocks = [(np.flatnonzero(members), s.target_sum) for s, (_, members) in zip(prepared, groups, strict=True)]
@@ -214,7 +236,8 @@ def prepare(
         adata.X = modelled
     if groupby is not None:
         names = np.array([str(name) for name, _ in groups], dtype=object)
-        adata.uns[key_added] = {"format": FORMAT_VERSION, "key": key_added, "groupby": groupby, "groups": names}
+        columns = groupby if isinstance(groupby, str) else np.array(groupby, dtype=object)
+        adata.uns[key_added] = {"format": FORMAT_VERSION, "key": key_added, "groupby": columns, "groups": names}
     for slots in prepared:
         write_group(adata, slots)
     summary = report(prepared, time.perf_counter() - start)

@@ -9,12 +9,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._logging import logger
 from .._validation import listing, suggestion
 from .design import Design
 from .doses import parse_dose
 from .labels import Part, parse_perturbations
 
 SPLITS = ("train", "valid", "test")
+
+
+class Absent:
+    """What is to be held out and some group lacks: skipped there, if another group has it."""
+
+    def __init__(self, n_groups: int) -> None:
+        self.n_groups = n_groups
+        self._lacking: dict[str, list[tuple[str, ValueError]]] = {}
+
+    def add(self, label: str, where: str, error: ValueError) -> None:
+        """One group lacks this condition."""
+        self._lacking.setdefault(label, []).append((where, error))
+
+    def check(self) -> None:
+        """After all groups: refuse what every one of them lacks, say what was skipped where."""
+        for found in self._lacking.values():
+            if len(found) == self.n_groups:
+                raise found[0][1]
+        for label, found in self._lacking.items():
+            for where, _ in found:
+                logger.info("hold_out%s: there is no condition %r, so that none is held out for it.", where, label)
 
 
 def resolve_hold_out(
@@ -27,6 +49,7 @@ def resolve_hold_out(
     has_dose: bool,
     dose_unit: str,
     where: str = "",
+    absent: Absent | None = None,
 ) -> np.ndarray:
     """Which conditions `hold_out` means: (conditions,) bool.
 
@@ -66,20 +89,30 @@ def resolve_hold_out(
             rows = rows or [i for i, name in enumerate(table["perturbation"].astype(str)) if name == entry and i]
             label = str(entry)
         else:
-            label = parse(entry)
+            try:
+                label = parse(entry)
+            except ValueError as error:  # a label that another group may have
+                if absent is None:
+                    raise
+                absent.add(str(entry), where, error)
+                continue
             rows = [names.index(label)] if label in known else []
         if not rows:
-            raise ValueError(
+            missing = ValueError(
                 f"hold_out{where}: there is no condition {label!r}.{suggestion(label, names[1:])} The "
                 f"conditions are {listing(names[1:], most=30)}."
             )
+            if absent is None:
+                raise missing
+            absent.add(label, where, missing)
         if label == control:
             raise ValueError(f"hold_out{where}: the control {control!r} cannot be held out; every fit needs it.")
         held[rows] = True
     if held[1:].all():
         raise ValueError(
             f"hold_out{where} names every perturbed condition, so that nothing is left to train on: "
-            f"{listing(names[1:], most=30)}. Leave at least one of them out of hold_out."
+            f"{listing(names[1:], most=30)}. Leave at least one of them out of hold_out, or hold out cells "
+            "of each with test_fraction=0.2."
         )
     return held
 
@@ -119,13 +152,19 @@ def _dose(name: Any, dose: Any) -> Any:
 
 
 def assign_splits(
-    codes: np.ndarray, table: pd.DataFrame, cell_names: pd.Index, *, valid_fraction: float, seed: int
+    codes: np.ndarray,
+    table: pd.DataFrame,
+    cell_names: pd.Index,
+    *,
+    valid_fraction: float,
+    seed: int,
+    test_fraction: float = 0.0,
 ) -> np.ndarray:
     """Split of each cell: (cells,) index into `SPLITS`, -1 where the cell is not modelled.
 
-    Cells of held-out conditions are `test`; of every other condition, `valid_fraction` of the cells are
-    drawn for `valid`. The draw depends on the seed, the label and the cells' names only: neither the order
-    of the cells nor what else is held out changes it.
+    Cells of held-out conditions are `test`; of every other condition, `valid_fraction` of the cells are drawn for
+    `valid`, and then `test_fraction` for `test`. The draw depends on the seed, the label and the cells' names only:
+    neither the order of the cells nor what else is held out changes it.
     """
     split = np.full(len(codes), -1)
     for row, (label, kind) in enumerate(zip(table["condition"], table["split"], strict=True)):
@@ -137,7 +176,10 @@ def assign_splits(
         by_name = cells[np.argsort(cell_names[cells].to_numpy(dtype=str), kind="stable")]
         rng = np.random.default_rng([seed, zlib.crc32(str(label).encode("utf-8", "surrogatepass"))])
         n_valid = min(round(valid_fraction * len(cells)), len(cells) - 1)
-        split[rng.permutation(by_name)[:n_valid]] = 1
+        n_test = min(round(test_fraction * len(cells)), len(cells) - 1 - n_valid)
+        drawn = rng.permutation(by_name)
+        split[drawn[:n_valid]] = 1
+        split[drawn[n_valid : n_valid + n_test]] = 2
     return split
 
 
@@ -150,8 +192,10 @@ def split_design(
     has_dose: bool,
     dose_unit: str,
     valid_fraction: float,
+    test_fraction: float,
     seed: int,
     where: str,
+    absent: Absent | None = None,
 ) -> np.ndarray:
     """Write which conditions are held out into the design's table; returns the split of each cell."""
     held = resolve_hold_out(
@@ -163,9 +207,17 @@ def split_design(
         has_dose=has_dose,
         dose_unit=dose_unit,
         where=where,
+        absent=absent,
     )
     design.table["split"] = np.where(held, "test", "train").astype(object)
-    return assign_splits(design.codes, design.table, cell_names, valid_fraction=valid_fraction, seed=seed)
+    return assign_splits(
+        design.codes,
+        design.table,
+        cell_names,
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
 
 
 def training_parts(table: pd.DataFrame, membership: np.ndarray, *, alone: bool = False) -> np.ndarray:

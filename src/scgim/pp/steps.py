@@ -13,16 +13,16 @@ from .._logging import logger
 from .._process import undisturbed
 from .._rng import RngLike
 from .._storage import from_storable
-from .._validation import check_anndata, check_values, listing
-from ..slots import refuse_foreign
+from .._validation import check_anndata, check_fraction, check_values
+from ..slots import groups_of, refuse_foreign
 from .conditions import label_cells
-from .groups import choose_genes, complete_features, measure_potency, part_features, prepare_cells
-from .inputs import check_arguments, check_features, named_columns, stored_seed
+from .groups import choose_genes, choose_genes_again, complete_features, measure_potency, part_features, prepare_cells
+from .inputs import check_arguments, check_features, check_fractions, named_columns, stored_seed
 from .normalise import Depth, as_matrix
 from .prepare import prepare
 from .slots import GroupSlots, change_slots, clear, own, write_group
-from .splits import split_design
-from .summary import with_splits
+from .splits import Absent, split_design
+from .summary import refresh
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,11 +36,12 @@ def conditions(
     perturbation_key: str = "perturbation",
     dose_key: str | None = None,
     dose_unit_key: str | None = None,
-    control: str | None = "control",
+    control: Any = "control",
     combination_sep: str | None = "+",
     min_cells_per_condition: int = 10,
     small_conditions: str = "error",
     valid_fraction: float = 0.1,
+    test_fraction: float = 0.0,
     rng: RngLike = 0,
     key_added: str = "gim",
 ) -> None:
@@ -52,7 +53,7 @@ def conditions(
         Cells x genes. Only `obs` is read.
     perturbation_key, dose_key, dose_unit_key, control, combination_sep
         As in `prepare`.
-    min_cells_per_condition, small_conditions, valid_fraction, rng, key_added
+    min_cells_per_condition, small_conditions, valid_fraction, test_fraction, rng, key_added
         As in `prepare`.
 
     Returns
@@ -163,6 +164,7 @@ def select_markers(
             "input": kind,
         }
         slots.store({"params": params})
+        refresh(slots)
 
     change_slots(adata, key, group, step, f"written: var of {key!r}")
 
@@ -226,8 +228,15 @@ def features(
 
 
 @undisturbed()
-def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | None = None) -> None:
-    """Choose the conditions that are not trained on, in place of any chosen earlier.
+def hold_out(
+    adata: AnnData,
+    *,
+    hold_out: Any,
+    test_fraction: float | None = None,
+    key: str = "gim",
+    group: str | None = None,
+) -> None:
+    """Choose what is not trained on, in place of any chosen earlier, and redo what depends on it.
 
     Parameters
     ----------
@@ -241,22 +250,24 @@ def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | No
           perturbation takes part;
         - a condition's label or a list of them, `["Dacinostat_10000", "KLF1+MAP2K6"]`; pairs of name and
           dose work too;
-        - None or an empty list: nothing is held out.
+        - None or an empty list: no condition is held out.
+    test_fraction
+        Fraction of the cells of every other condition to hold out, as in `prepare`; None: as before.
     key, group
-        Which slots; every group where `groupby` was given and no group is named.
+        Which slots; every group where `groupby` was given and no group is named. What one of them lacks is skipped
+        there.
 
     Returns
     -------
-    None. Writes `obs["gim_split"]`, the column `split` of `uns["gim"]["conditions"]`, and the features,
-    whose one-hot code of the dose has the doses of training only; removes an earlier fit. The genes stay as
-    they were chosen: give `hold_out` to `prepare` to choose them without the held-out cells. The validation
-    cells of other conditions stay the same.
+    None. All slots are then as `prepare` would have left them with this `hold_out`: the genes are chosen again, with
+    the arguments that were used last, and features are computed from what is trained on. Removes an earlier fit. The
+    validation cells of other conditions stay the same.
 
     Raises
     ------
     ValueError
-        If a condition does not exist (the message lists those that do), is the control, or nothing is left
-        to train on.
+        If a condition does not exist (the message lists those that do), is the control, nothing is left
+        to train on, or the genes cannot be chosen again because some were removed since.
     KeyError
         If nothing was prepared under `key`.
 
@@ -271,36 +282,43 @@ def hold_out(adata: AnnData, *, hold_out: Any, key: str = "gim", group: str | No
     {'vehicle': 'train', 'A': 'train', 'B': 'test'}
     """
     check_anndata(adata)
+    if test_fraction is not None:
+        test_fraction = check_fraction(test_fraction, "test_fraction")
+    groups = None if group is not None else groups_of(adata, key)
+    absent = None if groups is None else Absent(len(groups))
+    seen: list[GroupSlots] = []
 
     def step(slots: GroupSlots) -> None:
         params, spec = from_storable(slots.uns["params"]), from_storable(slots.uns["feature_spec"])
-        design, table = slots.design, slots.design.table
-        before = (table["split"] == "test").to_numpy()
+        arguments = params["prepare"]
+        arguments |= {"hold_out": hold_out}
+        if test_fraction is not None:
+            arguments["test_fraction"] = test_fraction
+        check_fractions(arguments["valid_fraction"], arguments["test_fraction"])
         slots.split = split_design(
-            design,
+            slots.design,
             adata.obs_names,
             hold_out,
             combination_sep=spec["combination_sep"],
             has_dose=spec["has_dose"],
             dose_unit=spec["dose_unit"],
-            valid_fraction=params["prepare"]["valid_fraction"],
-            seed=params["prepare"]["rng"],
+            valid_fraction=arguments["valid_fraction"],
+            test_fraction=arguments["test_fraction"],
+            seed=arguments["rng"],
             where=slots.where,
+            absent=absent,
         )
-        complete_features(slots, spec)
-        params["prepare"]["hold_out"] = hold_out
-        slots.store({"conditions": table, "params": params})
-        if "summary" in slots.uns:
-            slots.store({"summary": with_splits(slots.uns["summary"], slots)})
-        new = table["condition"][(table["split"] == "test").to_numpy() & ~before]
-        if len(new) and params["prepare"]["genes"] is None and slots.keys.genes in adata.var:
-            logger.info(
-                "the genes%s were chosen with the cells of %s; give hold_out to pp.prepare to choose them without.",
-                slots.where,
-                listing(new),
-            )
+        seen.append(slots)
+        if absent is not None and len(seen) == absent.n_groups:
+            absent.check()
+        slots.store({"conditions": slots.design.table, "params": params})
+        if spec["kind"] != "potency" or slots.genes is None:
+            complete_features(slots, spec)
+        if slots.genes is not None:
+            choose_genes_again(adata, slots, arguments)
+        refresh(slots)
 
-    change_slots(adata, key, group, step, f"written: splits and features of {key!r}")
+    change_slots(adata, key, group, step, f"written: splits, genes and features of {key!r}")
 
 
 def _modelled(adata: AnnData, slots: GroupSlots) -> np.ndarray:

@@ -30,11 +30,14 @@ def summarise(slots: GroupSlots, shape: tuple[int, int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["item", "n", "detail"], index=[str(i) for i in range(len(rows))])
 
 
-def with_splits(summary: pd.DataFrame, slots: GroupSlots) -> pd.DataFrame:
-    """A summary with the rows about splits and features brought up to date."""
-    rows = {item: (n, detail) for item, n, detail in [*_split_rows(slots), _feature_row(slots)]}
+def refresh(slots: GroupSlots) -> None:
+    """Bring the summary's rows about splits, features and (where they were chosen again) genes up to date."""
+    if "summary" not in slots.uns:
+        return
+    summary = slots.uns["summary"]
+    rows = {item: (n, detail) for item, n, detail in [*_split_rows(slots), *slots.found, _feature_row(slots)]}
     new = [(item, *rows.get(item, (n, detail))) for item, n, detail in summary.itertuples(index=False)]
-    return pd.DataFrame(new, columns=list(summary.columns), index=summary.index)
+    slots.store({"summary": pd.DataFrame(new, columns=list(summary.columns), index=summary.index)})
 
 
 def _split_rows(slots: GroupSlots) -> list[tuple[str, int, str]]:

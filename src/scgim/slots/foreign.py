@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .._keys import Keys
 from .._validation import listing
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def refuse_foreign(adata: AnnData, key: str, groups: Sequence[str | None], columns: Mapping[str, str | None]) -> None:
+def refuse_foreign(adata: AnnData, key: str, groups: Sequence[str | None], columns: Mapping[str, Any]) -> None:
     """Refuse where a slot that is to be written holds something that no earlier preparation under `key` wrote.
 
     Parameters
@@ -24,7 +26,7 @@ def refuse_foreign(adata: AnnData, key: str, groups: Sequence[str | None], colum
     groups
         The groups that it is to have; `[None]` without groups.
     columns
-        Argument of `prepare` -> the column of `obs` that it names, or None.
+        Argument of `prepare` -> the column (or columns) of `obs` that it names, or None.
 
     Raises
     ------
@@ -40,7 +42,7 @@ def refuse_foreign(adata: AnnData, key: str, groups: Sequence[str | None], colum
             f"groupby={columns['groupby']!r}: the groups {listing(map(str, clash))} would share slots. Rename one of "
             "them."
         )
-    for argument, column in columns.items():
+    for argument, column in ((a, c) for a, named in columns.items() for c in np.atleast_1d(named).tolist()):
         if ("obs", column) in wanted:
             raise ValueError(
                 f"{argument}={column!r} is a column that scgim would overwrite with key_added={key!r}. Choose another "

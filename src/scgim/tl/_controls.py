@@ -42,7 +42,8 @@ def _unperturbed_rows(cells: AnnData, entry: Entry) -> np.ndarray:
     if column not in cells.obs:
         return np.arange(cells.n_obs)
     labels = cells.obs[column].astype(object)
-    control = np.array([pd.notna(label) and str(label).strip() == entry.control for label in labels])
+    names = {entry.control, *(str(name).strip() for name in np.atleast_1d(entry.arguments["control"]))}
+    control = np.array([pd.notna(label) and str(label).strip() in names for label in labels])
     if not control.any():
         raise ValueError(
             f"cells has no unperturbed cell: none is labelled {entry.control!r} in its obs[{column!r}], which has "

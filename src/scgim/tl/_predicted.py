@@ -2,62 +2,56 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scgim._logging import logger
-from scgim._validation import holds_counts, listing, plural, require_anndata
-from scgim.slots import Entry, dense
+from scgim._validation import holds_counts, listing, plural
+from scgim.slots import Entry
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-#: log1p of a normalised count; ln(1 + 1e13).
-_LARGEST_LOG = 30.0
+#: The largest log1p value where it is not known what cells were normalised to: everything in one gene, per million.
+_LARGEST = float(np.log1p(1e6))
 
 
-def predicted_cells(predicted: AnnData, entry: Entry) -> np.ndarray:
-    """Predicted cells (cells, genes), the genes in the order of the entry.
-
-    Raises
-    ------
-    TypeError, KeyError, ValueError
-        If `predicted` is no AnnData, lacks its labels or a gene, has values that are not finite, or is on another
-        scale than `adata.X`.
-    """
-    require_anndata(predicted, "predicted")
-    if "condition" not in predicted.obs:
-        raise KeyError(
-            'predicted.obs["condition"] was not found: it must name the condition of every cell, as in what '
-            "scgim.tl.sample_cells returns."
+def predicted_cells(predicted: Any, entry: Entry) -> np.ndarray:
+    """Predicted cells with the genes in the order of the fit, checked."""
+    if not isinstance(predicted, AnnData):
+        raise TypeError(
+            "predicted must be an AnnData with the condition of every cell in obs['condition'], as "
+            f"scgim.tl.sample_cells returns it, not {type(predicted).__name__}."
         )
     genes = pd.Index(entry.genes)
+    if "condition" not in predicted.obs:
+        raise KeyError('predicted.obs["condition"] was not found: it must name the condition of every cell.')
     missing = genes.difference(predicted.var_names, sort=False)
     if len(missing):
         raise ValueError(f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}.")
-    x = dense(predicted[:, genes].X)
+    x = predicted[:, genes].X
+    x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
     if not np.isfinite(x).all():
         raise ValueError(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
-    if entry.arguments["input"] != "continuous":
-        _check_scale(x, entry)
+    _check_scale(x, entry)
     return x
 
 
 def _check_scale(x: np.ndarray, entry: Entry) -> None:
-    """Refuse counts where log-normalised values are compared; say where a value is larger than a library can hold."""
-    largest, total = float(x.max(initial=0)), float(entry.prepared["params"]["target_sum"])
-    limit = math.log1p(total) if math.isfinite(total) else _LARGEST_LOG  # all counts of a cell in one gene
-    if largest > 2 * limit or (largest > 0 and holds_counts(x)):
+    """Refuse predicted counts; say so where values are larger than any cell's can be."""
+    if entry.arguments["input"] == "continuous" or not x.size:
+        return
+    largest, target = float(x.max()), float(entry.prepared["params"]["target_sum"])
+    if largest >= 2 and holds_counts(x):
         raise ValueError(
-            f"predicted.X reaches {largest:g} and looks like counts, but adata.X is log-normalised: compare alike. "
-            f"Normalise predicted as adata was{f' (every cell to {total:g} counts)' if math.isfinite(total) else ''} and "
-            "run sc.pp.log1p(predicted)."
+            f"predicted.X holds whole numbers only (up to {largest:g}): these are counts, and adata.X is "
+            "log-normalised. Normalise predicted as adata was (sc.pp.normalize_total, then sc.pp.log1p)."
         )
-    if largest > limit * 1.001:
+    # A cell's normalised counts sum to `target_sum`: one gene cannot have more.
+    most = float(np.log1p(target)) if np.isfinite(target) else _LARGEST
+    if largest > most:
+        n = plural(int((x > most).any(1).sum()), "cell")
         logger.warning(
-            "predicted.X reaches %g in %s: more than log1p of all %g normalised counts of a cell, so no cell is like that",
-            largest, plural(int((x > limit * 1.001).any(axis=1).sum()), "cell"), total,
+            "predicted.X reaches %g (%s above %.3g), more than the log1p of any cell here can be. If predicted is not "
+            "log-transformed, run sc.pp.log1p(predicted) first.", largest, n, most,
         )  # fmt: skip

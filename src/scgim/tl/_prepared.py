@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scgim._validation import check_mapping, check_names, check_number, listing, suggestion
+from scgim._validation import check_values_of_genes, listing, suggestion
 from scgim.inference import TrainingData
 from scgim.slots import Entry
 
@@ -139,18 +139,25 @@ def known_arrays(
         for label, chosen in known_targets.items():
             hit = rows(str(label), "known_targets")
             targets[hit] = 0
-            for gene in check_names(chosen, f"known_targets[{label!r}]"):
-                targets[hit, column(str(gene), "known_targets")] = 1
+            for gene in _genes_of(chosen, str(label)):
+                targets[hit, column(gene, "known_targets")] = 1
     if known_interventions:
         values = np.full(shape, np.nan)
         for label, chosen in known_interventions.items():
             hit = rows(str(label), "known_interventions")
-            for gene, value in check_mapping(chosen, f"known_interventions[{label!r}]", "{'GENE': 0.0}").items():
-                value = check_number(value, f"known_interventions: the value of {gene!r} in {label!r}")
-                values[hit, column(str(gene), "known_interventions")] = value
+            for gene, value in check_values_of_genes(chosen, f"known_interventions[{label!r}]").items():
+                values[hit, column(gene, "known_interventions")] = value
         # A perturbation whose atomic intervention is given skips the GIM: it has no other targets.
         given = ~np.isnan(values)
         targets = np.full(shape, np.nan) if targets is None else targets
         told = given.any(1)[:, None] & np.isnan(targets)
         targets = np.where(given, 1.0, np.where(told, 0.0, targets))
     return targets, values
+
+
+def _genes_of(chosen: Any, label: str) -> list[str]:
+    """The genes of one entry of `known_targets`."""
+    genes = [chosen] if isinstance(chosen, str) else chosen
+    if isinstance(genes, Mapping) or not isinstance(genes, Iterable) or not all(isinstance(g, str) for g in genes):
+        raise TypeError(f"known_targets[{label!r}] must be a gene or a list of genes, got {chosen!r}.")
+    return [str(gene) for gene in genes]

@@ -13,7 +13,7 @@ import torch
 from scgim import model as gm
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
-from scgim._validation import check_mapping, listing
+from scgim._validation import listing
 
 from ._controls import new_controls
 from .sample import describe_cells, do_label, draw_action, held_values
@@ -75,12 +75,10 @@ def counterfactual(
     --------
     >>> treated = scgim.tl.counterfactual(adata, perturbation=("Dacinostat", 10_000))  # doctest: +SKIP
     """
-    if interventions is not None:
-        check_mapping(interventions, "interventions", "{'GENE': 0.0}")
-    if perturbation is None and not interventions:
+    if perturbation is None and interventions is None:
         raise ValueError("Give a perturbation=, interventions={'GENE': value}, or both.")
     model = load(adata, key, group)
-    held = held_values(model, interventions) if interventions else None
+    held = None if interventions is None else held_values(model, interventions)
     source, rows, observed = _unperturbed(adata, model, cells)
     genes = np.argsort(pd.Index(model.entry.genes).get_indexer(model.genes))  # place in the fit of each of the entry's
     x = torch.as_tensor(observed[:, np.argsort(genes)])  # in the fit's order

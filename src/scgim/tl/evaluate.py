@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scgim import baselines as bl
 from scgim import metrics as mt
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._validation import check_choice, check_int, check_names, listing
-from scgim.slots import read_entry
+from scgim._validation import check_choice, check_int, listing
+from scgim.slots import Entry, read_entry
 
 from ._predicted import predicted_cells
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from scgim._keys import Keys
+    from scgim.slots import Entry
 
 #: Name -> value from (observed, predicted, control), each (cells, genes).
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
@@ -61,8 +61,8 @@ def evaluate(
     Parameters
     ----------
     adata
-        The observed cells, prepared by `scgim.pp.prepare`. All cells of a condition are compared, whatever
-        their split; baselines are fitted on the training cells only.
+        The observed cells, prepared by `scgim.pp.prepare`. Of a condition with cells held out for testing
+        (`test_fraction`) these are compared, of any other all cells; baselines are fitted on the training cells only.
     predicted
         Predicted cells, as `scgim.tl.sample_cells` returns them: `obs["condition"]` and the modelled genes.
         None: the baselines alone; `adata` then needs no fit.
@@ -75,7 +75,7 @@ def evaluate(
         pearson_delta, kde_nll, wasserstein, e_distance.
     conditions
         Labels to compare. Default: every condition of `predicted` that has observed cells; without
-        `predicted`, every condition that was held out.
+        `predicted`, every condition that was held out or has test cells.
     key, group
         Which preparation.
     rng
@@ -99,7 +99,10 @@ def evaluate(
         If nothing was prepared under `key`, or a condition is not there.
     ValueError
         If a metric or baseline is unknown or named twice, genes are missing from `predicted`, it has values
-        that are not finite, or there is neither a prediction nor a baseline.
+        that are not finite or counts where `adata.X` is log-normalised, or there is neither a prediction nor a
+        baseline. Values above any log1p earn a warning.
+    TypeError
+        If an argument has the wrong type.
 
     Examples
     --------
@@ -117,11 +120,12 @@ def evaluate(
     """
     entry = read_entry(adata, key, group)
     names = _check_metrics(metrics)
-    max_cells = None if max_cells is None else check_int(max_cells, "max_cells", least=2)
-    table, codes = entry.conditions, entry.codes(adata)
+    most = None if max_cells is None else check_int(max_cells, "max_cells", least=1)
+    codes = entry.codes(adata)
     observed_names = {entry.labels[code] for code in np.unique(codes[codes >= 0])}
+    tested, fair = _test_cells(entry, codes, entry.split(adata))
     if predicted is None:
-        labels = _choose_observed(conditions, table, observed_names)
+        labels = _choose_observed(conditions, tested, observed_names)
     else:
         cells = predicted_cells(predicted, entry)
         predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
@@ -139,7 +143,7 @@ def evaluate(
 
     rows = []
     for label in labels:
-        true = observed[observed_labels == label]
+        true = observed[(observed_labels == label) & fair[needed]]
         condition = bl.prepared_condition(adata, label, key=key, group=group)
         samples: dict[str, np.ndarray | None] = {}
         n = len(true)
@@ -148,12 +152,12 @@ def evaluate(
             n = int((predicted_labels == label).sum())
         for name, baseline in fitted.items():
             samples[name] = _sample(baseline, condition, n, _stream(root, name, label))
-        few_true = _subset(true, max_cells, _stream(root, "observed", label))
+        few_true = _subset(true, most, _stream(root, "observed", label))
         for method, sample in samples.items():
             if sample is None:
                 rows += [(label, method, metric, np.nan, len(true), 0) for metric in names]
                 continue
-            few = _subset(sample, max_cells, _stream(root, "predicted", method, label))
+            few = _subset(sample, most, _stream(root, "predicted", method, label))
             for metric in names:
                 x, y = (few_true, few) if metric in _PAIRWISE else (true, sample)
                 rows.append((label, method, metric, _measure(metric, label, method, x, y, control), len(x), len(y)))
@@ -191,11 +195,11 @@ def _fit_baselines(
     adata: AnnData, wanted: Sequence[str | bl.Baseline], keys: Keys, root: int
 ) -> dict[str, bl.Baseline | None]:
     """Fitted baselines by name; None where one cannot be fitted to these data."""
-    wanted = [wanted] if isinstance(wanted, bl.Baseline) else check_names(wanted, "baselines")
-    for entry in wanted:
-        if not isinstance(entry, str | bl.Baseline):
-            raise TypeError(f"baselines: {entry!r} is no name and no baseline.")
+    wanted = _names(wanted, "baselines")
     names = [entry.name if isinstance(entry, bl.Baseline) else entry for entry in wanted]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(f"baselines must be names or baseline objects, got {wrong[0]!r}.")
     repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
     if repeated:
         raise ValueError(f"baselines: {listing(repeated)} would appear twice in the table; names must differ.")
@@ -210,10 +214,19 @@ def _fit_baselines(
     return fitted
 
 
+def _names(given: Any, argument: str) -> list[Any]:
+    """One name or several, as a list."""
+    if isinstance(given, str | bl.Baseline):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{argument} must be a name or a list of names, got {given!r}.")
+    return list(given)
+
+
 def _check_metrics(metrics: Sequence[str] | None) -> list[str]:
     if metrics is None:
         return list(_DEFAULT)
-    names = check_names(metrics, "metrics")
+    names = _names(metrics, "metrics")
     for name in names:
         check_choice(name, "metrics", tuple(_METRICS))
     return list(dict.fromkeys(names))
@@ -233,7 +246,7 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
                 f"adata has {listing(sorted(observed))}."
             )
         return labels
-    labels = list(dict.fromkeys(check_names(wanted, "conditions")))
+    labels = list(dict.fromkeys(_names(wanted, "conditions")))
     for label in labels:
         if label not in available:
             raise KeyError(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
@@ -242,18 +255,25 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
     return labels
 
 
-def _choose_observed(wanted: Sequence[str] | None, table: pd.DataFrame, observed: set[str]) -> list[str]:
+def _test_cells(entry: Entry, codes: np.ndarray, split: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Perturbed conditions with test cells; (cells,) bool: not a training cell of one of these."""
+    with_tests = np.unique(codes[(codes >= 0) & (split == "test")])
+    labels = [entry.labels[code] for code in with_tests if not entry.is_control[code]]
+    return labels, (split == "test") | ~np.isin(codes, with_tests)
+
+
+def _choose_observed(wanted: Sequence[str] | None, tested: list[str], observed: set[str]) -> list[str]:
     """Labels to compare where nothing but the baselines predicts: those asked for, or those held out."""
     if wanted is None:
-        held_out = table.loc[table["split"].astype(str).to_numpy() == "test", "condition"].astype(str)
-        labels = [label for label in held_out if label in observed]
+        labels = [label for label in tested if label in observed]
         if not labels:
             raise ValueError(
-                "No condition is held out, so there is none to compare by default: name conditions=[...], or hold "
-                "some out with scgim.pp.hold_out. Cells of conditions that baselines were fitted on flatter them."
+                "No condition is held out, so there is none to compare by default: name conditions=[...], or hold some "
+                "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Cells of conditions that "
+                "baselines were fitted on flatter them."
             )
         return labels
-    labels = list(dict.fromkeys(check_names(wanted, "conditions")))
+    labels = list(dict.fromkeys(_names(wanted, "conditions")))
     for label in labels:
         if label not in observed:
             raise KeyError(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")

@@ -15,7 +15,7 @@ from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._storage import from_storable, to_storable
-from scgim._validation import check_anndata, check_mapping, listing, plural
+from scgim._validation import check_anndata, listing, plural
 from scgim.inference import FitResult, fit, make_config, pack
 from scgim.slots import Entry, checksum, groups_of, read_entry, seal
 
@@ -47,7 +47,7 @@ def fit_gim(
     known_targets: Mapping[str, Any] | None = None,
     known_interventions: Mapping[str, Mapping[str, float]] | None = None,
     preset: str = "default",
-    groupby: str | None = None,
+    groupby: str | list[str] | None = None,
     key_added: str = "gim",
     group: str | None = None,
     device: str = "auto",
@@ -83,7 +83,7 @@ def fit_gim(
     preset
         ``"default"``, or ``"paper"``: random start and log-mean-exp objective.
     groupby
-        The column given to `prepare`; only checked. One model is fitted per group.
+        The column (or columns) given to `prepare`; only checked. One model is fitted per group.
     key_added
         The `key_added` of `prepare`; prefix of every slot.
     group
@@ -110,6 +110,11 @@ def fit_gim(
     - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``;
       ``["params"]["fit"]``: every argument. These are for people. ``["state"]``: the record that everything is read
       back from, the weights among it, with its SHA-256.
+
+    Notes
+    -----
+    Fits in several threads wait for each other, because torch's random state and Pyro's handlers belong to the process.
+    To fit in parallel use processes: those of `multiprocessing` or joblib, forked ones included.
 
     Raises
     ------
@@ -224,8 +229,8 @@ def check_settings(
             'scgim.baselines.fit(adata, method="bacadi").'
         )
     for name, value in (("known_targets", known_targets), ("known_interventions", known_interventions)):
-        if value is not None:
-            check_mapping(value, name, "{'A': 'gene'}")
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dict, such as {{'A': 'gene'}}; got {value!r}.")
     if checkpoint is not None and not isinstance(checkpoint, str | Path):
         raise TypeError(f"checkpoint must be the name of a file; got {checkpoint!r}.")
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
@@ -239,7 +244,7 @@ def _mechanism_for(entry: Entry) -> str:
 
 def _check_groupby(entry: Entry, groupby: Any) -> None:
     stored = entry.arguments["groupby"]
-    if groupby is None or groupby == stored:
+    if groupby is None or np.atleast_1d(groupby).tolist() == np.atleast_1d(stored).tolist():
         return
     if stored is None:
         raise ValueError(

@@ -13,7 +13,7 @@ import torch
 
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
-from scgim._validation import check_int, check_mapping, check_number, listing, suggestion
+from scgim._validation import check_int, check_values_of_genes, listing, suggestion
 from scgim.model import Action, draw_noise, propagate
 from scgim.slots import Entry
 
@@ -131,7 +131,7 @@ def describe_cells(
     obs[entry.keys.condition] = column
     groupby = entry.arguments["groupby"]
     if entry.keys.group is not None:
-        obs[groupby] = pd.Categorical([entry.keys.group] * len(obs))
+        obs["_".join(np.atleast_1d(groupby).tolist())] = pd.Categorical([entry.keys.group] * len(obs))
     return obs
 
 
@@ -189,21 +189,20 @@ def predict_targets(
 
 def held_values(model: StoredModel, interventions: Mapping[str, float]) -> torch.Tensor:
     """(genes,) values of `do` interventions, NaN elsewhere."""
-    check_mapping(interventions, "interventions", "{'GENE': 0.0}")
-    if not interventions:
+    wanted = check_values_of_genes(interventions, "interventions")
+    if not wanted:
         raise ValueError("interventions is empty; give at least one gene and its value, {'GENE': 0.0}.")
     position = {str(gene): i for i, gene in enumerate(model.genes)}
     held = torch.full((model.n_genes,), torch.nan)
-    for gene, value in interventions.items():
+    for gene, value in wanted.items():
         if gene not in position:
             raise ValueError(
                 f"interventions: {gene!r} is not one of the {model.n_genes} modelled genes."
                 f"{suggestion(gene, list(position))} They are {listing(position, most=30)}."
             )
-        value = check_number(value, f"interventions: the value of {gene!r}")
         if model.gim.mechanisms.is_ziln and value < 0:
             raise ValueError(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
-        held[position[gene]] = float(value)
+        held[position[gene]] = value
     return held
 
 

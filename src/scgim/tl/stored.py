@@ -69,7 +69,7 @@ class StoredModel:
         from scgim.pp import parse_perturbations
 
         spec = self.entry.spec
-        return parse_perturbations(
+        parsed = parse_perturbations(
             perturbations,
             control=self.control,
             combination_sep=self.entry.arguments.get("combination_sep", "+"),
@@ -77,6 +77,9 @@ class StoredModel:
             dose_unit=self.entry.dose_unit,
             known={label: self.entry.parts_of(label) for label in self.entry.labels},
         )
+        if not parsed:
+            raise ValueError(f"perturbations is empty: name at least one, such as {self.entry.labels[-1]!r}.")
+        return parsed
 
     @torch.no_grad()
     def interventions(
@@ -179,7 +182,8 @@ def stored_model(entry: Entry) -> StoredModel:
     """The model of a record."""
     fitted = entry.fitted
     genes = np.asarray(fitted["genes"], dtype=object)
-    gim = _empty_model(len(genes), entry.features.shape[1], fitted["settings"])
+    with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
+        gim = _empty_model(len(genes), entry.features.shape[1], fitted["settings"])
     unpack(gim, dict(entry.weights))
     known = fitted.get("known_targets"), fitted.get("known_values")
     return StoredModel(gim.eval(), fitted["graph"], genes, entry, known)
