@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import itertools
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -132,7 +132,7 @@ def test_multipliers_rise_after_so_many_looks_without_improvement(monkeypatch) -
     scripted(monkeypatch, [5.0, 4.0, 4.5, 4.2, 6.0, 6.5, 6.1, 6.2])
     result = fit(linear_data(), quick(max_steps=8, acyclicity_tolerance=0.0), rng=0, progress=False)
     multiplier = result.history["multiplier"]  # as it was at the look
-    assert [later > earlier for earlier, later in itertools.pairwise(multiplier)] == [
+    assert [later > earlier for earlier, later in pairwise(multiplier)] == [
         False, False, False, True, False, False, True,
     ]  # fmt: skip
     assert multiplier[4] == pytest.approx(QUICK.get("penalty", 1e-2) * result.history["acyclicity"][3])

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from scgim.pp.design import Design
-from scgim.pp.potency import Responses, fit_potency, part_responses
+from scgim.pp.potency import Responses, _sizes, fit_potency, part_responses
 
 DOSES = (10.0, 100.0, 1_000.0, 10_000.0)
 PARTS = [(name, dose) for name in ("A", "B") for dose in DOSES]
@@ -59,11 +59,12 @@ def test_an_error_of_the_control_is_no_response(caplog: pytest.LogCaptureFixture
     assert exponent == 1.0
 
 
-def test_an_error_of_the_control_does_not_make_low_doses_potent() -> None:
-    """It lies along every dose of a perturbation, and so along their common direction."""
-    true = {"A": 300.0, "B": 3_000.0}
-    axis = {name: control_error(5000, 1.0, seed) for seed, name in enumerate(true, start=1)}
-    curves = np.array([axis[name] / (1 + true[name] / dose) for name, dose in PARTS])
-    half, _ = fit_potency(responses(curves, 0.5), PARTS, np.ones(8, dtype=bool), list(true))
-    for found, expected in zip(half, true.values(), strict=True):
-        assert abs(np.log(found / expected)) < np.log(1.3)
+def test_an_error_of_the_control_leaves_the_course_over_doses() -> None:
+    """It lies along every dose, and so along their common direction: what it adds to each size is taken off again."""
+    axis, course = control_error(20_000, 1.0, seed=1), np.array([0.0, 0.1, 0.5, 1.0])
+    found = responses(np.outer(course, axis), 0.5)
+    size, error, real = _sizes(found, np.arange(4), np.zeros(4, dtype=int), 1)
+    assert real
+    assert abs(size[0]) < 0.02 * size[3]
+    np.testing.assert_allclose(size / size[3], course, atol=0.02)
+    assert (error > 0.5 / np.sqrt(20_000)).all()

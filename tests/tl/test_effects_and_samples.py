@@ -10,15 +10,15 @@ import scgim
 
 
 def test_effects_of_replaced_genes_are_the_means_of_sampled_cells() -> None:
-    """Every gene is a target, log x has a spread of about 0.8: half of its variance moves a mean by a third."""
+    """Every gene is a target; half the variance of log x more or less moves a mean by many standard errors."""
     adata = drug_cells(kind="log1p")
-    adata.X = np.where(adata.X > 0, 0.4 * adata.X**3, 0.0).astype(np.float32)
+    adata.X = np.where(adata.X > 0, 0.2 * adata.X**2, 0.0).astype(np.float32)
     scgim.pp.prepare(adata, dose_key="dose", input="log1p", genes=GENES, min_cells=1)
     scgim.tl.fit_gim(adata, known_targets={"A": GENES}, **QUICK)
     effect = scgim.tl.predict_targets(adata, perturbations=["A_1"]).set_index("gene")["effect"][GENES]
     cells = scgim.tl.sample_cells(adata, perturbations=["A_1"], n=20_000)[:, GENES].X
     spread = np.log(cells[:, 0][cells[:, 0] > 0]).std()
-    assert spread > 0.4
+    assert 0.5 * spread**2 > 10 * (cells[:, 0].std() / cells[:, 0].mean()) / np.sqrt(len(cells))
     error = cells.std(0) / np.sqrt(len(cells))
     assert (np.abs(cells.mean(0) - effect.to_numpy()) < 5 * error).all()
 
