@@ -33,7 +33,8 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     (hard interventions: their own marginal distribution; shifts: the learned mechanism with an offset of their own)
     minus that under the mechanism learned for the gene, given its parents in these cells (`own`). What the parents
     explain is no evidence; what the graph fails to explain is. It tells strong from weak targets where the
-    probabilities of `scgim.get.targets` are all near 1, and shows how near a gene that is none came.
+    probabilities of `scgim.get.targets` are all near 1, and shows how near a gene that is none came. As in the fit, one
+    cell in a hundred may be an outlier, so that no few cells make the evidence (`own`).
 
     Where perturbations of one pathway switch a whole programme of genes through proteins that no transcript shows, its
     genes have more evidence than the gene that was perturbed, as no graph over transcripts explains them. The specific
