@@ -87,7 +87,7 @@ def test_a_value_rises_with_its_noise():
     assert (first.diff() > 0).all()
 
 
-def test_held_genes_take_nothing_from_the_library():
+def test_held_genes_leave_the_library_to_the_others():
     gim, generator = rich_gim(), torch.Generator().manual_seed(2)
     noise = draw_noise(gim, 200, generator)
     held = torch.full((200, N_GENES), torch.nan)

@@ -122,7 +122,7 @@ class Mechanisms(nn.Module):
             self.register_buffer(name, torch.zeros(n_genes))
         for name in ("scale", "response_scale", "trust"):
             self.register_buffer(name, torch.ones(n_genes))
-        self.register_buffer("log_library", torch.tensor(torch.inf))
+        self.register_buffer("log_library", torch.full((1,), torch.inf))
 
     @property
     def is_ziln(self) -> bool:
