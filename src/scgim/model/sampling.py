@@ -96,7 +96,8 @@ class _Library:
         return ((most - location) / spread).to(location)
 
     def take(self, x: Tensor) -> None:
-        self.left = self.left - torch.expm1(x.double())
+        if bool(torch.isfinite(self.size)):  # else nothing bounds the cell
+            self.left = self.left - torch.expm1(x.double())
 
 
 @torch.no_grad()
