@@ -18,17 +18,17 @@ from scgim.model.distributions import truncate, truncated_log_normal_mean, untru
 CHAIN = np.diag(np.ones(N_GENES - 1, dtype=bool), 1)
 
 
-@given(st.floats(-4, 4), st.floats(-40, 9))
+@given(st.floats(-4, 3.8), st.floats(-40, 9))
 def test_truncated_noise_keeps_its_rank_and_comes_back(noise, bound):
     z, b = torch.tensor([noise, noise + 0.1]).double(), torch.tensor(bound).double()
     found = truncate(z, b)
-    assert (found <= b).all() or bound >= 6
+    assert (found <= b).all()
     assert found[0] < found[1]
     torch.testing.assert_close(untruncate(found, b), z, atol=1e-3, rtol=1e-3)
-    if -5 < bound < 6:
+    if -5 < bound < 4:
         expected = stats.truncnorm(-np.inf, bound).ppf(stats.norm.cdf(z))
         np.testing.assert_allclose(found, expected, atol=1e-4)
-    elif bound >= 6:
+    elif bound >= 4:
         assert torch.equal(found, z)
 
 
@@ -87,7 +87,7 @@ def test_a_value_rises_with_its_noise():
     assert (first.diff() > 0).all()
 
 
-def test_held_genes_take_nothing_from_the_library():
+def test_held_genes_leave_the_library_to_the_others():
     gim, generator = rich_gim(), torch.Generator().manual_seed(2)
     noise = draw_noise(gim, 200, generator)
     held = torch.full((200, N_GENES), torch.nan)

@@ -96,7 +96,8 @@ class _Library:
         return ((most - location) / spread).to(location)
 
     def take(self, x: Tensor) -> None:
-        self.left = self.left - torch.expm1(x.double())
+        if bool(torch.isfinite(self.size)):  # else nothing bounds the cell
+            self.left = self.left - torch.expm1(x.double())
 
 
 @torch.no_grad()
@@ -107,7 +108,7 @@ def propagate(
 
     The zero-inflated log-normal is cut off at what the genes before it left of the cell's library
     (`Mechanisms.log_library`): its value has the same rank among those that fit as its noise has among all. Cells where
-    that changed anything to speak of are counted in the log. Genes held at a value take nothing from the library.
+    that changed anything to speak of are counted in the log. Of a gene held at a value, what it would have had counts.
 
     Parameters
     ----------
@@ -157,7 +158,6 @@ def propagate(
         if action is not None and action.values is not None:
             held = action.values[:, gene]
             value = torch.where(torch.isnan(held), value, held)
-            counted = torch.where(torch.isnan(held), value, torch.zeros_like(value))
         if library is not None:
             library.take(counted)
         x[:, gene] = value
