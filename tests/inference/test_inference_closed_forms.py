@@ -50,7 +50,7 @@ def ridge(features: np.ndarray, goal: np.ndarray, weight: np.ndarray, scale: flo
     return design @ np.linalg.solve(design.T * weight @ design + penalty, design.T @ (weight * goal))
 
 
-@pytest.mark.parametrize(("kind", "pull", "spread", "n_steps"), [("linear", 7.0, 0.0, 500), ("ziln", 0.0, 0.4, 1000)])
+@pytest.mark.parametrize(("kind", "pull", "spread", "n_steps"), [("linear", 7.0, 0.0, 1000), ("ziln", 0.0, 0.4, 2500)])
 def test_a_refit_of_linear_networks_is_a_ridge_regression(kind: str, pull: float, spread: float, n_steps: int) -> None:
     gim, data, scale = make_gim(kind), graded_cells(kind), 1.5
     gim.interventions = linear_nets(kind, 2)
