@@ -235,3 +235,15 @@ def test_a_target_costs_what_false_names_reach_in_one_of_a_hundred_conditions() 
     rng = np.random.default_rng(0)
     gains = 0.5 * rng.chisquare(2, size=(200_000, N_GENES)).max(1)  # two parameters for nothing, best of the genes
     assert (gains > price).mean() == pytest.approx(0.01, abs=0.001)
+
+
+def test_the_model_has_the_priors_and_scales_of_the_settings() -> None:
+    given = {
+        "graph_sparsity": 2.5, "target_sparsity": 3.5, "mechanism_scale": 1.5, "intervention_scale": 1.7,
+        "target_scale": 0.4, "effect_noise": 0.3,
+    }  # fmt: skip
+    config = quick(gumbel_scale=0.6, inverse_temperature=2.0, sample_targets=True, **given)
+    config = resolve_sparsity(config, linear_data())
+    gim = build(config, linear_data(), np.random.default_rng(0))
+    assert {name: getattr(gim.priors, name) for name in given} == given
+    assert (gim.gumbel_scale, gim.graph.inverse_temperature, gim.sample_targets) == (0.6, 2.0, True)

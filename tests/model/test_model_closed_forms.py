@@ -209,3 +209,25 @@ def test_two_shifts_add_up_by_their_target_probabilities(unit: float | None) -> 
         change = (prob * np.expm1(unit * psi[..., 0])).sum(0) / anyone
         expected[:, 0] = np.log1p(change) / unit
     np.testing.assert_allclose(numpy_of(found)[0], expected, rtol=1e-5)
+
+
+def test_replaced_zero_rates_teach_nothing_about_the_genes_own() -> None:
+    gim = make_gim("ziln")
+    logit = gim.replaced_parameters(torch.zeros(N_GENES, 3, requires_grad=True))["zero_logit"]
+    (gradient,) = torch.autograd.grad(logit.sum(), gim.mechanisms.zero_logit, allow_unused=True)
+    assert gradient is None
+    torch.testing.assert_close(logit, gim.mechanisms.zero_logit)
+
+
+def test_spreads_of_rare_genes_are_pooled_with_those_of_all() -> None:
+    """As if ten of a gene's cells had the spread of all genes together: one that two cells show has nearly that."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.exp(torch.tensor([0.5, 1.0, 0.1]) * torch.randn(400, 3, generator=generator))
+    x[2:, 2] = 0.0
+    mechanisms = Mechanisms(3, "ziln")
+    mechanisms.standardise(x)
+    logs = [np.log(column[column > 0]) for column in numpy_of(x).T]
+    squares = np.array([((own - own.mean()) ** 2).sum() for own in logs])
+    count = np.array([len(own) for own in logs])
+    expected = np.sqrt((squares + 10 * squares.sum() / count.sum()) / (count + 10))
+    np.testing.assert_allclose(numpy_of(mechanisms.response_scale), expected, rtol=1e-4)
