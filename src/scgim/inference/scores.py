@@ -20,6 +20,7 @@ from scgim.model.distributions import (
     PRIOR_CELLS,
     normal_log_prob,
     outlier_log_prob,
+    outlier_share,
     spread_log_prior,
     with_outliers,
 )
@@ -88,6 +89,7 @@ class LocalScores:
         self.n_cells, self.n_genes = x.shape
         self.n_conditions = len(targetable)
         self.ziln, self.linear, self.shift = ziln, linear, shift
+        self.outlier_share = outlier_share("shift" if shift else "hard", ziln)
         self.graph_sparsity, self.target_sparsity = graph_sparsity, target_sparsity
         self.targetable, self.known_targets = targetable, known_targets
         self.n_scored = 0
@@ -269,10 +271,10 @@ class _Response:
         if scores.ziln:
             above = torch.log1p(-rate)
             density = density + (above if above.ndim == 0 else above[scores.owner].unsqueeze(1))
-        out = scores._per_condition((with_outliers(density, self.outlier) * self.weight).sum(1))
+        out = scores._per_condition((with_outliers(density, self.outlier, scores.outlier_share) * self.weight).sum(1))
         if not scores.ziln:
             return self.trust * out
-        at_zero = with_outliers(rate.log(), torch.full_like(rate, -math.log(2)))
+        at_zero = with_outliers(rate.log(), torch.full_like(rate, -math.log(2)), scores.outlier_share)
         return out + (self.total - self.count) * at_zero
 
 

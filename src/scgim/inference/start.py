@@ -20,6 +20,7 @@ from scgim.model import (
     Mechanisms,
     Priors,
     n_effects,
+    outlier_share,
     topological_order,
 )
 
@@ -95,6 +96,7 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
             intervention_scale=float(config.intervention_scale),
             target_scale=float(config.target_scale),
             effect_noise=config.effect_noise,
+            outlier_share=outlier_share(config.intervention, config.mechanism == "ziln"),
         ),
         config.gumbel_scale,
         config.sample_targets,

@@ -62,6 +62,15 @@ def with_outliers(log_prob: Tensor, outlier: Tensor, share: float = OUTLIER_SHAR
     return torch.logaddexp(math.log1p(-share) + log_prob, math.log(share) + outlier)
 
 
+def outlier_share(intervention: str, ziln: bool) -> float:
+    """Share of outliers under a kind of intervention and mechanism (`own`).
+
+    None where a normal is shifted: all cells of a condition lie far off then, and that they would count as outliers of
+    the gene's own mechanism hides which of two genes was shifted; a mean of many cells is moved little by a few.
+    """
+    return 0.0 if intervention == "shift" and not ziln else OUTLIER_SHARE
+
+
 def spread_log_prior(log_scale: Tensor) -> Tensor:
     """Log prior of a spread in units of the gene's, 0 at one unit: that of `PRIOR_CELLS` cells of unit spread.
 
