@@ -21,6 +21,7 @@ from scgim.model import (
     draw_noise,
     n_effects,
     propagate,
+    touched_genes,
 )
 
 CHAIN = np.diag(np.ones(N_GENES - 1, dtype=bool), 1)
@@ -245,3 +246,13 @@ def test_no_draw_overrules_what_is_certain(luck: float, monkeypatch: pytest.Monk
     assert not targets[0].any()
     assert torch.equal(targets[1], known[0])
     assert bool(targets[2].all()) == bool(targets[2].any()) == bool(luck)  # what is open follows the draw
+
+
+def test_one_targeted_ancestor_is_enough_to_touch_a_gene() -> None:
+    graph = np.zeros((N_GENES, N_GENES), dtype=bool)
+    graph[[0, 1, 2], [2, 2, 3]] = True  # g0 and g1 -> g2 -> g3, g4 alone
+    targets = torch.tensor([[True, False, False, False, False], [False, False, False, False, True]])
+    assert touched_genes(graph, Action(targets, {})).tolist() == [
+        [True, False, True, True, False],
+        [False, False, False, False, True],
+    ]
