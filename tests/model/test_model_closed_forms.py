@@ -21,6 +21,7 @@ from scgim.model import (
     draw_noise,
     n_effects,
     propagate,
+    touched_genes,
 )
 
 CHAIN = np.diag(np.ones(N_GENES - 1, dtype=bool), 1)
@@ -231,3 +232,27 @@ def test_spreads_of_rare_genes_are_pooled_with_those_of_all() -> None:
     count = np.array([len(own) for own in logs])
     expected = np.sqrt((squares + 10 * squares.sum() / count.sum()) / (count + 10))
     np.testing.assert_allclose(numpy_of(mechanisms.response_scale), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("luck", [0.0, 1.0])
+def test_no_draw_overrules_what_is_certain(luck: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control has no target and a known target is one, whatever number the sampler draws."""
+    known = torch.full((N_PARTS, N_GENES), torch.nan)
+    known[0] = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0])
+    gim, batch = make_gim(), make_batch(known_targets=known)
+    gim.sample_targets = True
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(tuple(shape), luck))
+    _, _, targets = gim._sample_latents(batch, 2)
+    assert not targets[0].any()
+    assert torch.equal(targets[1], known[0])
+    assert bool(targets[2].all()) == bool(targets[2].any()) == bool(luck)  # what is open follows the draw
+
+
+def test_one_targeted_ancestor_is_enough_to_touch_a_gene() -> None:
+    graph = np.zeros((N_GENES, N_GENES), dtype=bool)
+    graph[[0, 1, 2], [2, 2, 3]] = True  # g0 and g1 -> g2 -> g3, g4 alone
+    targets = torch.tensor([[True, False, False, False, False], [False, False, False, False, True]])
+    assert touched_genes(graph, Action(targets, {})).tolist() == [
+        [True, False, True, True, False],
+        [False, False, False, False, True],
+    ]

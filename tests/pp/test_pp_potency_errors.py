@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from scgim.pp.design import Design
+from scgim.pp.doses import hill_curves
 from scgim.pp.potency import Responses, _sizes, fit_potency, part_responses
 
 DOSES = (10.0, 100.0, 1_000.0, 10_000.0)
@@ -68,3 +69,10 @@ def test_an_error_of_the_control_leaves_the_course_over_doses() -> None:
     assert abs(size[0]) < 0.02 * size[3]
     np.testing.assert_allclose(size / size[3], course, atol=0.02)
     assert (error > 0.5 / np.sqrt(20_000)).all()
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_hill_curves_are_as_steep_as_their_exponent(exponent: float) -> None:
+    doses, half = np.array([1.0, 10.0, 50.0]), np.array([10.0, 20.0])
+    expected = [[d**exponent / (k**exponent + d**exponent) for k in half] for d in doses]
+    np.testing.assert_allclose(hill_curves(doses, half, exponent), expected)
