@@ -20,9 +20,9 @@ from scgim.model import (
     Mechanisms,
     Priors,
     n_effects,
-    outlier_share,
     topological_order,
 )
+from scgim.model.distributions import outlier_share
 
 from .config import FitConfig
 from .data import TrainingData, cap_cells
