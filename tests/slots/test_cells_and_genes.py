@@ -158,7 +158,7 @@ def test_a_subset_can_still_be_looked_at(fit, sampled) -> None:
     [
         lambda a: a[::-1].copy(),
         lambda a: a[:, ::-1].copy(),
-        lambda a: ad.AnnData(sp.csr_matrix(a.X), a.obs, a.var, uns=a.uns, layers=a.layers),
+        lambda a: ad.AnnData(sp.csr_matrix(a.X), a.obs, a.var, uns=a.uns),
         lambda a: ad.AnnData(a.X.astype(np.float64), a.obs.rename(index=lambda n: f"x_{n}"), a.var, uns=a.uns),
     ],
     ids=["cells reversed", "genes reversed", "sparse", "cells renamed, float64"],
