@@ -99,7 +99,9 @@ def _column(column: pd.Series) -> np.ndarray:
 def _read(value: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
     if "table" in value:
         columns = {name: _read(column, state) for name, column in value["table"].items()}
-        return pd.DataFrame(columns, index=pd.Index(value["index"], dtype=object))
+        # Text stays a column of objects, as `to_storable` makes it, whatever this pandas would make of it.
+        made = {name: pd.Series(column, index=value["index"], dtype=column.dtype) for name, column in columns.items()}
+        return pd.DataFrame(made, index=value["index"])
     if "dict" in value:
         return {name: _read(item, state) for name, item in value["dict"].items()}
     if "array" in value:
