@@ -134,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     mpl.use("Agg")
     import scgim
+    from scgim.slots import read_entry
 
     use_threads(args.threads)
     note = Note(
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         adata = read(path)
         added = prepare(adata, args, seed)
         x, dose = cells_by_dose(adata)
-        genes = adata.var_names[adata.var["gim"]].tolist()
+        genes = read_entry(adata).genes
         if seed == args.seeds[0]:
             halves = signal(x, dose, genes, np.random.default_rng(seed))
             trend = trends(x, dose, genes)

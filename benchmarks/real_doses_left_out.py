@@ -73,7 +73,7 @@ def one_dose(whole: Any, dose: float, args: Any, seed: int) -> tuple[list[dict[s
         }
         true, control = by_dose.pop(dose), by_dose[0.0]
         asked = prepared_condition(adata, part_label(DRUG, dose))
-        genes = adata.var_names[adata.var["gim"].to_numpy(dtype=bool)].tolist()
+        genes = read_entry(adata).genes
         for name, (kind, wanted) in METHODS.items():
             if wanted != features:
                 continue

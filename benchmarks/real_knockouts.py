@@ -116,7 +116,7 @@ def mean_changes(adata: AnnData) -> pd.DataFrame:
 
     rows = np.flatnonzero(adata.obs["gim_condition"].notna().to_numpy())
     x, label = read_entry(adata).expression(adata, rows), adata.obs["gim_condition"].astype(str).to_numpy()[rows]
-    genes = adata.var_names[adata.var["gim"].to_numpy(dtype=bool)]
+    genes = read_entry(adata).genes
     control = x[label == CONTROL]
     out = []
     for name in adata.uns["gim"]["conditions"]["condition"].astype(str):
