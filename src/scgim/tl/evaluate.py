@@ -22,7 +22,6 @@ from ._predicted import predicted_cells
 
 if TYPE_CHECKING:
     from scgim._keys import Keys
-    from scgim.slots import Entry
 
 #: Name -> value from (observed, predicted, control), each (cells, genes).
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
