@@ -236,17 +236,26 @@ def test_what_others_draw_meanwhile_stays_drawn() -> None:
     assert (random.random(), np.random.random()) != drawn  # noqa: NPY002
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_waiting_for_another_fit_can_be_interrupted() -> None:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
         with undisturbed():
             held.set()
-            done.wait()
+            done.wait(60)
 
     other = threading.Thread(target=hold)
     other.start()
-    held.wait()
+    assert held.wait(60)
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         with pytest.raises(KeyboardInterrupt), undisturbed():
