@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData
 
 from scgim import pp
-from scgim.pp.combinations import read_combinations, split_name
+from scgim.pp._labels import read_combinations, split_name
 
 
 def prepared(labels: list[Any], dtype: Any = object, n: int = 12, **arguments: Any) -> AnnData:

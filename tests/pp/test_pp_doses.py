@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scgim.pp.doses import (
+from scgim.pp._doses import (
     clean_unit,
     common_unit,
     convert_dose,

@@ -12,8 +12,8 @@ import pytest
 
 from scgim._storage import to_storable
 from scgim.pp import featurize
-from scgim.pp.features import complete_spec, feature_source
-from scgim.pp.fingerprints import morgan_bits
+from scgim.pp._descriptors import morgan_bits
+from scgim.pp._encodings import new_encoding
 
 DRUGS = ("Belinostat", "Dacinostat", "Givinostat", "Quisinostat")
 PARTS = [(drug, dose) for drug in DRUGS for dose in (10.0, 100.0, 1000.0, 10_000.0)]
@@ -25,8 +25,9 @@ def make_spec(
     features: Any, parts: list[tuple[str, float]] = PARTS, trained: Any = None, **kwargs: Any
 ) -> dict[str, Any]:
     has_dose = not math.isnan(parts[0][1])
-    source = feature_source(features, parts, has_dose=has_dose, **kwargs)
-    return complete_spec(source, parts, np.ones(len(parts), dtype=bool) if trained is None else trained)
+    encoding = new_encoding(features, parts, has_dose=has_dose, **kwargs)
+    encoding.fit(parts, np.ones(len(parts), dtype=bool) if trained is None else trained)
+    return encoding.to_dict()
 
 
 def test_sciplex3_has_the_papers_nine_numbers() -> None:
@@ -102,7 +103,7 @@ def test_fingerprints_serve_new_drugs() -> None:
 
 def test_unreadable_smiles_are_named() -> None:
     with pytest.raises(ValueError, match=r"B .'not a molecule'., C"):
-        morgan_bits({"A": "CCO", "B": "not a molecule", "C": ""})
+        morgan_bits({"A": "CCO", "B": "not a molecule", "C": ""}, radius=2, n_bits=1024)
 
 
 def test_identical_fingerprints_are_reported(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scgim.pp import parse_perturbations
-from scgim.pp.combinations import split_label
-from scgim.pp.labels import condition_label, part_label, sort_parts
+from scgim.pp._labels import condition_label, part_label, sort_parts, split_label
 
 
 @pytest.mark.parametrize(

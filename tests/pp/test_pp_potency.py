@@ -13,8 +13,8 @@ from anndata import AnnData
 import scgim
 from scgim._storage import to_storable
 from scgim.pp import featurize
-from scgim.pp.features import complete_spec, feature_source
-from scgim.pp.potency import Responses, _sizes, fit_potency
+from scgim.pp._encodings import new_encoding
+from scgim.pp._potency import Responses, _sizes, fit_potency
 
 DOSES = (10.0, 100.0, 1_000.0, 10_000.0)
 HALF = {"Potent": 30.0, "Middle": 300.0, "Weak": 3_000.0}
@@ -115,8 +115,10 @@ def test_many_perturbations_take_no_other_path() -> None:
 
 
 def test_features_rise_with_the_dose_and_agree_where_the_effect_is_the_same() -> None:
-    source = feature_source("potency", PARTS, has_dose=True, responses=responses())
-    spec = complete_spec(source, PARTS, np.ones(len(PARTS), dtype=bool))
+    encoding = new_encoding("potency", PARTS, has_dose=True)
+    encoding.responses = responses()._asdict()
+    encoding.fit(PARTS, np.ones(len(PARTS), dtype=bool))
+    spec = encoding.to_dict()
     assert list(spec["feature_names"]) == [
         *(f"perturbation={name}:activity" for name in sorted(HALF)),
         "activity_0.2",

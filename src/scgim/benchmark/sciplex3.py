@@ -111,7 +111,7 @@ class SciPlex3Task:
         import anndata as ad
 
         from scgim.pp import prepare
-        from scgim.pp.labels import part_label
+        from scgim.pp._labels import part_label
 
         if self.problem:
             raise ValueError(self.problem)
@@ -132,7 +132,7 @@ class SciPlex3Task:
 
     def load(self) -> Task:
         """Read and prepare."""
-        from scgim.pp.labels import part_label
+        from scgim.pp._labels import part_label
 
         return self._task(self.prepared(), [part_label(self.drug, self.dose)], SPLIT)
 

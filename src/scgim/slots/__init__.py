@@ -5,12 +5,17 @@ from .entry import Entry, dense
 from .foreign import owned, refuse_foreign
 from .read import groups_of, read_entry
 from .record import checksum, open_record, seal
+from .write import SPLITS, clear, detach, drop_fit, write_prepared
 
 __all__ = [
+    "SPLITS",
     "Entry",
     "cell_hashes",
     "checksum",
+    "clear",
     "dense",
+    "detach",
+    "drop_fit",
     "groups_of",
     "open_record",
     "owned",
@@ -18,4 +23,5 @@ __all__ = [
     "refuse_foreign",
     "seal",
     "unknown_cells",
+    "write_prepared",
 ]

@@ -268,7 +268,7 @@ def _store(
     adata: AnnData, entry: Entry, result: FitResult, arguments: dict[str, Any], recorded: dict[str, Any]
 ) -> None:
     """Write one fit; everything is computed before the first slot is touched."""
-    from scgim.pp.slots import own
+    from scgim.slots import detach
 
     keys, genes = entry.keys, np.array(entry.genes, dtype=object)
     result.gim.to("cpu")
@@ -295,7 +295,7 @@ def _store(
     edge_prob = sp.csr_matrix(
         (probability[first, second].astype(np.float32), (places[first], places[second])), shape=(adata.n_vars,) * 2
     )
-    own(adata)
+    detach(adata)
     adata.uns[keys.uns] = uns
     adata.varp[keys.edge_prob] = edge_prob
     adata.varm[keys.target_prob], adata.varm[keys.effect] = wide[0], wide[1]

@@ -1,27 +1,37 @@
-"""`prepare`: from an AnnData with perturbation columns to everything that a fit needs."""
+"""`prepare`: from an AnnData with perturbation columns to everything that a fit needs; its arguments, checked."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .._keys import COUNTS_LAYER, FORMAT_VERSION, Keys
+from .._logging import logger
 from .._process import undisturbed
-from .._rng import RngLike
-from ..slots import refuse_foreign
-from .conditions import label_cells
-from .groups import choose_genes, prepare_cells, split_groups
-from .inputs import check_arguments, named_columns, read_matrix, stored_seed
-from .normalise import measure_depth, normalise
-from .slots import clear, own, write_group
-from .splits import Absent
-from .summary import report, summarise
+from .._rng import RngLike, as_generator, draw_seed
+from .._validation import check_anndata, check_choice, check_fraction, check_int, listing, require_column
+from ..slots import clear, detach, refuse_foreign
+from ._conditions import label_cells
+from ._design import Absent
+from ._encodings import DOSE_KINDS, KINDS
+from ._expression import check_genes, measure_depth, normalise, read_matrix
+from ._groups import Group, prepare_cells, split_groups
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+#: Arguments that are words, and the words that they may be.
+_CHOICES = {
+    "input": ("counts", "log1p", "continuous"),
+    "small_conditions": ("error", "drop"),
+    "silent_genes": ("error", "drop"),
+}
+#: Arguments that are whole numbers, and the least that each may be.
+_LEAST = {"n_genes": 2, "n_top_genes": 2, "min_counts": 0, "min_cells": 0, "min_cells_per_condition": 2}
 
 
 @undisturbed()
@@ -186,25 +196,16 @@ def prepare(
     for name in ("adata", "start", "copy", "return_summary"):
         del arguments[name]
     check_arguments(adata, arguments)
-    if adata.isbacked:
-        if not copy:
-            raise ValueError(
-                "adata is backed (its X is on disk) and cannot be changed in place. Pass copy=True and use "
-                "what is returned, or load it first with adata = adata.to_memory()."
-            )
-        adata = adata.to_memory()
-    elif copy:
-        adata = adata.copy()
+    if adata.isbacked and not copy:
+        raise ValueError(
+            "adata is backed (its X is on disk) and cannot be changed in place. Pass copy=True and use "
+            "what is returned, or load it first with adata = adata.to_memory()."
+        )
+    if copy:
+        adata = adata.to_memory() if adata.isbacked else adata.copy()
     arguments["rng"] = stored_seed(rng)
-    labels = label_cells(
-        adata.obs,
-        perturbation_key=perturbation_key,
-        dose_key=dose_key,
-        dose_unit_key=dose_unit_key,
-        control=control,
-        combination_sep=combination_sep,
-        named=features.index.astype(str) if isinstance(features, pd.DataFrame) else (),
-    )
+    named = features.index.astype(str) if isinstance(features, pd.DataFrame) else ()
+    labels = label_cells(adata.obs, arguments, named)
     matrix = read_matrix(adata, layer, input)
     depth, arguments["min_counts"] = measure_depth(matrix, input, min_counts, labels.codes >= 0)
     groups = split_groups(adata.obs, arguments["groupby"])
@@ -218,17 +219,21 @@ def prepare(
         absent.check()
     modelled = matrix
     if input == "counts":
-        blocks = [(np.flatnonzero(members), s.target_sum) for s, (_, members) in zip(prepared, groups, strict=True)]
+        blocks = [
+            (np.flatnonzero(members), group.params["target_sum"])
+            for group, (_, members) in zip(prepared, groups, strict=True)
+        ]
         outside = np.flatnonzero(~np.any([members for _, members in groups], axis=0))
         if outside.size:  # in no group: to the median of all controls, so that X is on one scale
             blocks.append((outside, float(np.median(depth.total[(labels.codes == 0) & (depth.total > 0)]))))
         modelled = normalise(matrix, blocks)
-    for slots in prepared:
-        choose_genes(slots, modelled, adata.var_names, arguments)
-        slots.store({"summary": summarise(slots, adata.shape)})
+    for group in prepared:
+        group.choose_genes(modelled, adata.var_names, arguments)
+        group.summarise(adata.n_obs)
+    entries = [group.entries() for group in prepared]
 
     # Nothing was written so far; from here on nothing can fail.
-    own(adata)
+    detach(adata)
     clear(adata, key_added)
     if input == "counts":
         adata.layers[COUNTS_LAYER] = matrix if layer != COUNTS_LAYER else adata.layers[COUNTS_LAYER]
@@ -238,9 +243,96 @@ def prepare(
         names = np.array([str(name) for name, _ in groups], dtype=object)
         columns = groupby if isinstance(groupby, str) else np.array(groupby, dtype=object)
         adata.uns[key_added] = {"format": FORMAT_VERSION, "key": key_added, "groupby": columns, "groups": names}
-    for slots in prepared:
-        write_group(adata, slots)
-    summary = report(prepared, time.perf_counter() - start)
+    for group, entry in zip(prepared, entries, strict=True):
+        group.write(adata, entry)
+    summary = _report(prepared, time.perf_counter() - start)
     if copy:
         return (adata, summary) if return_summary else adata
     return summary if return_summary else None
+
+
+def _report(prepared: list[Group], seconds: float) -> pd.DataFrame:
+    """Log the summaries and what was written where; returns them as one table."""
+    tables = []
+    for group in prepared:
+        keys, table = group.keys, group.summary
+        assert table is not None
+        lines = "\n".join(f"  {item:<44} {n:>8}  {detail}" for item, n, detail in table.itertuples(index=False))
+        logger.info("prepared%s:\n%s", group.where, lines)
+        slots = (keys.condition, keys.split, keys.genes, keys.score, keys.uns)
+        logger.info("written: obs[%r], obs[%r], var[%r], var[%r], uns[%r]", *slots)
+        tables.append(table if keys.group is None else table.assign(group=keys.group))
+    logger.info("prepared in %.1f s", seconds)
+    return pd.concat(tables, ignore_index=True)
+
+
+def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
+    """Check everything that can be checked without reading a column or the matrix."""
+    check_anndata(adata)
+    if adata.n_vars < 2:
+        raise ValueError("adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes.")
+    check_settings(arguments)
+    for name, named in named_columns(arguments).items():
+        if named is not None or name == "perturbation_key":
+            for column in named if isinstance(named, list) else [named]:
+                require_column(adata.obs, column, name)
+    check_genes(arguments["genes"], adata.var_names)
+
+
+def check_settings(arguments: dict[str, Any]) -> None:
+    """Check what needs no data; numbers come out as whole ones."""
+    for name, words in _CHOICES.items():
+        check_choice(arguments[name], name, words)
+    for name, least in _LEAST.items():
+        if name != "min_counts" or not isinstance(arguments[name], str):
+            arguments[name] = check_int(arguments[name], name, least=least)
+        elif arguments[name] != "auto":
+            raise TypeError(f"min_counts must be a whole number or 'auto', got {arguments[name]!r}.")
+    for name in ("valid_fraction", "test_fraction"):
+        arguments[name] = check_fraction(arguments[name], name)
+    check_fractions(arguments["valid_fraction"], arguments["test_fraction"])
+    check_features(arguments["features"], arguments["smiles_key"], arguments["dose_key"])
+    key = arguments["key_added"]
+    if not isinstance(key, str) or not key or "/" in key:
+        raise ValueError(f"key_added={key!r}: it must be text, not empty, and without '/'.")
+    separator = arguments["combination_sep"]
+    if separator is not None and (not isinstance(separator, str) or not separator):
+        raise TypeError(f"combination_sep must be text or None, got {separator!r}.")
+    groupby = arguments["groupby"]
+    if isinstance(groupby, list | tuple):
+        if not groupby or len(set(map(str, groupby))) < len(groupby):
+            raise ValueError(f"groupby={groupby!r}: name one column of adata.obs, or several different ones.")
+        arguments["groupby"] = groupby[0] if len(groupby) == 1 else list(groupby)
+
+
+def named_columns(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that name a column of `obs`."""
+    names = ("perturbation_key", "dose_key", "dose_unit_key", "smiles_key", "groupby")
+    return {name: arguments[name] for name in names}
+
+
+def check_fractions(valid: float, test: float) -> None:
+    """Refuse where no cell would be left to train on."""
+    if valid + test >= 1:
+        raise ValueError(
+            f"valid_fraction={valid:g} and test_fraction={test:g} leave no cells to train on: lower one of them."
+        )
+
+
+def check_features(features: Any, smiles_key: str | None, dose_key: str | None) -> None:
+    """Check the kind of features and the columns that it needs."""
+    if isinstance(features, pd.DataFrame):
+        return
+    if not isinstance(features, str):
+        raise TypeError(f"features must be one of {listing(KINDS)} or a DataFrame, got {type(features).__name__}.")
+    check_choice(features, "features", KINDS)
+    if features == "fingerprint" and smiles_key is None:
+        raise ValueError('features="fingerprint" needs smiles_key=, the column of adata.obs with the SMILES.')
+    if features in DOSE_KINDS and dose_key is None:
+        raise ValueError(f'features="{features}" needs dose_key=, the column of adata.obs with the doses.')
+
+
+def stored_seed(rng: RngLike) -> int:
+    """The seed to use and to store: `rng` itself if it is one, else drawn from it."""
+    generator = as_generator(rng)
+    return int(rng) if isinstance(rng, int | np.integer) else draw_seed(generator)

@@ -12,17 +12,13 @@ from .._keys import Keys
 from .._logging import logger
 from .._process import undisturbed
 from .._rng import RngLike
-from .._storage import from_storable
 from .._validation import check_anndata, check_fraction, check_values
-from ..slots import groups_of, refuse_foreign
-from .conditions import label_cells
-from .groups import choose_genes, choose_genes_again, complete_features, measure_potency, part_features, prepare_cells
-from .inputs import check_arguments, check_features, check_fractions, named_columns, stored_seed
-from .normalise import Depth, as_matrix
-from .prepare import prepare
-from .slots import GroupSlots, change_slots, clear, own, write_group
-from .splits import Absent, split_design
-from .summary import refresh
+from ..slots import clear, detach, groups_of, refuse_foreign
+from ._conditions import label_cells
+from ._design import Absent, split_cells
+from ._expression import Depth, as_matrix
+from ._groups import Group, change_groups, encoding_of, prepare_cells
+from ._prepare import check_arguments, check_features, check_fractions, named_columns, prepare, stored_seed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,30 +71,25 @@ def conditions(
     >>> adata.uns["gim"]["conditions"]["n_cells"].to_dict()
     {'vehicle': 30, 'A': 30}
     """
+    given = dict(locals())
     defaults: dict[str, Any] = {
         name: parameter.default
         for name, parameter in inspect.signature(prepare).parameters.items()
         if name not in ("adata", "copy", "return_summary")
     }
-    arguments = defaults | {name: value for name, value in locals().items() if name in defaults} | {"input": "log1p"}
+    arguments = {name: given.get(name, default) for name, default in defaults.items()} | {"input": "log1p"}
     check_arguments(adata, arguments)
     arguments["rng"] = stored_seed(rng)
-    labels = label_cells(
-        adata.obs,
-        perturbation_key=perturbation_key,
-        dose_key=dose_key,
-        dose_unit_key=dose_unit_key,
-        control=control,
-        combination_sep=combination_sep,
-    )
+    labels = label_cells(adata.obs, arguments)
     everything = np.ones(adata.n_obs, dtype=bool)
-    depth = Depth(np.full(adata.n_obs, np.nan), everything)
     refuse_foreign(adata, key_added, [None], named_columns(arguments))
-    slots = prepare_cells(adata, labels, everything, depth, Keys(key_added), arguments)
-    own(adata)
+    depth = Depth(np.full(adata.n_obs, np.nan), everything)
+    group = prepare_cells(adata, labels, everything, depth, Keys(key_added), arguments)
+    entries = group.entries()
+    detach(adata)
     clear(adata, key_added)
-    write_group(adata, slots)
-    logger.info("written: obs[%r], obs[%r], uns[%r]", slots.keys.condition, slots.keys.split, slots.keys.uns)
+    group.write(adata, entries)
+    logger.info("written: obs[%r], obs[%r], uns[%r]", group.keys.condition, group.keys.split, group.keys.uns)
 
 
 @undisturbed()
@@ -147,26 +138,19 @@ def select_markers(
     3
     """
     check_anndata(adata)
-    if adata.isbacked:
-        raise ValueError("adata is backed (its X is on disk): load it first with adata = adata.to_memory().")
-    matrix = as_matrix(adata.X)
+    matrix = _in_memory(adata)
     given = {name: value for name, value in locals().items() if name in _GENE_ARGUMENTS}
 
-    def step(slots: GroupSlots) -> None:
-        params = from_storable(slots.uns["params"])
-        kind = input or params["prepare"]["input"]
-        arguments = params["prepare"] | given | {"input": "log1p" if kind == "counts" else kind, "features": "auto"}
+    def step(slots: Group) -> None:
+        kind = input or slots.arguments["input"]
+        arguments = slots.arguments | given | {"input": "log1p" if kind == "counts" else kind, "features": "auto"}
         check_arguments(adata, arguments | {"smiles_key": None, "key_added": key})
         check_values(matrix, "adata.X", kind=arguments["input"], cells=adata.obs_names, genes=adata.var_names)
-        choose_genes(slots, matrix, adata.var_names, arguments)
-        params["prepare"] |= given | {
-            "genes": genes if genes is None else np.asarray(genes, dtype=object),
-            "input": kind,
-        }
-        slots.store({"params": params})
-        refresh(slots)
+        slots.choose_genes(matrix, adata.var_names, arguments)
+        named = genes if genes is None else np.asarray(genes, dtype=object)
+        slots.arguments.update(given | {"genes": named, "input": kind})
 
-    change_slots(adata, key, group, step, f"written: var of {key!r}")
+    change_groups(adata, key, group, step, f"written: var of {key!r}")
 
 
 @undisturbed()
@@ -211,20 +195,21 @@ def features(
     """
     check_anndata(adata)
 
-    def step(slots: GroupSlots) -> None:
-        params, old = from_storable(slots.uns["params"]), from_storable(slots.uns["feature_spec"])
-        check_features(features, smiles_key, params["prepare"]["dose_key"])
-        arguments = params["prepare"] | {"features": features, "smiles_key": smiles_key}
-        source = part_features(adata.obs, slots.design, arguments, has_dose=old["has_dose"])
-        kept = {name: old[name] for name in ("control", "combination_sep", "dose_unit")}
-        complete_features(slots, kept | source)
-        if source["kind"] == "potency":
-            measure_potency(slots, _modelled(adata, slots), as_matrix(adata.X))
+    def step(slots: Group) -> None:
+        check_features(features, smiles_key, slots.arguments["dose_key"])
+        arguments = slots.arguments | {"features": features, "smiles_key": smiles_key}
+        slots.encoding = encoding_of(adata.obs, slots.design, arguments, has_dose=slots.notation["has_dose"])
+        if slots.encoding.kind == "potency" and slots.genes is None:
+            raise ValueError(
+                'features="potency" compares the modelled genes between doses, and none are chosen yet: run '
+                "scgim.pp.select_markers first."
+            )
+        slots.encode()
+        slots.read_potency(as_matrix(adata.X))
         named = features if isinstance(features, str) else "DataFrame"
-        params["prepare"] |= {"features": named, "smiles_key": smiles_key}
-        slots.store({"params": params})
+        slots.arguments.update({"features": named, "smiles_key": smiles_key})
 
-    change_slots(adata, key, group, step, f"written: features in uns of {key!r}")
+    change_groups(adata, key, group, step, f"written: features in uns of {key!r}")
 
 
 @undisturbed()
@@ -286,46 +271,40 @@ def hold_out(
         test_fraction = check_fraction(test_fraction, "test_fraction")
     groups = None if group is not None else groups_of(adata, key)
     absent = None if groups is None else Absent(len(groups))
-    seen: list[GroupSlots] = []
 
-    def step(slots: GroupSlots) -> None:
-        params, spec = from_storable(slots.uns["params"]), from_storable(slots.uns["feature_spec"])
-        arguments = params["prepare"]
-        arguments |= {"hold_out": hold_out}
+    def step(slots: Group) -> None:
+        slots.arguments["hold_out"] = hold_out
         if test_fraction is not None:
-            arguments["test_fraction"] = test_fraction
-        check_fractions(arguments["valid_fraction"], arguments["test_fraction"])
-        slots.split = split_design(
-            slots.design,
-            adata.obs_names,
-            hold_out,
-            combination_sep=spec["combination_sep"],
-            has_dose=spec["has_dose"],
-            dose_unit=spec["dose_unit"],
-            valid_fraction=arguments["valid_fraction"],
-            test_fraction=arguments["test_fraction"],
-            seed=arguments["rng"],
-            where=slots.where,
-            absent=absent,
-        )
-        seen.append(slots)
-        if absent is not None and len(seen) == absent.n_groups:
+            slots.arguments["test_fraction"] = test_fraction
+        check_fractions(slots.arguments["valid_fraction"], slots.arguments["test_fraction"])
+        slots.split = split_cells(slots.design, adata.obs_names, slots.arguments, slots.notation, slots.where, absent)
+        if absent is not None and groups and slots.keys.group == groups[-1]:
             absent.check()
-        slots.store({"conditions": slots.design.table, "params": params})
-        if spec["kind"] != "potency" or slots.genes is None:
-            complete_features(slots, spec)
+        if slots.encoding.kind != "potency" or slots.genes is None:
+            slots.encode()
         if slots.genes is not None:
-            choose_genes_again(adata, slots, arguments)
-        refresh(slots)
+            _choose_genes_again(adata, slots)
 
-    change_slots(adata, key, group, step, f"written: splits, genes and features of {key!r}")
+    change_groups(adata, key, group, step, f"written: splits, genes and features of {key!r}")
 
 
-def _modelled(adata: AnnData, slots: GroupSlots) -> np.ndarray:
-    """(genes,) bool: the chosen genes."""
-    if slots.keys.genes not in adata.var:
+def _choose_genes_again(adata: AnnData, slots: Group) -> None:
+    """Choose the genes as they were chosen, from what is trained on now; measures the potency, too."""
+    genes = slots.arguments["genes"]
+    if adata.n_vars != slots.n_vars and (genes is None or isinstance(genes, str)):
         raise ValueError(
-            'features="potency" compares the modelled genes between doses, and none are chosen yet: run '
-            "scgim.pp.select_markers first."
+            f"hold_out{slots.where}: the genes were chosen from {slots.n_vars}, of which adata has {adata.n_vars}; "
+            "they cannot be chosen again without the cells that are to be held out. Give hold_out= to "
+            "scgim.pp.prepare, or hold out before genes are removed."
         )
-    return adata.var[slots.keys.genes].to_numpy(dtype=bool)
+    old = slots.genes
+    slots.choose_genes(_in_memory(adata), adata.var_names, slots.arguments)
+    changed = int((slots.genes & ~old).sum())  # type: ignore[operator]
+    if changed:
+        logger.info("genes chosen again%s, without what is held out: %d are new.", slots.where, changed)
+
+
+def _in_memory(adata: AnnData) -> Any:
+    if adata.isbacked:
+        raise ValueError("adata is backed (its X is on disk): load it first with adata = adata.to_memory().")
+    return as_matrix(adata.X)

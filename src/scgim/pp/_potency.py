@@ -10,8 +10,8 @@ from scipy.optimize import least_squares
 
 from .._logging import logger
 from .._validation import listing
-from .design import Design
-from .labels import Part
+from ._design import Design
+from ._labels import Part
 
 # Prior of the curves, all `own`: natural logarithms of what is a positive number.
 _EXPONENT_SD = 0.25  # around 1, shared by all perturbations
@@ -26,34 +26,15 @@ _MANY = 50
 
 
 class Responses(NamedTuple):
-    """Mean responses of the modelled genes to each part, and what the cells' spread makes them uncertain by.
+    """Mean responses of the modelled genes to each part, and what the cells' spread makes them uncertain by."""
 
-    shifts (parts, genes): mean in the condition that has the part alone, minus the control's; NaN where there is none.
-    variance (parts, genes), control (genes,): squared standard errors of the two means.
-    """
-
-    shifts: np.ndarray
-    variance: np.ndarray
-    control: np.ndarray
+    shifts: np.ndarray  # (parts, genes) mean of the condition that has the part alone, minus the control's, or NaN
+    variance: np.ndarray  # (parts, genes) squared standard error of the former mean
+    control: np.ndarray  # (genes,) and of the latter
 
 
 def part_responses(design: Design, genes: np.ndarray, matrix: Any) -> Responses:
-    """Responses of the modelled genes to each part, float32.
-
-    Parameters
-    ----------
-    design
-        The conditions.
-    genes
-        (genes of the matrix,) bool: those that are modelled.
-    matrix
-        (cells, genes) log-normalised or continuous values.
-
-    Raises
-    ------
-    ValueError
-        If there are no control cells.
-    """
+    """Responses of the modelled genes, bool of those of the (cells, genes) matrix, to each part; float32."""
     cells = np.flatnonzero(design.codes >= 0)
     # One format for every input, so that the features do not depend on how the matrix was stored.
     values = sp.csr_matrix(matrix[:, np.flatnonzero(genes)], dtype=np.float64)[cells]
@@ -88,35 +69,9 @@ def fit_potency(
     The size of a response is its projection on the direction in which the perturbation's doses move the cells
     together, less what noise alone gives. Sizes follow `E_p d^n / (k_p^n + d^n)`: one exponent n, maxima E_p near a
     common one, and a half-dose k_p for each perturbation, so that the doses that one perturbation lacks are read from
-    the curves of the others.
-
-    Parameters
-    ----------
-    responses
-        Of each part, see :func:`part_responses`.
-    parts
-        (name, dose) of each row.
-    trained
-        (parts,) bool: the others are not looked at.
-    names
-        Perturbations for which to give a half-dose.
-
-    Returns
-    -------
-    (names,) half-doses in the unit of the doses, and the exponent. A perturbation without cells of its own in
-    training has the median half-dose of the others; where nothing responds, all have the middle of the doses.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scgim.pp.potency import Responses, fit_potency
-    >>> doses = [1.0, 10.0, 100.0, 1000.0]
-    >>> parts = [("A", d) for d in doses] + [("B", d) for d in doses]
-    >>> size = [d / (10 + d) for d in doses] + [d / (100 + d) for d in doses]
-    >>> responses = Responses(np.outer(size, [3.0, -4.0]), np.full((8, 2), 1e-6), np.full(2, 1e-6))
-    >>> half, exponent = fit_potency(responses, parts, np.ones(8, dtype=bool), ["A", "B"])
-    >>> half.round(), round(exponent, 2)
-    (array([ 10., 100.]), 1.0)
+    the curves of the others. Parts that are not `trained`, (parts,) bool, are not looked at. A perturbation without
+    cells of its own in training has the median half-dose of the others; where nothing responds, all have the middle of
+    the doses.
     """
     doses = np.array([dose for _, dose in parts])
     middle = float(np.sqrt(doses.min() * doses.max()))
