@@ -90,11 +90,8 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
         _refuse_missing_control(names, control, perturbation_key, dose_key)
     elif dose_key is not None and control is not None and not np.isin(names, all_controls).any():
         logger.info(
-            "no cell is labelled %r in obs[%r]: the %d cells with dose 0 in obs[%r] are the controls.",
-            all_controls[0],
-            perturbation_key,
-            (cell_codes == 0).sum(),
-            dose_key,
+            f"no cell is labelled {all_controls[0]!r} in obs[{perturbation_key!r}]: the {(cell_codes == 0).sum()} "
+            f"cells with dose 0 in obs[{dose_key!r}] are the controls."
         )
     if dose_key is not None:
         dosed = [
@@ -103,7 +100,7 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
         ]
         ignored = np.array(dosed)[codes].sum()
         if ignored:
-            logger.warning("%d control cells have a dose other than 0 in obs[%r]; it is ignored.", ignored, dose_key)
+            logger.warning(f"{ignored} control cells have a dose other than 0 in obs[{dose_key!r}]; it is ignored.")
     _warn_blanks(column)
     used = {part[0] for parts in index for part in parts}
     _check_spelling(used, [] if control is None else all_controls, names, pieces, perturbation_key)
@@ -244,15 +241,12 @@ def _unique_rows(*columns: np.ndarray) -> tuple[list[tuple[Any, ...]], np.ndarra
 def _refuse_missing_control(names: np.ndarray, control: Any, perturbation_key: str, dose_key: str | None) -> NoReturn:
     labels = sorted({name for name in names if name is not None})
     zero = f", and no cell has dose 0 in adata.obs[{dose_key!r}]" if dose_key is not None else ""
-    if control is None:
-        raise ValueError(
-            f"No control cells: control=None{zero}. Pass the label of the unperturbed cells in "
-            f"adata.obs[{perturbation_key!r}] as control=; the labels are {listing(labels, most=30)}."
-        )
+    column = f"adata.obs[{perturbation_key!r}]"
+    found = "control=None" if control is None else f"control={control!r} is not a label in {column}"
+    hint = "" if control is None else suggestion(control, labels)
     raise ValueError(
-        f"No control cells: control={control!r} is not a label in adata.obs[{perturbation_key!r}]{zero}."
-        f"{suggestion(control, labels)} Pass the label of the unperturbed cells as control=; the labels are "
-        f"{listing(labels, most=30)}."
+        f"No control cells: {found}{zero}.{hint} Pass the label of the unperturbed cells in {column} as control=; the "
+        f"labels are {listing(labels, most=30)}."
     )
 
 
@@ -272,10 +266,9 @@ def _warn_blanks(column: pd.Series) -> None:
     texts = [value for value in pd.unique(column.astype(object)) if isinstance(value, str)]
     several = [same for _, same in sorted(_alike(texts, str.strip).items()) if len(same) > 1]
     if several:
+        shown = "; ".join(listing(sorted(same)) for same in several[:10])
         logger.warning(
-            "adata.obs[%r]: labels that differ in outer blanks only are taken as one: %s.",
-            column.name,
-            "; ".join(listing(sorted(same)) for same in several[:10]),
+            f"adata.obs[{column.name!r}]: labels that differ in outer blanks only are taken as one: {shown}."
         )
 
 
@@ -287,7 +280,7 @@ def _check_spelling(
     perturbation_key: str,
 ) -> None:
     """Refuse perturbations that are the control in another spelling; warn of other labels that look wrong."""
-    used = sorted(perturbations)
+    used, column = sorted(perturbations), f"adata.obs[{perturbation_key!r}]"
     cells: Counter[str] = Counter()
     for label, n in pd.Series(names, dtype=object).value_counts().items():
         cells.update(dict.fromkeys(pieces[str(label)], int(n)))
@@ -300,25 +293,20 @@ def _check_spelling(
         same = alike.get(_plain(control), [])
         if same:
             raise ValueError(
-                f"adata.obs[{perturbation_key!r}] holds {counted(same)} beside the control {control!r}, which "
-                f"differs in case or blanks only. Pass control={[*controls, *same]!r} if all of them are unperturbed, "
-                "or rename one."
+                f"{column} holds {counted(same)} beside the control {control!r}, which differs in case or blanks only. "
+                f"Pass control={[*controls, *same]!r} if all of them are unperturbed, or rename one."
             )
     for same in alike.values():
         if len(same) > 1:
             logger.warning(
-                "adata.obs[%r]: %s differ in case or blanks only, and are taken as different perturbations. Rename "
-                "them if they are one.",
-                perturbation_key,
-                counted(same),
+                f"{column}: {counted(same)} differ in case or blanks only, and are taken as different perturbations. "
+                "Rename them if they are one."
             )
     odd = [name for name in used if _plain(name) in _NO_PERTURBATION]
     if odd:
         logger.warning(
-            "adata.obs[%r]: %s taken as a perturbation each. If those cells have none, set their label to NaN to leave "
-            "them out, or name it in control= if they are unperturbed.",
-            perturbation_key,
-            counted(odd),
+            f"{column}: {counted(odd)} taken as a perturbation each. If those cells have none, set their label to NaN "
+            "to leave them out, or name it in control= if they are unperturbed."
         )
 
 

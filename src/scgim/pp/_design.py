@@ -126,25 +126,18 @@ def _check_sizes(
         )
 
 
-class Absent:
-    """What is to be held out and some group lacks: skipped there, if another group has it."""
+#: What is to be held out and some group lacks -> where, and the error that this would be if no other group had it.
+Absent = dict[str, list[tuple[str, ValueError]]]
 
-    def __init__(self, n_groups: int) -> None:
-        self.n_groups = n_groups
-        self._lacking: dict[str, list[tuple[str, ValueError]]] = {}
 
-    def add(self, label: str, where: str, error: ValueError) -> None:
-        """One group lacks this condition."""
-        self._lacking.setdefault(label, []).append((where, error))
-
-    def check(self) -> None:
-        """After all groups: refuse what every one of them lacks, say what was skipped where."""
-        for found in self._lacking.values():
-            if len(found) == self.n_groups:
-                raise found[0][1]
-        for label, found in self._lacking.items():
-            for where, _ in found:
-                logger.info("hold_out%s: there is no condition %r, so that none is held out for it.", where, label)
+def skip_absent(absent: Absent, n_groups: int) -> None:
+    """Refuse what every group lacks, say what is skipped where."""
+    for found in absent.values():
+        if len(found) == n_groups:
+            raise found[0][1]
+    for label, found in absent.items():
+        for where, _ in found:
+            logger.info(f"hold_out{where}: there is no condition {label!r}, so that none is held out for it.")
 
 
 def split_cells(
@@ -209,7 +202,7 @@ def _held_out(
         except ValueError as error:
             if absent is None:
                 raise
-            absent.add(label, where, error)
+            absent.setdefault(label, []).append((where, error))
             continue
         if rows == [0]:
             raise ValueError(f"hold_out{where}: the control {names[0]!r} cannot be held out; every fit needs it.")

@@ -11,34 +11,16 @@ import numpy as np
 
 from .._validation import listing
 
-#: Unit -> factor to the base unit, and dimension.
+#: Base unit -> factor to it of each unit of its kind.
 _UNITS = {
-    "fM": (1e-6, "molar"),
-    "pM": (1e-3, "molar"),
-    "nM": (1.0, "molar"),
-    "uM": (1e3, "molar"),
-    "mM": (1e6, "molar"),
-    "M": (1e9, "molar"),
-    "pg/ml": (1e-3, "mass"),
-    "ng/ml": (1.0, "mass"),
-    "ug/ml": (1e3, "mass"),
-    "mg/ml": (1e6, "mass"),
-    "g/l": (1e6, "mass"),
-    "mg/l": (1e3, "mass"),
-    "ug/l": (1.0, "mass"),
+    "nM": {"fM": 1e-6, "pM": 1e-3, "nM": 1.0, "uM": 1e3, "mM": 1e6, "M": 1e9},
+    "ng/ml": {"pg/ml": 1e-3, "ng/ml": 1.0, "ug/ml": 1e3, "mg/ml": 1e6, "g/l": 1e6, "mg/l": 1e3, "ug/l": 1.0},
 }
-_BASE = {"molar": "nM", "mass": "ng/ml"}
+_KNOWN = [unit for units in _UNITS.values() for unit in units]
 #: Other spellings, in lower case; `mM` and `M` are told from other units by their case.
-_SPELLINGS = {unit.lower(): unit for unit in _UNITS if unit not in ("mM", "M")} | {
-    "nmol/l": "nM",
-    "umol/l": "uM",
-    "mmol/l": "mM",
-    "mol/l": "M",
-    "nanomolar": "nM",
-    "micromolar": "uM",
-    "millimolar": "mM",
-    "molar": "M",
-}
+_SPELLINGS = {unit.lower(): unit for unit in _KNOWN if unit not in ("mM", "M")}
+_SPELLINGS |= {"nmol/l": "nM", "umol/l": "uM", "mmol/l": "mM", "mol/l": "M"}
+_SPELLINGS |= {"nanomolar": "nM", "micromolar": "uM", "millimolar": "mM", "molar": "M"}
 _MISSING = ("", "nan", "na", "n/a", "<na>", "none", "nat")
 _NUMBER = re.compile(
     r"^([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([A-Za-zµμ%°]+(?:/[A-Za-zµμ]+\d?)?)?$"
@@ -49,7 +31,7 @@ def clean_unit(unit: Any) -> str:
     """One spelling per unit (`µM` and `um` are `uM`); an unknown unit stays as it is."""
     missing = unit is None or (isinstance(unit, float) and math.isnan(unit))
     text = "" if missing else re.sub("[µμ]", "u", str(unit).strip())
-    return text if text in _UNITS else _SPELLINGS.get(text.lower(), text)
+    return text if text in _KNOWN else _SPELLINGS.get(text.lower(), text)
 
 
 def parse_dose(value: Any) -> tuple[float, str]:
@@ -82,34 +64,33 @@ def common_unit(used: dict[str, set[str]], dose_key: str) -> str:
     shown = "; ".join(f"{unit or 'no unit'}: {listing(sorted(names), most=4)}" for unit, names in sorted(used.items()))
     if "" in used:
         raise ValueError(
-            f"dose_key={dose_key!r}: the doses have mixed units, and some have none ({shown}). Give every "
-            "dose its unit ('10 nM'), name a column with the units as dose_unit_key=, or convert them to "
-            "one unit."
+            f"dose_key={dose_key!r}: the doses have mixed units, and some have none ({shown}). Give every dose its "
+            "unit ('10 nM'), name a column with the units as dose_unit_key=, or convert them to one unit."
         )
-    dimensions = {_scale(unit)[1] for unit in used}
-    if len(dimensions) > 1 or "" in dimensions:
+    bases = {_scale(unit)[1] for unit in used}
+    if len(bases) > 1 or "" in bases:
         raise ValueError(
-            f"dose_key={dose_key!r}: the doses have mixed units that cannot be converted into each other "
-            f"({shown}). Convert them to one unit first; known units are pM, nM, uM, mM, M and pg/ml, "
-            "ng/ml, ug/ml, mg/ml."
+            f"dose_key={dose_key!r}: the doses have mixed units that cannot be converted into each other ({shown}). "
+            "Convert them to one unit first; known units are pM, nM, uM, mM, M and pg/ml, ng/ml, ug/ml, mg/ml."
         )
-    return _BASE[dimensions.pop()]
+    return bases.pop()
 
 
 def convert_dose(value: float, unit: str, to: str) -> float:
     """`value` in the unit `to`, to six significant digits; a value without a unit is taken to be in it already."""
     if unit not in ("", to):
-        (factor, dimension), (base, wanted) = _scale(unit), _scale(to)
-        if not dimension or dimension != wanted:
+        (factor, base), (wanted, same) = _scale(unit), _scale(to)
+        if not base or base != same:
             stored = f"in {to}" if to else "without a unit"
             raise ValueError(f"a dose in {unit!r} cannot be used here: the doses were prepared {stored}.")
-        value = value * factor / base
+        value = value * factor / wanted
     return float(f"{value:.6g}")
 
 
 def _scale(unit: str) -> tuple[float, str]:
-    """Factor to the base unit, and the dimension (empty for an unknown unit)."""
-    return _UNITS.get(clean_unit(unit), (1.0, ""))
+    """Factor to the base unit, and that unit; empty for an unknown one."""
+    unit = clean_unit(unit)
+    return next(((units[unit], base) for base, units in _UNITS.items() if unit in units), (1.0, ""))
 
 
 def dose_one_hot(doses: np.ndarray, levels: np.ndarray) -> np.ndarray:

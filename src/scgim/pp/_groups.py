@@ -6,7 +6,7 @@ import importlib.metadata
 import numbers
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _PACKAGES = ("anndata", "numpy", "pandas", "pyro-ppl", "scanpy", "scipy", "torch")
-#: One row of the summary: item, number, detail.
-Row = tuple[str, int, str]
 
 
 @dataclass
@@ -45,11 +43,9 @@ class Group:
     params: dict[str, Any]
     n_vars: int  # genes from which those that are modelled were chosen
     features: np.ndarray | None = None  # (parts, p)
-    summary: pd.DataFrame | None = None
+    summary: dict[str, tuple[int, str]] | None = None  # item -> number, detail
     genes: np.ndarray | None = None  # (genes,) bool
     score: np.ndarray | None = None  # (genes,)
-    cell_rows: list[Row] = field(default_factory=list)
-    gene_rows: list[Row] = field(default_factory=list)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -84,46 +80,35 @@ class Group:
         self.genes, self.score = found.chosen, found.score
         self.read_potency(modelled)
         note = "" if arguments["input"] == "continuous" else f"in at least {arguments['min_cells']} training cells"
-        self.gene_rows = [
-            ("genes", len(var_names), ""),
-            ("genes considered", found.n_expressed, "named by genes=" if _texts(arguments["genes"]) else note),
-            ("genes highly variable", found.n_variable, ""),
-            ("genes modelled", int(found.chosen.sum()), listing(var_names[found.chosen], most=5)),
-        ]
+        self._note(
+            {
+                "genes": (len(var_names), ""),
+                "genes considered": (found.n_expressed, "named by genes=" if _texts(arguments["genes"]) else note),
+                "genes highly variable": (found.n_variable, ""),
+                "genes modelled": (int(found.chosen.sum()), listing(var_names[found.chosen], most=5)),
+            }
+        )
 
-    def summarise(self, n_cells: int) -> None:
-        """What `prepare` found, as one table: columns item, n, detail."""
-        table, (*cells, held_out, features) = self.design.table, self._rows()
-        control, counts = table.iloc[0], table["n_cells"].iloc[1:]
-        rows = [
-            *self.cell_rows,
-            ("cells modelled", int((self.split >= 0).sum()), f"of {n_cells}"),
-            *cells,
-            *self.gene_rows,
-            ("control cells", int(control["n_cells"]), str(control["condition"])),
-            ("conditions", len(table), f"{counts.min()} to {counts.max()} cells in a perturbed one"),
-            held_out,
-            ("parts", len(self.design.parts), plural(self.design.parts["perturbation"].nunique(), "perturbation")),
-            features,
-        ]
-        index = [str(i) for i in range(len(rows))]
-        self.summary = pd.DataFrame(rows, columns=["item", "n", "detail"], index=index)
+    def count(self) -> None:
+        """Bring the summary's rows about splits, conditions and features up to date, behind those that are there."""
+        table, held = self.design.table, self.design.table.query("split == 'test'")["condition"]
+        perturbed = table["n_cells"].iloc[1:]
+        self._note({f"cells: {name}": (int((self.split == i).sum()), "") for i, name in enumerate(SPLITS)})
+        if "genes" not in (self.summary or {}):
+            return
+        self._note(
+            {
+                "control cells": (int(table["n_cells"].iloc[0]), str(table["condition"].iloc[0])),
+                "conditions": (len(table), f"{perturbed.min()} to {perturbed.max()} cells in a perturbed one"),
+                "conditions held out": (len(held), ", ".join(held)),
+                "parts": (len(self.design.parts), plural(self.design.parts["perturbation"].nunique(), "perturbation")),
+                "features per part": (len(self.encoding.feature_names), ""),
+            }
+        )
 
-    def refresh_summary(self) -> None:
-        """Bring the rows about splits, features and (where they were chosen again) genes up to date."""
+    def _note(self, rows: dict[str, tuple[int, str]]) -> None:
         if self.summary is not None:
-            new = {item: (n, detail) for item, n, detail in [*self._rows(), *self.gene_rows]}
-            rows = [(item, *new.get(item, rest)) for item, *rest in self.summary.itertuples(index=False)]
-            self.summary = pd.DataFrame(rows, columns=["item", "n", "detail"], index=self.summary.index)
-
-    def _rows(self) -> list[Row]:
-        """Cells of each split, the conditions held out, the number of features."""
-        held = self.design.table.loc[self.design.table["split"] == "test", "condition"]
-        return [
-            *((f"cells: {name}", int((self.split == i).sum()), "") for i, name in enumerate(SPLITS)),
-            ("conditions held out", len(held), ", ".join(held)),
-            ("features per part", len(self.encoding.feature_names), ""),
-        ]
+            self.summary |= rows
 
     def entries(self) -> dict[str, Any]:
         """What goes to `uns`, in its storable form."""
@@ -137,21 +122,18 @@ class Group:
             "feature_spec": spec,
             "params": self.params,
         }
-        entries |= {} if self.summary is None else {"summary": self.summary}
+        if "genes" in (self.summary or {}):
+            entries["summary"] = self.summary_table()
         return {name: to_storable(value, path=name) for name, value in entries.items()}
+
+    def summary_table(self) -> pd.DataFrame:
+        """What was found: columns item, n, detail."""
+        rows = [(item, *row) for item, row in (self.summary or {}).items()]
+        return pd.DataFrame(rows, columns=["item", "n", "detail"], index=[str(i) for i in range(len(rows))])
 
     def write(self, adata: AnnData, entries: Mapping[str, Any]) -> None:
         """Write every slot; `entries` were made before anything was written."""
-        write_prepared(
-            adata,
-            self.keys,
-            entries,
-            labels=list(self.design.table["condition"]),
-            codes=self.design.codes,
-            split=self.split,
-            genes=self.genes,
-            score=self.score,
-        )
+        write_prepared(adata, self.keys, entries, self.design.codes, self.split, self.genes, self.score)
 
 
 def in_group(keys: Keys) -> str:
@@ -194,7 +176,7 @@ def prepare_cells(
 
     `arguments` of `prepare`; `absent`, where there are several groups: takes what is to be held out and this one lacks.
     """
-    where, least = in_group(keys), arguments["min_cells_per_condition"]
+    where = in_group(keys)
     keep = members & (labels.codes >= 0)
     controls = keep & (labels.codes == 0)
     if not controls.any():
@@ -209,15 +191,17 @@ def prepare_cells(
     split = split_cells(design, adata.obs_names, arguments, labels.notation, where, absent)
     encoding = encoding_of(adata.obs, design, arguments, has_dose=labels.notation["has_dose"])
 
-    found = [("cells", int(members.sum()), "")]
-    found += [(f"cells left out: {why}", int((flags & members).sum()), "") for why, flags in labels.reasons.items()]
+    found = {"cells": (int(members.sum()), "")}
+    found |= {f"cells left out: {why}": (int((flags & members).sum()), "") for why, flags in labels.reasons.items()}
     shallow = keep & ~depth.enough
     if shallow.any():
         what = f"fewer than {arguments['min_counts']} counts" if counts else "all genes zero"
         median = f"median total {np.median(depth.total[keep]):g}"
-        found.append((f"cells left out: {what}", int(shallow.sum()), median))
+        found[f"cells left out: {what}"] = (int(shallow.sum()), median)
     if small.any():
-        found.append(("cells left out: small condition", int(small.sum()), f"fewer than {least} cells"))
+        least = arguments["min_cells_per_condition"]
+        found["cells left out: small condition"] = (int(small.sum()), f"fewer than {least} cells")
+    found["cells modelled"] = (int((split >= 0).sum()), f"of {adata.n_obs}")
     features = arguments["features"]
     stored = arguments | {
         "features": features if isinstance(features, str) else "DataFrame",
@@ -225,8 +209,9 @@ def prepare_cells(
         "control": _as_stored(arguments["control"]),
     }
     params = {"prepare": stored, "versions": _versions(), "target_sum": target_sum}
-    group = Group(keys, design, split, labels.notation, encoding, params, adata.n_vars, cell_rows=found)
+    group = Group(keys, design, split, labels.notation, encoding, params, adata.n_vars, summary=found)
     group.encode()
+    group.count()
     return group
 
 
@@ -267,12 +252,8 @@ def _check_depth(
     lost = 1 - (keep & depth.enough).sum() / keep.sum()
     if lost > 0.5:
         logger.warning(
-            "min_counts=%d leaves out %.0f %% of the cells%s (median total %g); lower it if this is no whole "
-            "transcriptome.",
-            least,
-            100 * lost,
-            where,
-            np.median(total[keep]),
+            f"min_counts={least} leaves out {100 * lost:.0f} % of the cells{where} (median total "
+            f"{np.median(total[keep]):g}); lower it if this is no whole transcriptome."
         )
 
 
@@ -302,7 +283,7 @@ def change_groups(adata: AnnData, key: str, group: str | None, step: Callable[[G
     changed = [_read_group(adata, read_entry(adata, key, name, genes=False)) for name in chosen]
     for slots in changed:
         step(slots)
-        slots.refresh_summary()
+        slots.count()
     entries = [slots.entries() for slots in changed]
     detach(adata)
     for slots, entry in zip(changed, entries, strict=True):
@@ -325,8 +306,9 @@ def _read_group(adata: AnnData, entry: Entry) -> Group:
         params=from_storable(prepared["params"]),
         n_vars=int(prepared["n_vars"]),
         features=entry.features,
-        summary=prepared.get("summary"),
     )
+    if "summary" in prepared:
+        group.summary = {item: (int(n), detail) for item, n, detail in prepared["summary"].itertuples(index=False)}
     if prepared["genes"] is None:
         entry.count_cells(codes)
     else:  # the cells must be those of the first step, or the record would speak of others

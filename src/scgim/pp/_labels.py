@@ -111,22 +111,18 @@ def read_combinations(
     whole = [label for label in several if label not in found]
     unsure = sorted({piece for label in found for piece in found[label]} - single - controls - set(whole))
     if unsure:
+        example = next(label for label, pieces in sorted(found.items()) if unsure[0] in pieces)
+        occur = f"{plural(len(unsure), 'perturbation')} occur{'s' * (len(unsure) == 1)}"
         logger.warning(
-            "combination_sep=%r: %s never alone: %s (%r is in %r). Where such a label is one name, rename it; "
-            "combination_sep=None takes every label as one.",
-            separator,
-            f"{plural(len(unsure), 'perturbation')} occur{'s' * (len(unsure) == 1)}",
-            listing(unsure),
-            unsure[0],
-            next(label for label, pieces in sorted(found.items()) if unsure[0] in pieces),
+            f"combination_sep={separator!r}: {occur} never alone: {listing(unsure)} ({unsure[0]!r} is in {example!r}). "
+            "Where such a label is one name, rename it; combination_sep=None takes every label as one."
         )
     if whole:
         logger.warning(
-            "combination_sep=%r: %s taken as one perturbation each, since nothing tells that their parts are "
-            "perturbations. If no label is a combination, pass combination_sep=None. If these are, write '||' between "
-            "their parts and pass combination_sep='||': a separator of several characters always separates.",
-            separator,
-            listing(sorted(whole)),
+            f"combination_sep={separator!r}: {listing(sorted(whole))} taken as one perturbation each, since nothing "
+            "tells that their parts are perturbations. If no label is a combination, pass combination_sep=None. If "
+            "these are, write '||' between their parts and pass combination_sep='||': a separator of several "
+            "characters always separates."
         )
     return {label: found.get(label, [label] if label in several else read[label]) for label in read}
 

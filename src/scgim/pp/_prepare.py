@@ -16,7 +16,7 @@ from .._rng import RngLike, as_generator, draw_seed
 from .._validation import check_anndata, check_choice, check_fraction, check_int, listing, require_column
 from ..slots import clear, detach, refuse_foreign
 from ._conditions import label_cells
-from ._design import Absent
+from ._design import Absent, skip_absent
 from ._encodings import DOSE_KINDS, KINDS
 from ._expression import check_genes, measure_depth, normalise, read_matrix
 from ._groups import Group, prepare_cells, split_groups
@@ -209,14 +209,13 @@ def prepare(
     matrix = read_matrix(adata, layer, input)
     depth, arguments["min_counts"] = measure_depth(matrix, input, min_counts, labels.codes >= 0)
     groups = split_groups(adata.obs, arguments["groupby"])
-    absent = None if groupby is None else Absent(len(groups))
+    absent: Absent | None = None if groupby is None else {}
     refuse_foreign(adata, key_added, [name for name, _ in groups], named_columns(arguments))
     prepared = [
         prepare_cells(adata, labels, members, depth, Keys(key_added, name), arguments, absent)
         for name, members in groups
     ]
-    if absent is not None:
-        absent.check()
+    skip_absent(absent or {}, len(groups))
     modelled = matrix
     if input == "counts":
         blocks = [
@@ -229,7 +228,7 @@ def prepare(
         modelled = normalise(matrix, blocks)
     for group in prepared:
         group.choose_genes(modelled, adata.var_names, arguments)
-        group.summarise(adata.n_obs)
+        group.count()
     entries = [group.entries() for group in prepared]
 
     # Nothing was written so far; from here on nothing can fail.
@@ -255,8 +254,7 @@ def _report(prepared: list[Group], seconds: float) -> pd.DataFrame:
     """Log the summaries and what was written where; returns them as one table."""
     tables = []
     for group in prepared:
-        keys, table = group.keys, group.summary
-        assert table is not None
+        keys, table = group.keys, group.summary_table()
         lines = "\n".join(f"  {item:<44} {n:>8}  {detail}" for item, n, detail in table.itertuples(index=False))
         logger.info("prepared%s:\n%s", group.where, lines)
         slots = (keys.condition, keys.split, keys.genes, keys.score, keys.uns)

@@ -15,7 +15,7 @@ from .._rng import RngLike
 from .._validation import check_anndata, check_fraction, check_values
 from ..slots import clear, detach, groups_of, refuse_foreign
 from ._conditions import label_cells
-from ._design import Absent, split_cells
+from ._design import Absent, skip_absent, split_cells
 from ._expression import Depth, as_matrix
 from ._groups import Group, change_groups, encoding_of, prepare_cells
 from ._prepare import check_arguments, check_features, check_fractions, named_columns, prepare, stored_seed
@@ -270,7 +270,7 @@ def hold_out(
     if test_fraction is not None:
         test_fraction = check_fraction(test_fraction, "test_fraction")
     groups = None if group is not None else groups_of(adata, key)
-    absent = None if groups is None else Absent(len(groups))
+    absent: Absent | None = None if groups is None else {}
 
     def step(slots: Group) -> None:
         slots.arguments["hold_out"] = hold_out
@@ -278,8 +278,8 @@ def hold_out(
             slots.arguments["test_fraction"] = test_fraction
         check_fractions(slots.arguments["valid_fraction"], slots.arguments["test_fraction"])
         slots.split = split_cells(slots.design, adata.obs_names, slots.arguments, slots.notation, slots.where, absent)
-        if absent is not None and groups and slots.keys.group == groups[-1]:
-            absent.check()
+        if groups and slots.keys.group == groups[-1]:
+            skip_absent(absent or {}, len(groups))
         if slots.encoding.kind != "potency" or slots.genes is None:
             slots.encode()
         if slots.genes is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,8 +36,6 @@ def write_prepared(
     adata: AnnData,
     keys: Keys,
     uns: Mapping[str, Any],
-    *,
-    labels: Sequence[str],
     codes: np.ndarray,
     split: np.ndarray,
     genes: np.ndarray | None,
@@ -53,14 +51,13 @@ def write_prepared(
         Slot names of the group.
     uns
         Entries of `uns`, in their storable form.
-    labels
-        Of the conditions.
     codes, split
-        (cells,) index into `labels` and into `SPLITS`; -1 for cells that are not modelled.
+        (cells,) row of the table of conditions, and index into `SPLITS`; -1 for cells that are not modelled.
     genes, score
         (genes,) bool: the modelled genes, and their marker scores; None where they are not chosen yet.
     """
-    adata.obs[keys.condition] = pd.Categorical.from_codes(codes, categories=list(labels))
+    labels = uns["conditions"]["condition"].tolist()
+    adata.obs[keys.condition] = pd.Categorical.from_codes(codes, categories=labels)
     adata.obs[keys.split] = pd.Categorical.from_codes(split, categories=list(SPLITS))
     names = cells = None
     if genes is not None:
