@@ -13,8 +13,8 @@ from anndata import AnnData
 import scgim
 from scgim._storage import to_storable
 from scgim.pp import featurize
+from scgim.pp._doses import Responses, _sizes, fit_potency
 from scgim.pp._encodings import new_encoding
-from scgim.pp._potency import Responses, _sizes, fit_potency
 
 DOSES = (10.0, 100.0, 1_000.0, 10_000.0)
 HALF = {"Potent": 30.0, "Middle": 300.0, "Weak": 3_000.0}

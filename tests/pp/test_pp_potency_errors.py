@@ -8,8 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from scgim.pp._design import Design
-from scgim.pp._doses import hill_curves
-from scgim.pp._potency import Responses, _sizes, fit_potency, part_responses
+from scgim.pp._doses import Responses, _sizes, fit_potency, hill_curves, part_responses
 
 DOSES = (10.0, 100.0, 1_000.0, 10_000.0)
 PARTS = [(name, dose) for name in ("A", "B") for dose in DOSES]

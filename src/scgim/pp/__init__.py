@@ -5,12 +5,4 @@ from ._labels import parse_perturbations
 from ._prepare import prepare
 from ._steps import conditions, features, hold_out, select_markers
 
-__all__ = [
-    "conditions",
-    "features",
-    "featurize",
-    "hold_out",
-    "parse_perturbations",
-    "prepare",
-    "select_markers",
-]
+__all__ = ["conditions", "features", "featurize", "hold_out", "parse_perturbations", "prepare", "select_markers"]

@@ -73,9 +73,12 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
     pieces = read_combinations(
         sorted({n for n in names if n is not None}), separator, controls, {*named, *_with_own_doses(kinds, separator)}
     )
-    read = _Reader(dose_key, controls, separator, pieces)
-    parsed = [read(*kind) for kind in kinds]
-    unit = common_unit(read.units, dose_key or "")
+    parsed = [_read_kind(kind, dose_key, controls, separator, pieces) for kind in kinds]
+    used_units: dict[str, set[str]] = {}
+    for found in parsed:
+        for name, _, used in found if isinstance(found, list) else []:
+            used_units.setdefault(used, set()).add(name)
+    unit = common_unit(used_units, dose_key or "")
 
     # Codes of conditions, with one order and one unit for the parts of each.
     index: dict[tuple[Part, ...], int] = {(): 0}
@@ -102,8 +105,8 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
         if ignored:
             logger.warning(f"{ignored} control cells have a dose other than 0 in obs[{dose_key!r}]; it is ignored.")
     _warn_blanks(column)
-    used = {part[0] for parts in index for part in parts}
-    _check_spelling(used, [] if control is None else all_controls, names, pieces, perturbation_key)
+    perturbations = {name for parts in index for name, _ in parts}
+    _check_spelling(perturbations, [] if control is None else all_controls, names, pieces, perturbation_key)
     _refuse_ambiguous(list(index), all_controls[0])
     notation = {"control": all_controls[0], "combination_sep": separator}
     notation |= {"has_dose": dose_key is not None, "dose_unit": unit}
@@ -150,58 +153,55 @@ def _control_labels(control: Any, names: np.ndarray, column: pd.Series) -> list[
     return controls
 
 
-class _Reader:
-    """Reads one (label, dose, unit), remembering which units were used by what."""
-
-    def __init__(
-        self, dose_key: str | None, controls: set[str], separator: str | None, pieces: dict[str, list[str]]
-    ) -> None:
-        self.dose_key, self.controls, self.separator, self.pieces = dose_key, controls, separator, pieces
-        self.units: dict[str, set[str]] = {}
-
-    def __call__(self, label: str | None, dose: Any, unit: str | None) -> str | list[tuple[str, float, str]]:
-        """The parts (name, dose, unit) of one kind of cell, or the reason for leaving it out."""
-        if label is None:
-            return _NO_LABEL
-        pieces = self.pieces[label]
-        if self.controls.issuperset(pieces):
-            return []
-        if self.dose_key is None:
-            return [(piece, math.nan, "") for piece in pieces if piece not in self.controls]
-        parts, given = [], clean_unit(unit)
-        for piece, (value, own_unit) in zip(pieces, self._doses(label, dose, len(pieces)), strict=True):
-            if piece in self.controls or value == 0:
+def _read_kind(
+    kind: tuple[Any, ...],
+    dose_key: str | None,
+    controls: set[str],
+    separator: str | None,
+    pieces_of: Mapping[str, list[str]],
+) -> str | list[tuple[str, float, str]]:
+    """The parts (name, dose, unit) of one kind of cell (label, dose, unit), or the reason for leaving it out."""
+    label, dose, unit = kind
+    if label is None:
+        return _NO_LABEL
+    pieces = pieces_of[label]
+    if controls.issuperset(pieces):
+        return []
+    if dose_key is None:
+        return [(piece, math.nan, "") for piece in pieces if piece not in controls]
+    parts, given = [], clean_unit(unit)
+    try:
+        for piece, (value, own_unit) in zip(pieces, _doses(dose, len(pieces), separator), strict=True):
+            if piece in controls or value == 0:
                 continue
             if math.isnan(value):
                 return _NO_DOSE
             if not math.isfinite(value) or value < 0:
-                self._refuse(label, dose, "a dose must be finite and not negative")
+                raise ValueError("a dose must be finite and not negative")
             if own_unit and given and own_unit != given:
-                self._refuse(label, dose, f"its unit differs from the one in the column of units ({given})")
+                raise ValueError(f"its unit differs from the one in the column of units ({given})")
             parts.append((piece, value, own_unit or given))
-        for piece, _, used in parts:
-            self.units.setdefault(used, set()).add(piece)
-        return parts
-
-    def _doses(self, label: str, dose: Any, n: int) -> list[tuple[float, str]]:
-        """One dose per piece: a single one serves all of them, `10+100` gives each its own."""
-        try:
-            return [parse_dose(dose)] * n
-        except ValueError:
-            texts = str(dose).split(self.separator) if self.separator else []
-            if n == 1 or len(texts) != n:
-                self._refuse(label, dose, "it is not a number, nor a number with a unit such as '10 nM'")
-        try:
-            return [parse_dose(text) for text in texts]
-        except ValueError:
-            self._refuse(label, dose, "not all of its doses are numbers, or numbers with a unit")
-
-    def _refuse(self, label: str, dose: Any, why: str) -> NoReturn:
+    except ValueError as why:
         shown = repr(dose) if isinstance(dose, str) else str(dose)
         raise ValueError(
-            f"dose_key={self.dose_key!r}: {shown} (perturbation {label!r}) cannot be used: {why}. Correct "
-            f"adata.obs[{self.dose_key!r}], or set it to NaN to leave those cells out."
-        )
+            f"dose_key={dose_key!r}: {shown} (perturbation {label!r}) cannot be used: {why}. Correct "
+            f"adata.obs[{dose_key!r}], or set it to NaN to leave those cells out."
+        ) from why
+    return parts
+
+
+def _doses(dose: Any, n: int, separator: str | None) -> list[tuple[float, str]]:
+    """One dose per piece: a single one serves all of them, `10+100` gives each its own."""
+    try:
+        return [parse_dose(dose)] * n
+    except ValueError as error:
+        texts = str(dose).split(separator) if separator else []
+        if n == 1 or len(texts) != n:
+            raise ValueError("it is not a number, nor a number with a unit such as '10 nM'") from error
+    try:
+        return [parse_dose(text) for text in texts]
+    except ValueError as error:
+        raise ValueError("not all of its doses are numbers, or numbers with a unit") from error
 
 
 def _is_nonzero(dose: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,20 @@ def morgan_bits(smiles: Mapping[str, Any], *, radius: int, n_bits: int) -> np.nd
     return np.asarray([generator.GetFingerprintAsNumPy(m) for m in molecules.values()], dtype=np.float32)
 
 
+def new_fingerprints(new: list[str], known: list[str], user_features: Any, *, radius: int, n_bits: int) -> np.ndarray:
+    """Fingerprints of drugs that `prepare` did not see, from the user's SMILES by name."""
+    if isinstance(user_features, pd.DataFrame):
+        raise TypeError("user_features must be a dict of SMILES by name here (fingerprints), got a DataFrame.")
+    smiles = user_features or {}
+    missing = [name for name in new if name not in smiles]
+    if missing:
+        raise ValueError(
+            f"{listing(missing)} was not seen by prepare, and its SMILES is not known. Pass it as "
+            f"user_features={{{missing[0]!r}: SMILES}}. Known are {listing(known, most=30)}."
+        )
+    return morgan_bits({name: smiles[name] for name in new}, radius=radius, n_bits=n_bits)
+
+
 def table_rows(frame: pd.DataFrame, parts: list[Part]) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     """How a user's table is indexed (by part or perturbation), and the rows, columns and numbers that parts need."""
     if not frame.index.is_unique or not frame.columns.is_unique:
@@ -74,11 +88,38 @@ def table_rows(frame: pd.DataFrame, parts: list[Part]) -> tuple[str, np.ndarray,
             f"({listing(sorted(names), most=3)}) or by part ({listing(labels, most=3)}), and give every one a row."
         )
     columns = np.array([str(column) for column in frame.columns], dtype=object)
-    matrix = numeric_rows(frame.iloc[[index.index(name) for name in wanted]], wanted)
+    matrix = _numeric(frame.iloc[[index.index(name) for name in wanted]], wanted)
     return by, np.array(wanted, dtype=object), columns, matrix
 
 
-def numeric_rows(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
+def new_table_rows(new: list[str], columns: list[str], user_features: Any) -> np.ndarray:
+    """Rows that the table given to `prepare` lacks, from the user's table."""
+    if not isinstance(user_features, pd.DataFrame):
+        raise ValueError(
+            f"{listing(new)} has no row in the features given to prepare. Pass user_features=, a "
+            f"DataFrame with its row and the columns {listing(columns, most=5)}."
+        )
+    given = user_features.rename(index=str, columns=str)
+    lacking = [*(set(new) - set(given.index)), *(set(columns) - set(given.columns))]
+    if lacking or not given.index.is_unique or not given.columns.is_unique:
+        raise ValueError(
+            f"user_features: rows or columns are missing or occur twice ({listing(sorted(lacking))}). It needs "
+            f"one row for each of {listing(new)} and the columns {listing(columns, most=5)}."
+        )
+    return _numeric(given.loc[new, columns], new)
+
+
+def look_up(
+    wanted: list[str], names: Iterable[str], matrix: np.ndarray, of_new: Callable[[list[str], list[str]], np.ndarray]
+) -> np.ndarray:
+    """Rows of a matrix by name; `of_new` makes those of names that it lacks, given these and the known names."""
+    known = [str(name) for name in names]
+    new = sorted(set(wanted) - set(known))
+    rows = np.vstack([matrix, of_new(new, known)]) if new else matrix
+    return rows[pd.Index([*known, *new], dtype=object).get_indexer(wanted)]
+
+
+def _numeric(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
     """The table as float32; refuses text and what is missing or infinite."""
     text = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
     if text:

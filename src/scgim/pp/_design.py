@@ -86,8 +86,7 @@ def build_design(
         index=names,
     )
     part_table = pd.DataFrame(
-        {"part": list(at), "perturbation": [p[0] for p in parts], "dose": [float(p[1]) for p in parts]},
-        index=list(at),
+        {"part": list(at), "perturbation": [p[0] for p in parts], "dose": [float(p[1]) for p in parts]}, index=list(at)
     )
     row_of = np.full(len(labels.conditions) + 1, -1)
     row_of[order] = np.arange(len(order))

@@ -13,10 +13,9 @@ import pandas as pd
 from .._logging import logger
 from .._storage import from_storable
 from .._validation import listing, suggestion
-from ._descriptors import morgan_bits, numeric_rows, table_rows
-from ._doses import dose_one_hot, hill_curves, rescaled_dose
+from ._descriptors import look_up, morgan_bits, new_fingerprints, new_table_rows, table_rows
+from ._doses import Responses, dose_one_hot, fit_potency, hill_curves, rescaled_dose
 from ._labels import Part, part_label
-from ._potency import Responses, fit_potency
 
 
 def _empty() -> np.ndarray:
@@ -44,22 +43,21 @@ class Encoding:
         """What no choice of held-out conditions changes; `given`: a DataFrame, or the SMILES of the perturbations."""
 
     def train(self, parts: list[Part], trained: np.ndarray, alone: np.ndarray) -> None:
-        """What depends on which parts are trained on, as in `fit`."""
+        """What depends on which parts are trained on; the arguments are those of `fit`."""
 
     def block_names(self) -> list[str]:
         """Names of the features in `block`."""
         raise NotImplementedError
 
-    def block(self, parts: list[Part], user_features: Any) -> np.ndarray:
+    def block(self, names: list[str], doses: np.ndarray, user_features: Any) -> np.ndarray:
         """(parts, features) of the perturbation, whatever follows for the dose."""
         raise NotImplementedError
 
     def fit(self, parts: list[Part], trained: np.ndarray, alone: np.ndarray | None = None) -> None:
         """Fix everything that depends on which parts are trained on.
 
-        The doses of the one-hot code are those of training: a dose that is held out altogether is interpolated like
-        any other dose never seen, instead of having a column whose weights nothing has trained. `trained`, (parts,)
-        bool: the part occurs in a training condition; `alone`: the condition that has it alone is one (None: the same).
+        `trained`, (parts,) bool: the part occurs in a training condition; `alone`: in one that has it alone (None: the
+        same). A dose that is held out altogether is interpolated like any other: its column would have no training.
         """
         doses = [dose for (_, dose), use in zip(parts, trained, strict=True) if use and self.has_dose]
         self.dose_levels = np.unique(np.array(doses, dtype=float))
@@ -73,17 +71,16 @@ class Encoding:
 
     def transform(self, parts: list[Part], user_features: Any = None) -> np.ndarray:
         """(parts, p) float32 features of any parts, see `featurize`."""
-        parts = [(str(name), float(dose)) for name, dose in parts]
-        doses = np.array([dose for _, dose in parts], dtype=float)
+        names, doses = [str(name) for name, _ in parts], np.array([dose for _, dose in parts], dtype=float)
         if self.has_dose:
-            bad = [name for name, dose in parts if not (math.isfinite(dose) and dose > 0)]
+            bad = [name for name, dose in zip(names, doses, strict=True) if not (math.isfinite(dose) and dose > 0)]
             if bad:
                 raise ValueError(f"These perturbations need a dose that is positive and finite: {listing(bad)}.")
         elif not np.isnan(doses).all():
             raise ValueError(
                 "The data were prepared without doses (dose_key=None): leave the dose out, or set it to NaN."
             )
-        blocks = [self.block(parts, user_features)]
+        blocks = [self.block(names, doses, user_features)]
         if self.dose_one_hot:
             blocks.append(dose_one_hot(doses, np.asarray(self.dose_levels, dtype=float)))
         if self.rescaled_dose:
@@ -102,10 +99,10 @@ class Encoding:
         kind = ENCODINGS[spec["kind"]]
         return kind(**{f.name: spec[f.name] for f in fields(kind) if f.name in spec})
 
-    def _one_hot(self, parts: list[Part]) -> np.ndarray:
+    def _one_hot(self, names: list[str]) -> np.ndarray:
         """(parts, perturbations) 0/1; refuses perturbations that `prepare` did not see."""
         known = list(map(str, self.perturbations))
-        unknown = sorted({name for name, _ in parts} - set(known))
+        unknown = sorted(set(names) - set(known))
         if unknown:
             raise ValueError(
                 f"{listing(unknown)} was not seen by prepare, and one-hot features (features={self.kind!r}) say "
@@ -113,7 +110,7 @@ class Encoding:
                 f"{listing(known, most=30)}. For new drugs run "
                 'prepare with features="fingerprint" (SMILES in obs) or with a DataFrame of features.'
             )
-        return np.eye(len(known))[pd.Index(known).get_indexer([name for name, _ in parts])]
+        return np.eye(len(known))[pd.Index(known).get_indexer(names)]
 
     def _is_trained(self, parts: list[Part], trained: np.ndarray) -> np.ndarray:
         """(perturbations,) bool"""
@@ -137,8 +134,8 @@ class OneHot(Encoding):
     def block_names(self) -> list[str]:
         return [f"perturbation={name}" for name in self.perturbations]
 
-    def block(self, parts: list[Part], user_features: Any) -> np.ndarray:
-        return self._one_hot(parts)
+    def block(self, names: list[str], doses: np.ndarray, user_features: Any) -> np.ndarray:
+        return self._one_hot(names)
 
 
 @dataclass(kw_only=True)
@@ -154,9 +151,9 @@ class Hill(Encoding):
     def block_names(self) -> list[str]:
         return [f"perturbation={name}:hill_{k:g}" for name in self.perturbations for k in self.half_doses]
 
-    def block(self, parts: list[Part], user_features: Any) -> np.ndarray:
-        curves = hill_curves(np.array([dose for _, dose in parts]), np.asarray(self.half_doses, dtype=float))
-        return (self._one_hot(parts)[:, :, None] * curves[:, None, :]).reshape(len(parts), -1)
+    def block(self, names: list[str], doses: np.ndarray, user_features: Any) -> np.ndarray:
+        curves = hill_curves(doses, np.asarray(self.half_doses, dtype=float))
+        return (self._one_hot(names)[:, :, None] * curves[:, None, :]).reshape(len(names), -1)
 
 
 @dataclass(kw_only=True)
@@ -180,36 +177,20 @@ class Potency(Encoding):
         own = [f"perturbation={name}:activity" for name in self.perturbations]
         return [*own, *(f"activity_{multiple:g}" for multiple in self.multiples)]
 
-    def block(self, parts: list[Part], user_features: Any) -> np.ndarray:
-        one_hot = self._one_hot(parts)
+    def block(self, names: list[str], doses: np.ndarray, user_features: Any) -> np.ndarray:
+        one_hot = self._one_hot(names)
         half = np.asarray(self.half_doses, dtype=float)[one_hot.argmax(axis=1), None] * self.multiples
-        curves = hill_curves(np.array([dose for _, dose in parts]), half, float(self.exponent))
+        curves = hill_curves(doses, half, float(self.exponent))
         return np.hstack([one_hot * curves[:, [1]], curves])
 
 
 @dataclass(kw_only=True)
-class Described(Encoding):
-    """Rows of numbers for what is known; the user gives those of what is new."""
-
-    matrix: np.ndarray = field(default_factory=_empty)  # (rows, columns)
-
-    def _rows(self, wanted: list[str], names: np.ndarray, user_features: Any) -> np.ndarray:
-        known = {str(name): row for name, row in zip(names, self.matrix, strict=True)}
-        new = sorted(set(wanted) - set(known))
-        if new:
-            known |= dict(zip(new, self._new_rows(new, user_features), strict=True))
-        return np.stack([known[name] for name in wanted])
-
-    def _new_rows(self, new: list[str], user_features: Any) -> np.ndarray:
-        raise NotImplementedError
-
-
-@dataclass(kw_only=True)
-class Fingerprint(Described):
+class Fingerprint(Encoding):
     """Morgan fingerprint instead of the one-hot perturbation (own; extra `chem`)."""
 
     smiles: np.ndarray = field(default_factory=_empty)  # (perturbations,)
     fingerprint: dict[str, int] = field(default_factory=lambda: {"radius": 2, "n_bits": 1024})
+    matrix: np.ndarray = field(default_factory=_empty)  # (perturbations, bits)
     bits: np.ndarray = field(default_factory=_empty)  # those that vary in training; nothing trains others
 
     def begin(self, parts: list[Part], given: Any) -> None:
@@ -229,30 +210,24 @@ class Fingerprint(Described):
     def block_names(self) -> list[str]:
         return [f"morgan_{bit}" for bit in self.bits]
 
-    def block(self, parts: list[Part], user_features: Any) -> np.ndarray:
-        return self._rows([name for name, _ in parts], self.perturbations, user_features)[:, self.bits]
-
-    def _new_rows(self, new: list[str], user_features: Any) -> np.ndarray:
-        if isinstance(user_features, pd.DataFrame):
-            raise TypeError("user_features must be a dict of SMILES by name here (fingerprints), got a DataFrame.")
-        smiles = user_features or {}
-        missing = [name for name in new if name not in smiles]
-        if missing:
-            raise ValueError(
-                f"{listing(missing)} was not seen by prepare, and its SMILES is not known. Pass it as "
-                f"user_features={{{missing[0]!r}: SMILES}}. Known are {listing(map(str, self.perturbations), most=30)}."
-            )
+    def block(self, names: list[str], doses: np.ndarray, user_features: Any) -> np.ndarray:
         size = {name: int(value) for name, value in self.fingerprint.items()}
-        return morgan_bits({name: smiles[name] for name in new}, **size)
+        return look_up(
+            names,
+            self.perturbations,
+            self.matrix,
+            lambda new, known: new_fingerprints(new, known, user_features, **size),
+        )[:, self.bits]
 
 
 @dataclass(kw_only=True)
-class Table(Described):
+class Table(Encoding):
     """A user's matrix, by perturbation or by part."""
 
     by: str = "perturbation"
     rows: np.ndarray = field(default_factory=_empty)
     columns: np.ndarray = field(default_factory=_empty)
+    matrix: np.ndarray = field(default_factory=_empty)  # (rows, columns)
 
     def begin(self, parts: list[Part], given: Any) -> None:
         self.by, self.rows, self.columns, self.matrix = table_rows(given, parts)
@@ -260,25 +235,10 @@ class Table(Described):
     def block_names(self) -> list[str]:
         return [str(column) for column in self.columns]
 
-    def block(self, parts: list[Part], user_features: Any) -> np.ndarray:
-        wanted = [part_label(*part) if self.by == "part" else part[0] for part in parts]
-        return self._rows(wanted, self.rows, user_features)
-
-    def _new_rows(self, new: list[str], user_features: Any) -> np.ndarray:
+    def block(self, names: list[str], doses: np.ndarray, user_features: Any) -> np.ndarray:
+        wanted = [part_label(*part) for part in zip(names, doses, strict=True)] if self.by == "part" else names
         columns = self.block_names()
-        if not isinstance(user_features, pd.DataFrame):
-            raise ValueError(
-                f"{listing(new)} has no row in the features given to prepare. Pass user_features=, a "
-                f"DataFrame with its row and the columns {listing(columns, most=5)}."
-            )
-        given = user_features.rename(index=str, columns=str)
-        lacking = [*(set(new) - set(given.index)), *(set(columns) - set(given.columns))]
-        if lacking or not given.index.is_unique or not given.columns.is_unique:
-            raise ValueError(
-                f"user_features: rows or columns are missing or occur twice ({listing(sorted(lacking))}). It needs "
-                f"one row for each of {listing(new)} and the columns {listing(columns, most=5)}."
-            )
-        return numeric_rows(given.loc[new, columns], new)
+        return look_up(wanted, self.rows, self.matrix, lambda new, _: new_table_rows(new, columns, user_features))
 
 
 #: Kind -> its class. `"auto"`, `"onehot"` and `"rescaled"` differ in the columns of the dose only.

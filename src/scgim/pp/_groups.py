@@ -21,9 +21,9 @@ from ..slots import SPLITS, Entry, detach, drop_fit, groups_of, read_entry, writ
 from ._conditions import CellLabels, text_labels
 from ._descriptors import smiles_of_perturbations
 from ._design import Absent, Design, build_design, split_cells
+from ._doses import part_responses
 from ._encodings import Encoding, Potency, new_encoding
 from ._expression import Depth, choose_markers, take_rows
-from ._potency import part_responses
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -226,12 +226,7 @@ def encoding_of(obs: pd.DataFrame, design: Design, arguments: Mapping[str, Any],
 
 
 def _check_depth(
-    cells: pd.Index,
-    depth: Depth,
-    keep: np.ndarray,
-    controls: np.ndarray,
-    arguments: Mapping[str, Any],
-    where: str,
+    cells: pd.Index, depth: Depth, keep: np.ndarray, controls: np.ndarray, arguments: Mapping[str, Any], where: str
 ) -> None:
     """Refuse a filter that leaves no control, or keeps empty cells; warn where it takes most cells."""
     total, least = depth.total, arguments["min_counts"]

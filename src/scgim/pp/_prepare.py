@@ -80,15 +80,13 @@ def prepare(
         Cells x genes; `X` dense, CSR, CSC, backed (with `copy=True`), Dask (loaded into memory) or a view
         (which becomes an AnnData of its own).
     perturbation_key
-        Column of `obs` with the perturbation of each cell: text or numbers, without outer blanks. `"A+B"` is a
-        combination (see `combination_sep`); `"B+A"` is the same condition, and is called `"A+B"` too. Cells without a
-        label are left out. Labels that differ in case only, and those that name no perturbation ("unassigned"), are
-        warned of.
+        Column of `obs` with the perturbation of each cell: text or numbers. `"A+B"` is a combination (see
+        `combination_sep`); `"B+A"` is the same condition, and is called `"A+B"` too. Cells without a label are left
+        out. Labels that differ in case only, and those that name no perturbation ("unassigned"), are warned of.
     dose_key
-        Column of `obs` with doses: numbers, or text such as `"10 nM"`. A dose of 0 means control. Doses in
-        one unit are kept in it; where units differ, all are converted to nM (or ng/ml). In a combination,
-        one dose serves all its perturbations, and `"10+100"` gives each its own. Doses are kept to six
-        significant digits. None: there are no doses.
+        Column of `obs` with doses: numbers, or text such as `"10 nM"`, to six significant digits. A dose of 0 means
+        control. Where units differ, all are converted to nM (or ng/ml). In a combination, one dose serves all its
+        perturbations, and `"10+100"` gives each its own. None: there are no doses.
     dose_unit_key
         Column of `obs` with the unit of each dose, for doses that are numbers.
     control
@@ -124,8 +122,8 @@ def prepare(
         None: choose them as above, without genes that are zero in every control cell. `"all"`: all genes in at least
         `min_cells` cells, without the same. A list: these genes.
     hold_out
-        Conditions that are not trained on; see `hold_out`. Their cells have no influence on the choice of
-        genes. What one of several groups lacks is skipped there.
+        Conditions that are not trained on, nor used to choose genes; see `hold_out`. What one of several groups lacks
+        is skipped there.
     min_counts
         Fewest counts per cell. `"auto"`: 200, as in the paper; where at most 2,000 genes were measured, a quarter of
         the cells' median, at most 200 (own). The summary tells what was used.
@@ -161,13 +159,10 @@ def prepare(
 
     Returns
     -------
-    None; with `copy` the new AnnData, with `return_summary` the summary, with both a pair of them. Written
-    are
+    None; with `copy` the new AnnData, with `return_summary` the summary, with both a pair of them. Written are
 
-    - `X` (cells, genes): log1p of normalised counts, and `layers["counts"]`: the counts (for
-      `input="counts"`).
-    - `obs["gim_condition"]`, `obs["gim_split"]` (train / valid / test): categories, missing for cells left
-      out.
+    - `X` (cells, genes): log1p of normalised counts, and `layers["counts"]`: the counts (`input="counts"`).
+    - `obs["gim_condition"]`, `obs["gim_split"]` (train / valid / test): categories, missing for cells left out.
     - `var["gim"]`: bool, the gene is modelled. `var["gim_score"]`: its score, NaN where none was computed.
     - `uns["gim"]`: `conditions`, `parts` (tables), `membership` (conditions, parts), `features` (parts, p),
       `feature_names`, `feature_spec`, `params`, `summary`, `format`.

@@ -214,12 +214,7 @@ def features(
 
 @undisturbed()
 def hold_out(
-    adata: AnnData,
-    *,
-    hold_out: Any,
-    test_fraction: float | None = None,
-    key: str = "gim",
-    group: str | None = None,
+    adata: AnnData, *, hold_out: Any, test_fraction: float | None = None, key: str = "gim", group: str | None = None
 ) -> None:
     """Choose what is not trained on, in place of any chosen earlier, and redo what depends on it.
 
