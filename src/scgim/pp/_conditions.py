@@ -243,9 +243,9 @@ def _refuse_missing_control(names: np.ndarray, control: Any, perturbation_key: s
     zero = f", and no cell has dose 0 in adata.obs[{dose_key!r}]" if dose_key is not None else ""
     column = f"adata.obs[{perturbation_key!r}]"
     found = "control=None" if control is None else f"control={control!r} is not a label in {column}"
-    hint = "" if control is None else suggestion(control, labels)
+    hint, place = ("", f" in {column}") if control is None else (suggestion(control, labels), "")
     raise ValueError(
-        f"No control cells: {found}{zero}.{hint} Pass the label of the unperturbed cells in {column} as control=; the "
+        f"No control cells: {found}{zero}.{hint} Pass the label of the unperturbed cells{place} as control=; the "
         f"labels are {listing(labels, most=30)}."
     )
 

@@ -53,14 +53,7 @@ def clean_unit(unit: Any) -> str:
 
 
 def parse_dose(value: Any) -> tuple[float, str]:
-    """Number and unit (empty: none given) of one dose, a number or text such as `10 nM` or `1e3`; NaN where missing.
-
-    Examples
-    --------
-    >>> from scgim.pp._doses import parse_dose
-    >>> parse_dose("0.01 µM"), parse_dose("10,000 nM")
-    ((0.01, 'uM'), (10000.0, 'nM'))
-    """
+    """Number and unit (empty: none given) of one dose, a number or text such as `10 nM` or `1e3`; NaN where missing."""
     if isinstance(value, numbers.Real):
         return float(value), ""
     text = "" if value is None else str(value).strip()
@@ -115,14 +108,6 @@ def dose_one_hot(doses: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """One-hot code of (n,) doses among (m,) ascending levels: (n, m), rows that sum to one (own).
 
     Exactly one-hot at a level, linear in log dose between two of them, the nearest level outside of their range.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scgim.pp._doses import dose_one_hot
-    >>> dose_one_hot(np.array([10.0, 100.0]), np.array([10.0, 1000.0]))
-    array([[1. , 0. ],
-           [0.5, 0.5]])
     """
     at = np.log10(doses)
     between = np.stack([np.interp(at, np.log10(levels), row) for row in np.eye(len(levels))], axis=1)

@@ -6,7 +6,7 @@ import importlib.metadata
 import numbers
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Group:
     params: dict[str, Any]
     n_vars: int  # genes from which those that are modelled were chosen
     features: np.ndarray | None = None  # (parts, p)
-    summary: dict[str, tuple[int, str]] | None = None  # item -> number, detail
+    summary: dict[str, tuple[int, str]] = field(default_factory=dict)  # item -> number, detail; empty: none is kept
     genes: np.ndarray | None = None  # (genes,) bool
     score: np.ndarray | None = None  # (genes,)
 
@@ -66,9 +66,8 @@ class Group:
     def read_potency(self, modelled: Any) -> None:
         """Where the features are made of it, read the potency of each perturbation from the chosen genes."""
         if isinstance(self.encoding, Potency) and self.genes is not None:
-            codes = np.where(self.split == SPLITS.index("test"), -1, self.design.codes)
-            design = replace(self.design, codes=codes)
-            self.encoding.responses = part_responses(design, self.genes, modelled)._asdict()
+            seen = replace(self.design, codes=np.where(self.split == SPLITS.index("test"), -1, self.design.codes))
+            self.encoding.responses = part_responses(seen, self.genes, modelled)._asdict()
             self.encode()
 
     def choose_genes(self, modelled: Any, var_names: pd.Index, arguments: Mapping[str, Any]) -> None:
@@ -80,35 +79,29 @@ class Group:
         self.genes, self.score = found.chosen, found.score
         self.read_potency(modelled)
         note = "" if arguments["input"] == "continuous" else f"in at least {arguments['min_cells']} training cells"
-        self._note(
-            {
+        if self.summary:
+            self.summary |= {
                 "genes": (len(var_names), ""),
-                "genes considered": (found.n_expressed, "named by genes=" if _texts(arguments["genes"]) else note),
+                "genes considered": (found.n_expressed, note if arguments["genes"] is None else "named by genes="),
                 "genes highly variable": (found.n_variable, ""),
                 "genes modelled": (int(found.chosen.sum()), listing(var_names[found.chosen], most=5)),
             }
-        )
 
     def count(self) -> None:
         """Bring the summary's rows about splits, conditions and features up to date, behind those that are there."""
-        table, held = self.design.table, self.design.table.query("split == 'test'")["condition"]
-        perturbed = table["n_cells"].iloc[1:]
-        self._note({f"cells: {name}": (int((self.split == i).sum()), "") for i, name in enumerate(SPLITS)})
-        if "genes" not in (self.summary or {}):
-            return
-        self._note(
-            {
-                "control cells": (int(table["n_cells"].iloc[0]), str(table["condition"].iloc[0])),
-                "conditions": (len(table), f"{perturbed.min()} to {perturbed.max()} cells in a perturbed one"),
+        table, parts = self.design.table, self.design.parts
+        held = table.loc[table["split"] == "test", "condition"]
+        control, *perturbed = table["n_cells"].tolist()
+        if self.summary:
+            self.summary |= {f"cells: {name}": (int((self.split == i).sum()), "") for i, name in enumerate(SPLITS)}
+        if "genes" in self.summary:
+            self.summary |= {
+                "control cells": (control, str(table["condition"].iloc[0])),
+                "conditions": (len(table), f"{min(perturbed)} to {max(perturbed)} cells in a perturbed one"),
                 "conditions held out": (len(held), ", ".join(held)),
-                "parts": (len(self.design.parts), plural(self.design.parts["perturbation"].nunique(), "perturbation")),
+                "parts": (len(parts), plural(parts["perturbation"].nunique(), "perturbation")),
                 "features per part": (len(self.encoding.feature_names), ""),
             }
-        )
-
-    def _note(self, rows: dict[str, tuple[int, str]]) -> None:
-        if self.summary is not None:
-            self.summary |= rows
 
     def entries(self) -> dict[str, Any]:
         """What goes to `uns`, in its storable form."""
@@ -122,13 +115,13 @@ class Group:
             "feature_spec": spec,
             "params": self.params,
         }
-        if "genes" in (self.summary or {}):
+        if "genes" in self.summary:
             entries["summary"] = self.summary_table()
         return {name: to_storable(value, path=name) for name, value in entries.items()}
 
     def summary_table(self) -> pd.DataFrame:
         """What was found: columns item, n, detail."""
-        rows = [(item, *row) for item, row in (self.summary or {}).items()]
+        rows = [(item, *row) for item, row in self.summary.items()]
         return pd.DataFrame(rows, columns=["item", "n", "detail"], index=[str(i) for i in range(len(rows))])
 
     def write(self, adata: AnnData, entries: Mapping[str, Any]) -> None:
@@ -145,7 +138,7 @@ def split_groups(obs: pd.DataFrame, groupby: str | list[str] | None) -> list[tup
     """Name and members, (cells,) bool, of each group; one without a name where there is no `groupby`."""
     if groupby is None:
         return [(None, np.ones(len(obs), dtype=bool))]
-    columns = [text_labels(require_column(obs, name, "groupby")) for name in np.atleast_1d(groupby).tolist()]
+    columns = (text_labels(require_column(obs, name, "groupby")) for name in np.atleast_1d(groupby).tolist())
     cells = list(zip(*columns, strict=True))
     kinds = {row: None if None in row else "_".join(row) for row in cells}
     column = np.array([kinds[row] for row in cells], dtype=object)
@@ -159,7 +152,7 @@ def split_groups(obs: pd.DataFrame, groupby: str | list[str] | None) -> list[tup
         )
     missing = sum(name is None for name in column)
     if missing:
-        logger.info("left out, no group in obs[%r]: %s", groupby, plural(missing, "cell"))
+        logger.info(f"left out, no group in obs[{groupby!r}]: {plural(missing, 'cell')}")
     return [(name, column == name) for name in names]
 
 
@@ -196,16 +189,15 @@ def prepare_cells(
     shallow = keep & ~depth.enough
     if shallow.any():
         what = f"fewer than {arguments['min_counts']} counts" if counts else "all genes zero"
-        median = f"median total {np.median(depth.total[keep]):g}"
-        found[f"cells left out: {what}"] = (int(shallow.sum()), median)
+        found[f"cells left out: {what}"] = (int(shallow.sum()), f"median total {np.median(depth.total[keep]):g}")
     if small.any():
-        least = arguments["min_cells_per_condition"]
-        found["cells left out: small condition"] = (int(small.sum()), f"fewer than {least} cells")
+        few = f"fewer than {arguments['min_cells_per_condition']} cells"
+        found["cells left out: small condition"] = (int(small.sum()), few)
     found["cells modelled"] = (int((split >= 0).sum()), f"of {adata.n_obs}")
-    features = arguments["features"]
+    features, genes = arguments["features"], arguments["genes"]
     stored = arguments | {
         "features": features if isinstance(features, str) else "DataFrame",
-        "genes": _texts(arguments["genes"]),
+        "genes": genes if genes is None or isinstance(genes, str) else [str(gene) for gene in genes],
         "control": _as_stored(arguments["control"]),
     }
     params = {"prepare": stored, "versions": _versions(), "target_sum": target_sum}
@@ -259,10 +251,6 @@ def _as_stored(control: Any) -> Any:
     return control if control is None or isinstance(control, str | numbers.Real) else str(control)
 
 
-def _texts(genes: Any) -> Any:
-    return genes if genes is None or isinstance(genes, str) else [str(gene) for gene in genes]
-
-
 def _versions() -> dict[str, str]:
     """Versions of what prepares the data and of what a fit uses."""
     from .. import __version__
@@ -283,7 +271,7 @@ def change_groups(adata: AnnData, key: str, group: str | None, step: Callable[[G
     detach(adata)
     for slots, entry in zip(changed, entries, strict=True):
         if drop_fit(adata, slots.keys):
-            logger.info("the earlier fit%s is removed.", slots.where)
+            logger.info(f"the earlier fit{slots.where} is removed.")
         slots.write(adata, entry)
     logger.info(written)
 
@@ -302,8 +290,8 @@ def _read_group(adata: AnnData, entry: Entry) -> Group:
         n_vars=int(prepared["n_vars"]),
         features=entry.features,
     )
-    if "summary" in prepared:
-        group.summary = {item: (int(n), detail) for item, n, detail in prepared["summary"].itertuples(index=False)}
+    for item, n, detail in prepared["summary"].itertuples(index=False) if "summary" in prepared else []:
+        group.summary[item] = (int(n), detail)
     if prepared["genes"] is None:
         entry.count_cells(codes)
     else:  # the cells must be those of the first step, or the record would speak of others

@@ -40,14 +40,7 @@ def part_order(part: Part) -> tuple[str, float]:
 
 
 def split_label(label: str, separator: str | None) -> list[str]:
-    """The pieces of a label between separators; one inside brackets or at an end belongs to the name.
-
-    Examples
-    --------
-    >>> from scgim.pp._labels import split_label
-    >>> split_label("KLF1+MAP2K6", "+"), split_label("(+)-JQ1", "+"), split_label("CD4+", "+")
-    (['KLF1', 'MAP2K6'], ['(+)-JQ1'], ['CD4+'])
-    """
+    """The pieces of a label; a separator inside brackets or at an end belongs to the name (`(+)-JQ1`, `CD4+`)."""
     if not separator or separator not in label:
         return [label]
     pieces, depth, start, i = [], 0, 0, 0
@@ -92,12 +85,6 @@ def read_combinations(
     """The perturbations of each label of a column, by the rule that `prepare` documents; warns of what is not sure.
 
     `controls`: what names the control; `named`: perturbations that are known from elsewhere.
-
-    Examples
-    --------
-    >>> from scgim.pp._labels import read_combinations
-    >>> read_combinations(["A", "B", "B+A", "Na+/K+ inhibitor"], "+", {"control"})
-    {'A': ['A'], 'B': ['B'], 'B+A': ['B', 'A'], 'Na+/K+ inhibitor': ['Na+/K+ inhibitor']}
     """
     read = {label: [label] if label in controls else split_label(label, separator) for label in labels}
     several = {label: pieces for label, pieces in read.items() if len(pieces) > 1}
