@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from example_cells import assert_same
 
 from scgim._storage import to_storable
 from scgim.pp import featurize
 from scgim.pp._descriptors import morgan_bits
-from scgim.pp._encodings import new_encoding
+from scgim.pp._encodings import KINDS, Encoding, new_encoding
 
 DRUGS = ("Belinostat", "Dacinostat", "Givinostat", "Quisinostat")
 PARTS = [(drug, dose) for drug in DRUGS for dose in (10.0, 100.0, 1000.0, 10_000.0)]
@@ -49,6 +50,17 @@ def test_the_same_from_the_stored_spec_and_in_any_order() -> None:
     order = np.random.default_rng(0).permutation(len(PARTS))
     expected = featurize(spec, PARTS)
     np.testing.assert_array_equal(featurize(to_storable(spec), [PARTS[i] for i in order]), expected[order])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "user"])
+def test_a_stored_encoding_comes_back_and_can_be_fitted_again(kind: str) -> None:
+    features = pd.DataFrame({"x": [1.0, 2, 3, 4]}, index=[*DRUGS]) if kind == "user" else kind
+    trained = np.array([part != ("Dacinostat", 100.0) for part in PARTS])
+    spec = make_spec(features, smiles=SMILES if kind == "fingerprint" else None)
+    again = Encoding.from_dict(to_storable(spec))
+    assert_same(again.to_dict(), spec)
+    again.fit(PARTS, trained)
+    assert_same(again.to_dict(), make_spec(features, trained=trained, smiles=SMILES if kind == "fingerprint" else None))
 
 
 def test_an_unseen_dose_lies_between_its_neighbours() -> None:

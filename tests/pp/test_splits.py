@@ -72,6 +72,7 @@ def test_combinations_are_held_out_in_any_order() -> None:
         ({"Belinostatt": None}, r"no condition 'Belinostatt'.*'Abemaciclib_10'"),
         (["Nothing"], "'Nothing' needs a dose.*'Abemaciclib_10'"),
         (["control"], "the control 'control' cannot be held out"),
+        ({"control": None}, "the control 'control' cannot be held out"),
         ({"Belinostat": "high"}, "'high' is not a dose"),
         ({"Belinostat": None, "Abemaciclib": None}, "every perturbed condition"),
         (3, "hold_out=3 is neither"),
@@ -192,6 +193,8 @@ def test_features_and_genes_can_be_chosen_again(ready: ad.AnnData) -> None:
     pp.hold_out(ready, hold_out={"Belinostat": 10})
     pp.features(ready, features="fingerprint", smiles_key="smiles")
     assert ready.uns["gim"]["feature_names"][0].startswith("morgan_")
+    summary = ready.uns["gim"]["summary"].set_index("item")["n"]
+    assert summary["features per part"] == len(ready.uns["gim"]["feature_names"])
     assert held_out(ready) == ["Belinostat_10"]
     pp.select_markers(ready, genes=["GENE1", "GENE5"], min_cells=1)
     assert ready.var_names[ready.var["gim"]].tolist() == ["GENE1", "GENE5"]
