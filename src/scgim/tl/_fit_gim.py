@@ -29,16 +29,15 @@ if TYPE_CHECKING:
 
 
 def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Show the fields of `FitConfig` in the signature, in place of `**settings`."""
+    """Show the fields of `FitConfig` in the signature, before `**settings`."""
     signature = inspect.signature(function)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    named = {p.name for p in own}
+    *own, settings = signature.parameters.values()
     more = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
         for f in fields(FitConfig)
-        if f.name not in named
+        if f.name not in signature.parameters
     ]
-    function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    function.__signature__ = signature.replace(parameters=[*own, *more, settings])  # type: ignore[attr-defined]
     return function
 
 
