@@ -72,14 +72,14 @@ def test_ten_nanomolar_is_a_hundredth_micromolar() -> None:
 
 
 def test_one_unit_is_kept_and_several_become_nanomolar() -> None:
-    assert common_unit({"uM": {"A"}}, "dose") == "uM"
-    assert common_unit({"uM": {"A"}, "nM": {"B"}}, "dose") == "nM"
-    assert common_unit({"mg/ml": {"A"}, "ug/ml": {"B"}}, "dose") == "ng/ml"
-    assert common_unit({"": {"A"}}, "dose") == ""
+    assert common_unit([("uM", "A")], "dose") == "uM"
+    assert common_unit([("uM", "A"), ("nM", "B")], "dose") == "nM"
+    assert common_unit([("mg/ml", "A"), ("ug/ml", "B")], "dose") == "ng/ml"
+    assert common_unit([("", "A")], "dose") == ""
 
 
-@pytest.mark.parametrize("used", [{"nM": {"A"}, "": {"A"}}, {"nM": {"A"}, "ng/ml": {"B"}}, {"Gy": {"A"}, "nM": {"B"}}])
-def test_units_that_do_not_fit_are_refused(used: dict[str, set[str]]) -> None:
+@pytest.mark.parametrize("used", [[("nM", "A"), ("", "A")], [("nM", "A"), ("ng/ml", "B")], [("Gy", "A"), ("nM", "B")]])
+def test_units_that_do_not_fit_are_refused(used: list[tuple[str, str]]) -> None:
     with pytest.raises(ValueError, match=r"dose_key='dose'.*mixed units.*'A'"):
         common_unit(used, "dose")
 

@@ -19,7 +19,8 @@ from ._labels import Part, condition_label, control_names, part_label, read_comb
 
 #: Text that stands for a missing label (`str(float("nan"))` is common in published files).
 _MISSING = {"", "nan", "NaN", "<NA>"}
-_NO_LABEL, _NO_DOSE = "no perturbation label", "no dose"
+#: Why a cell has no condition; the last are controls, whose dose is ignored.
+_NO_LABEL, _NO_DOSE, _DOSED = "no perturbation label", "no dose", "a control with a dose"
 #: What pipelines write where no perturbation was found, in lower case.
 _NO_PERTURBATION = {
     *("ambient", "ambiguous", "doublet", "doublets", "empty", "multiple", "multiplet", "multiplets", "n/a", "na"),
@@ -74,11 +75,11 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
         sorted({n for n in names if n is not None}), separator, controls, {*named, *_with_own_doses(kinds, separator)}
     )
     parsed = [_read_kind(kind, dose_key, controls, separator, pieces) for kind in kinds]
-    used_units: dict[str, set[str]] = {}
-    for found in parsed:
-        for name, _, used in found if isinstance(found, list) else []:
-            used_units.setdefault(used, set()).add(name)
-    unit = common_unit(used_units, dose_key or "")
+    flags = {why: np.array([found == why for found in parsed])[codes] for why in (_NO_LABEL, _NO_DOSE, _DOSED)}
+    ignored = flags.pop(_DOSED).sum()
+    parsed = [[] if found == _DOSED else found for found in parsed]
+    units_of = [(unit, name) for found in parsed if isinstance(found, list) for name, _, unit in found]
+    unit = common_unit(units_of, dose_key or "")
 
     # Codes of conditions, with one order and one unit for the parts of each.
     index: dict[tuple[Part, ...], int] = {(): 0}
@@ -88,7 +89,6 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
             parts = sort_parts((name, convert_dose(d, u, unit) if dose_key else d) for name, d, u in found)
             kind_code[i] = index.setdefault(parts, len(index))
     cell_codes = kind_code[codes]
-    flags = {reason: np.array([found == reason for found in parsed])[codes] for reason in (_NO_LABEL, _NO_DOSE)}
     if not (cell_codes == 0).any():
         _refuse_missing_control(names, control, perturbation_key, dose_key)
     elif dose_key is not None and control is not None and not np.isin(names, all_controls).any():
@@ -96,14 +96,8 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
             f"no cell is labelled {all_controls[0]!r} in obs[{perturbation_key!r}]: the {(cell_codes == 0).sum()} "
             f"cells with dose 0 in obs[{dose_key!r}] are the controls."
         )
-    if dose_key is not None:
-        dosed = [
-            f == [] and controls.issuperset(pieces[kind[0]]) and _is_nonzero(kind[1])
-            for f, kind in zip(parsed, kinds, strict=True)
-        ]
-        ignored = np.array(dosed)[codes].sum()
-        if ignored:
-            logger.warning(f"{ignored} control cells have a dose other than 0 in obs[{dose_key!r}]; it is ignored.")
+    if ignored:
+        logger.warning(f"{ignored} control cells have a dose other than 0 in obs[{dose_key!r}]; it is ignored.")
     _warn_blanks(column)
     perturbations = {name for parts in index for name, _ in parts}
     _check_spelling(perturbations, [] if control is None else all_controls, names, pieces, perturbation_key)
@@ -166,7 +160,7 @@ def _read_kind(
         return _NO_LABEL
     pieces = pieces_of[label]
     if controls.issuperset(pieces):
-        return []
+        return _DOSED if dose_key is not None and _is_nonzero(dose) else []
     if dose_key is None:
         return [(piece, math.nan, "") for piece in pieces if piece not in controls]
     parts, given = [], clean_unit(unit)

@@ -113,7 +113,7 @@ def _check_sizes(
             f"cells{where}: {', '.join(named[:10])}{', ...' if len(named) > 10 else ''}. Lower "
             f"min_cells_per_condition, lower min_counts if cells were lost to it{drop}."
         )
-    logger.info("left out%s, with fewer than %d cells: %s", where, min_cells, ", ".join(named))
+    logger.info(f"left out{where}, with fewer than {min_cells} cells: {', '.join(named)}")
     if (counts >= min_cells).sum() < 2:
         largest = max(small, key=lambda i: (counts[i], present[i]))
         before = f" ({present[largest]} before min_counts)" if present[largest] > counts[largest] else ""
@@ -217,9 +217,8 @@ def _held_out(
 
 def _entries(hold_out: Any) -> Iterator[tuple[Any, bool]]:
     """Each held-out entry, and whether it stands for every condition in which the perturbation takes part."""
-    if hold_out is None:
-        return
-    if isinstance(hold_out, str):
+    pair = isinstance(hold_out, tuple) and len(hold_out) == 2 and not isinstance(hold_out[1], str | tuple | list)
+    if isinstance(hold_out, str) or pair:
         yield hold_out, False
     elif isinstance(hold_out, Mapping):
         for name, doses in hold_out.items():
@@ -235,12 +234,9 @@ def _entries(hold_out: Any) -> Iterator[tuple[Any, bool]]:
                         f"hold_out: {error}, and was given for {name!r}. Give a number, or text like '10 nM'."
                     ) from error
                 yield (str(name), dose), False
-    elif isinstance(hold_out, tuple) and len(hold_out) == 2 and not isinstance(hold_out[1], str | tuple | list):
-        yield hold_out, False
     elif isinstance(hold_out, Iterable):
-        for entry in hold_out:
-            yield entry, False
-    else:
+        yield from ((entry, False) for entry in hold_out)
+    elif hold_out is not None:
         raise TypeError(
             f"hold_out={hold_out!r} is neither a dict of name and dose ({{'Dacinostat': 10_000}}; None = "
             "every dose) nor a list of condition labels."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,11 +66,14 @@ def parse_dose(value: Any) -> tuple[float, str]:
     return float(match.group(1).replace(",", "")), clean_unit(match.group(2))
 
 
-def common_unit(used: dict[str, set[str]], dose_key: str) -> str:
+def common_unit(pairs: Iterable[tuple[str, str]], dose_key: str) -> str:
     """The unit in which doses are kept: the one they all have, or the base unit where they differ.
 
-    `used`: unit -> the perturbations that use it ("" = no unit given); `dose_key` is for messages.
+    `pairs`: each unit ("" = none given) with a perturbation that uses it; `dose_key` is for messages.
     """
+    used: dict[str, set[str]] = {}
+    for unit, name in pairs:
+        used.setdefault(unit, set()).add(name)
     if len(used) <= 1:
         return next(iter(used), "")
     shown = "; ".join(f"{unit or 'no unit'}: {listing(sorted(names), most=4)}" for unit, names in sorted(used.items()))
@@ -188,7 +192,7 @@ def fit_potency(
     silent = [name for name in names if name not in known]
     if silent:
         stands_in = "the median potency of the others" if known else "the middle of the doses"
-        logger.warning('features="potency": no training cells of %s alone; %s stands in.', listing(silent), stands_in)
+        logger.warning(f'features="potency": no training cells of {listing(silent)} alone; {stands_in} stands in.')
     if not known:
         return np.full(len(names), middle), 1.0
     index = np.array([known.index(name) for name in owner])

@@ -126,9 +126,8 @@ class OneHot(Encoding):
         unseen = self.perturbations[~self._is_trained(parts, trained)]
         if len(unseen):
             logger.warning(
-                "held out altogether: %s. One-hot features say nothing about a perturbation never seen in "
-                'training; features="fingerprint" or a DataFrame can.',
-                listing(unseen),
+                f"held out altogether: {listing(unseen)}. One-hot features say nothing about a perturbation never seen "
+                'in training; features="fingerprint" or a DataFrame can.'
             )
 
     def block_names(self) -> list[str]:
@@ -204,7 +203,7 @@ class Fingerprint(Encoding):
         same = len(bits) - len(np.unique(bits, axis=0))
         if same:
             logger.warning(
-                "perturbations with the same fingerprint as another: %d; the model cannot tell them apart.", same
+                f"perturbations with the same fingerprint as another: {same}; the model cannot tell them apart."
             )
 
     def block_names(self) -> list[str]:

@@ -86,12 +86,15 @@ def as_matrix(values: Any) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Run scanpy, and keep its and anndata's warnings about temporary objects from the user."""
+def _scanpy(failed: str = "failed", remedy: str = "") -> Iterator[None]:
+    """Run scanpy: its and anndata's warnings about temporary objects are not for the user, its errors are explained."""
     require_numba()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"scanpy {failed} ({error}). {remedy}".rstrip()) from error
 
 
 class Depth(NamedTuple):
@@ -115,7 +118,7 @@ def measure_depth(matrix: Any, kind: str, min_counts: int | str, labelled: np.nd
         return Depth(total, total > 0 if kind == "log1p" else np.ones(len(total), dtype=bool)), min_counts
     if min_counts == "auto":
         min_counts = _least_counts(total[labelled & (total > 0)], matrix.shape[1])
-    with _quiet():
+    with _scanpy():
         enough, _ = sc.pp.filter_cells(AnnData(X=matrix), min_counts=min_counts, inplace=False)
     return Depth(total, np.asarray(enough, dtype=bool)), min_counts
 
@@ -152,7 +155,7 @@ def normalise(matrix: Any, blocks: list[tuple[np.ndarray, float]]) -> Any:
         if sp.issparse(values):  # scanpy multiplies, which means something else for scipy's sparse arrays
             values = sp.csr_matrix(values)
         work = AnnData(X=values if values.dtype == np.float64 else values.astype(np.float32))
-        with _quiet():
+        with _scanpy():
             sc.pp.normalize_total(work, target_sum=total)
             sc.pp.log1p(work)
         pieces.append(work.X)
@@ -230,7 +233,7 @@ def choose_markers(
         chosen[:] = False
         chosen[order[: min(arguments["n_genes"], int(candidates.sum()))]] = True
     if chosen.sum() > _MANY_GENES:
-        logger.warning("%d genes%s are to be modelled; beyond %d a fit takes long.", chosen.sum(), where, _MANY_GENES)
+        logger.warning(f"{chosen.sum()} genes{where} are to be modelled; beyond {_MANY_GENES} a fit takes long.")
     return Markers(chosen, score, n_expressed, n_variable)
 
 
@@ -244,7 +247,7 @@ def _enough_cells(work: AnnData, arguments: Mapping[str, Any], where: str) -> np
     if named is not None:
         candidates, remedy = named, "Leave them out of genes=."
     elif arguments["input"] != "continuous" and min_cells > 0:
-        with _quiet():
+        with _scanpy():
             candidates, _ = sc.pp.filter_genes(work, min_cells=min_cells, inplace=False)
     empty = candidates & ~_expressed(work.X) if genes is not None else np.zeros(0, dtype=bool)
     if empty.any():
@@ -269,7 +272,7 @@ def _without_silent(work: AnnData, candidates: np.ndarray, arguments: Mapping[st
             f"These genes are zero in every control cell{where}, so that their unperturbed mechanism cannot be "
             f'learned: {names}. Leave them out of genes=, or pass silent_genes="drop".'
         )
-    logger.info("left out%s, zero in every control cell: %s", where, names)
+    logger.info(f"left out{where}, zero in every control cell: {names}")
     candidates = candidates & ~silent  # not in place: the array may be that of a table
     if candidates.sum() < 2:
         raise ValueError(
@@ -296,14 +299,9 @@ def _highly_variable(work: Any, candidates: np.ndarray, n_top_genes: int, where:
     import scanpy as sc
 
     at = _by_name(candidates, work.var_names)
-    with _quiet():
-        try:
-            found = sc.pp.highly_variable_genes(work[:, at].copy(), n_top_genes=n_top_genes, inplace=False)
-        except ValueError as error:
-            raise ValueError(
-                f"scanpy found no highly variable genes{where} ({error}). Raise n_top_genes to the number of genes, "
-                "or name the genes with genes=."
-            ) from error
+    remedy = "Raise n_top_genes to the number of genes, or name the genes with genes=."
+    with _scanpy(f"found no highly variable genes{where}", remedy):
+        found = sc.pp.highly_variable_genes(work[:, at].copy(), n_top_genes=n_top_genes, inplace=False)
     variable = candidates.copy()
     variable[at[~found["highly_variable"].to_numpy(dtype=bool)]] = False
     return variable
@@ -314,13 +312,8 @@ def _scores(work: Any, where: str) -> np.ndarray:
     import scanpy as sc
 
     work = work.copy()
-    with _quiet(), np.errstate(all="ignore"):
-        try:
-            sc.tl.rank_genes_groups(work, "group", groups=["perturbed"], reference="control", method="t-test")
-        except ValueError as error:
-            raise ValueError(
-                f"scanpy could not score the genes{where} ({error}). Name the genes with genes=."
-            ) from error
+    with _scanpy(f"could not score the genes{where}", "Name the genes with genes=."):
+        sc.tl.rank_genes_groups(work, "group", groups=["perturbed"], reference="control", method="t-test")
     ranked = work.uns["rank_genes_groups"]
     scores = pd.Series(ranked["scores"]["perturbed"], index=ranked["names"]["perturbed"])
     return np.nan_to_num(scores.loc[list(work.var_names)].to_numpy(dtype=float))

@@ -251,11 +251,11 @@ def _report(prepared: list[Group], seconds: float) -> pd.DataFrame:
     for group in prepared:
         keys, table = group.keys, group.summary_table()
         lines = "\n".join(f"  {item:<44} {n:>8}  {detail}" for item, n, detail in table.itertuples(index=False))
-        logger.info("prepared%s:\n%s", group.where, lines)
-        slots = (keys.condition, keys.split, keys.genes, keys.score, keys.uns)
-        logger.info("written: obs[%r], obs[%r], var[%r], var[%r], uns[%r]", *slots)
+        logger.info(f"prepared{group.where}:\n{lines}")
+        obs, var = f"obs[{keys.condition!r}], obs[{keys.split!r}]", f"var[{keys.genes!r}], var[{keys.score!r}]"
+        logger.info(f"written: {obs}, {var}, uns[{keys.uns!r}]")
         tables.append(table if keys.group is None else table.assign(group=keys.group))
-    logger.info("prepared in %.1f s", seconds)
+    logger.info(f"prepared in {seconds:.1f} s")
     return pd.concat(tables, ignore_index=True)
 
 

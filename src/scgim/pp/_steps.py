@@ -47,9 +47,9 @@ def conditions(
     ----------
     adata
         Cells x genes. Only `obs` is read.
-    perturbation_key, dose_key, dose_unit_key, control, combination_sep
+    perturbation_key, dose_key, dose_unit_key, control, combination_sep, min_cells_per_condition, small_conditions
         As in `prepare`.
-    min_cells_per_condition, small_conditions, valid_fraction, test_fraction, rng, key_added
+    valid_fraction, test_fraction, rng, key_added
         As in `prepare`.
 
     Returns
@@ -89,7 +89,8 @@ def conditions(
     detach(adata)
     clear(adata, key_added)
     group.write(adata, entries)
-    logger.info("written: obs[%r], obs[%r], uns[%r]", group.keys.condition, group.keys.split, group.keys.uns)
+    keys = group.keys
+    logger.info(f"written: obs[{keys.condition!r}], obs[{keys.split!r}], uns[{keys.uns!r}]")
 
 
 @undisturbed()
@@ -225,11 +226,9 @@ def hold_out(
     hold_out
         One of these:
 
-        - a dict of perturbation and dose, `{"Dacinostat": 10_000}`, or doses, `{"Dacinostat": [1_000,
-          10_000]}`; text with a unit (`"10 uM"`) is converted. None as dose: every condition in which the
-          perturbation takes part;
-        - a condition's label or a list of them, `["Dacinostat_10000", "KLF1+MAP2K6"]`; pairs of name and
-          dose work too;
+        - a dict of perturbation and dose, `{"Dacinostat": 10_000}`, or doses, `{"Dacinostat": [1_000, "10 uM"]}`. None
+          as dose: every condition in which the perturbation takes part;
+        - a condition's label, a pair of name and dose, or a list of these, `["Dacinostat_10000", "KLF1+MAP2K6"]`;
         - None or an empty list: no condition is held out.
     test_fraction
         Fraction of the cells of every other condition to hold out, as in `prepare`; None: as before.
@@ -239,9 +238,9 @@ def hold_out(
 
     Returns
     -------
-    None. All slots are then as `prepare` would have left them with this `hold_out`: the genes are chosen again, with
-    the arguments that were used last, and features are computed from what is trained on. Removes an earlier fit. The
-    validation cells of other conditions stay the same.
+    None. All slots are then as `prepare` would have left them with this `hold_out`: genes (with the arguments that were
+    used last) and features follow from what is trained on. Removes an earlier fit. The validation cells of other
+    conditions stay the same.
 
     Raises
     ------
@@ -296,7 +295,7 @@ def _choose_genes_again(adata: AnnData, slots: Group) -> None:
     slots.choose_genes(_in_memory(adata), adata.var_names, slots.arguments)
     changed = int((slots.genes & ~old).sum())  # type: ignore[operator]
     if changed:
-        logger.info("genes chosen again%s, without what is held out: %d are new.", slots.where, changed)
+        logger.info(f"genes chosen again{slots.where}, without what is held out: {changed} are new.")
 
 
 def _in_memory(adata: AnnData) -> Any:
