@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._keys import SPLITS
 from .._logging import logger
 from .._validation import listing, plural, suggestion
-from ..slots import SPLITS
 from ._conditions import CellLabels
 from ._doses import parse_dose
 from ._labels import Part, condition_label, parse_perturbations, part_label, part_order, sort_parts

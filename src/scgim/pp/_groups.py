@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._keys import Keys
+from .._keys import SPLITS, Keys
 from .._logging import logger
 from .._storage import from_storable, to_storable
 from .._validation import listing, plural, require_column
-from ..slots import SPLITS, Entry, detach, drop_fit, groups_of, read_entry, write_prepared
+from ..slots import Entry, detach, drop_fit, groups_of, read_entry, write_prepared
 from ._conditions import CellLabels, text_labels
 from ._descriptors import smiles_of_perturbations
 from ._design import Absent, Design, build_design, split_cells
@@ -284,7 +284,7 @@ def _read_group(adata: AnnData, entry: Entry) -> Group:
         entry.keys,
         Design(prepared["conditions"].copy(), prepared["parts"].copy(), entry.membership, codes),
         split,
-        notation={name: entry.spec[name] for name in ("control", "combination_sep", "has_dose", "dose_unit")},
+        notation=entry.notation,
         encoding=Encoding.from_dict(entry.spec),
         params=from_storable(prepared["params"]),
         n_vars=int(prepared["n_vars"]),

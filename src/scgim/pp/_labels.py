@@ -10,10 +10,9 @@ from typing import Any
 
 from .._logging import logger
 from .._validation import listing, plural
+from ..slots import Part
 from ._doses import convert_dose, parse_dose
 
-#: One perturbation and its dose (NaN where there is none).
-Part = tuple[str, float]
 #: Separators that are common inside names ("HLA_A", "HLA-A"): only names that are known make a combination.
 _IN_NAMES = "_-.:/ "
 

@@ -1,15 +1,15 @@
 """What scgim keeps in an AnnData: one record for each preparation and fit, read and checked in one place."""
 
 from .cells import cell_hashes, unknown_cells
-from .entry import Entry, dense
+from .entry import Entry, Part, dense
 from .foreign import owned, refuse_foreign
 from .read import groups_of, read_entry
 from .record import checksum, open_record, seal
-from .write import SPLITS, clear, detach, drop_fit, write_prepared
+from .write import clear, detach, drop_fit, write_prepared
 
 __all__ = [
-    "SPLITS",
     "Entry",
+    "Part",
     "cell_hashes",
     "checksum",
     "clear",

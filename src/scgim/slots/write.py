@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._keys import FORMAT_VERSION, Keys
+from .._keys import FORMAT_VERSION, SPLITS, Keys
 from .cells import cell_hashes
 from .entry import dense
 from .foreign import owned
@@ -17,8 +17,6 @@ from .record import checksum, seal
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: What a cell is used for; a split is an index into these.
-SPLITS = ("train", "valid", "test")
 #: Entries of `uns` that `tl.fit_gim` writes.
 _FIT_ENTRIES = ("graph", "targets", "history")
 
