@@ -501,7 +501,7 @@ CASES: list[tuple[str, Change, dict[str, Any], type[Exception], list[str]]] = [
         _obs(perturbation=lambda o: o["perturbation"].where(np.arange(len(o)) % 5 > 0, "Control")),
         {"dose_key": None},
         ValueError,
-        ["'Control' (", "beside the control 'control'", "control=['control', 'Control']", "rename"],
+        ["'Control' (", "next to the control 'control'", "control=['control', 'Control']", "rename"],
     ),
     (
         "lists as labels",

@@ -47,7 +47,7 @@ SCREEN = ["control", "A", "B"]
         # some parts only, and parts that are shared
         ([*SCREEN, "A+C", "C+D"], "+", {"A+C": ["A", "C"], "C+D": ["C", "D"]}),
         (["control", "X+Y", "Y+Z"], "+", {"X+Y": ["X", "Y"], "Y+Z": ["Y", "Z"]}),
-        # nothing tells, or most others do
+        # nothing shows it, or most others do
         ([*SCREEN, "X+Y"], "+", {"X+Y": ["X+Y"]}),
         ([*SCREEN, "C", "A+B", "A+C", "X+Y"], "+", {"X+Y": ["X", "Y"]}),
         # separators that names have
@@ -91,7 +91,7 @@ def test_what_is_not_sure_is_said(caplog: pytest.LogCaptureFixture) -> None:
         assert "combination_sep" not in caplog.text
         prepared([*SCREEN, "A+psitect", "Mg2+ chelator"])
     alone, whole = (record.getMessage() for record in caplog.records if "combination_sep" in record.getMessage())
-    assert "1 perturbation occurs never alone: 'psitect' ('psitect' is in 'A+psitect')" in alone
+    assert "1 perturbation never occurs alone: 'psitect' ('psitect' is in 'A+psitect')" in alone
     assert "'Mg2+ chelator' taken as one perturbation each" in whole
     assert "combination_sep=None" in alone
     assert "combination_sep='||'" in whole
@@ -123,8 +123,8 @@ def test_labels_in_other_spellings_are_named(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING, logger="scgim"):
         adata = prepared(["control", "G1", "G1 ", "g1", "Doublet", "unassigned"])
     assert conditions(adata) == ["control", "Doublet", "G1", "g1", "unassigned"]
-    assert "outer blanks only are taken as one: 'G1', 'G1 '" in caplog.text
-    assert "'G1' (24 cells), 'g1' (12 cells) differ in case" in caplog.text
+    assert "only in outer blanks are taken as one: 'G1', 'G1 '" in caplog.text
+    assert "'G1' (24 cells), 'g1' (12 cells) differ only in case" in caplog.text
     assert "'Doublet' (12 cells), 'unassigned' (12 cells) taken as a perturbation" in caplog.text
 
 

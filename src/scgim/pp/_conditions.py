@@ -262,7 +262,7 @@ def _warn_blanks(column: pd.Series) -> None:
     if several:
         shown = "; ".join(listing(sorted(same)) for same in several[:10])
         logger.warning(
-            f"adata.obs[{column.name!r}]: labels that differ in outer blanks only are taken as one: {shown}."
+            f"adata.obs[{column.name!r}]: labels that differ only in outer blanks are taken as one: {shown}."
         )
 
 
@@ -287,13 +287,13 @@ def _check_spelling(
         same = alike.get(_plain(control), [])
         if same:
             raise ValueError(
-                f"{column} holds {counted(same)} beside the control {control!r}, which differs in case or blanks only. "
-                f"Pass control={[*controls, *same]!r} if all of them are unperturbed, or rename one."
+                f"{column} holds {counted(same)} next to the control {control!r}, which differs only in case or "
+                f"blanks. Pass control={[*controls, *same]!r} if all of them are unperturbed, or rename one."
             )
     for same in alike.values():
         if len(same) > 1:
             logger.warning(
-                f"{column}: {counted(same)} differ in case or blanks only, and are taken as different perturbations. "
+                f"{column}: {counted(same)} differ only in case or blanks, and are taken as different perturbations. "
                 "Rename them if they are one."
             )
     odd = [name for name in used if _plain(name) in _NO_PERTURBATION]

@@ -64,7 +64,7 @@ def new_fingerprints(new: list[str], known: list[str], user_features: Any, *, ra
     if missing:
         raise ValueError(
             f"{listing(missing)} was not seen by prepare, and its SMILES is not known. Pass it as "
-            f"user_features={{{missing[0]!r}: SMILES}}. Known are {listing(known, most=30)}."
+            f"user_features={{{missing[0]!r}: SMILES}}. Known perturbations: {listing(known, most=30)}."
         )
     return morgan_bits({name: smiles[name] for name in new}, radius=radius, n_bits=n_bits)
 

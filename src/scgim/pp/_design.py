@@ -136,7 +136,7 @@ def skip_absent(absent: Absent, n_groups: int) -> None:
             raise found[0][1]
     for label, found in absent.items():
         for where, _ in found:
-            logger.info(f"hold_out{where}: there is no condition {label!r}, so that none is held out for it.")
+            logger.info(f"hold_out{where}: there is no condition {label!r}, so nothing is held out for it.")
 
 
 def split_cells(

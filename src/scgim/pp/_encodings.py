@@ -106,7 +106,7 @@ class Encoding:
         if unknown:
             raise ValueError(
                 f"{listing(unknown)} was not seen by prepare, and one-hot features (features={self.kind!r}) say "
-                f"nothing about a new perturbation.{suggestion(unknown[0], known)} Known are "
+                f"nothing about a new perturbation.{suggestion(unknown[0], known)} Known perturbations: "
                 f"{listing(known, most=30)}. For new drugs run "
                 'prepare with features="fingerprint" (SMILES in obs) or with a DataFrame of features.'
             )

@@ -233,7 +233,9 @@ def choose_markers(
         chosen[:] = False
         chosen[order[: min(arguments["n_genes"], int(candidates.sum()))]] = True
     if chosen.sum() > _MANY_GENES:
-        logger.warning(f"{chosen.sum()} genes{where} are to be modelled; beyond {_MANY_GENES} a fit takes long.")
+        logger.warning(
+            f"{chosen.sum()} genes{where} are to be modelled; with more than {_MANY_GENES} a fit takes long."
+        )
     return Markers(chosen, score, n_expressed, n_variable)
 
 

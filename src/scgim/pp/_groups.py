@@ -234,13 +234,13 @@ def _check_depth(
         raise ValueError(
             f"No control cells are left{where}: all {int(controls.sum())} have fewer than "
             f"min_counts={least} counts (their median is {np.median(total[controls]):g}). Lower min_counts, or "
-            "leave it out: it is then chosen by what was measured."
+            "leave it out: it is then chosen from the data."
         )
     lost = 1 - (keep & depth.enough).sum() / keep.sum()
     if lost > 0.5:
         logger.warning(
             f"min_counts={least} leaves out {100 * lost:.0f} % of the cells{where} (median total "
-            f"{np.median(total[keep]):g}); lower it if this is no whole transcriptome."
+            f"{np.median(total[keep]):g}); lower it if this is not a whole transcriptome."
         )
 
 

@@ -98,15 +98,15 @@ def read_combinations(
     unsure = sorted({piece for label in found for piece in found[label]} - single - controls - set(whole))
     if unsure:
         example = next(label for label, pieces in sorted(found.items()) if unsure[0] in pieces)
-        occur = f"{plural(len(unsure), 'perturbation')} occur{'s' * (len(unsure) == 1)}"
+        never = f"{plural(len(unsure), 'perturbation')} never occur{'s' * (len(unsure) == 1)} alone"
         logger.warning(
-            f"combination_sep={separator!r}: {occur} never alone: {listing(unsure)} ({unsure[0]!r} is in {example!r}). "
+            f"combination_sep={separator!r}: {never}: {listing(unsure)} ({unsure[0]!r} is in {example!r}). "
             "Where such a label is one name, rename it; combination_sep=None takes every label as one."
         )
     if whole:
         logger.warning(
             f"combination_sep={separator!r}: {listing(sorted(whole))} taken as one perturbation each, since nothing "
-            "tells that their parts are perturbations. If no label is a combination, pass combination_sep=None. If "
+            "shows that their parts are perturbations. If no label is a combination, pass combination_sep=None. If "
             "these are, write '||' between their parts and pass combination_sep='||': a separator of several "
             "characters always separates."
         )

@@ -129,10 +129,8 @@ def prepare(
         the cells' median, at most 200 (own). The summary tells what was used.
     min_cells
         Fewest (training) cells per gene.
-    min_cells_per_condition
-        Fewest cells per condition (own).
-    small_conditions
-        What to do with conditions that have fewer: `"error"` or `"drop"` their cells (own).
+    min_cells_per_condition, small_conditions
+        Fewest cells per condition, and what to do where there are fewer: `"error"` or `"drop"` these cells (own).
     silent_genes
         What to do with genes of a list that are zero in every control cell, whose unperturbed mechanism cannot
         be learned: `"error"` or `"drop"` (own).
@@ -169,12 +167,9 @@ def prepare(
 
     Raises
     ------
-    KeyError
-        If a column, layer or gene does not exist.
-    ValueError
-        If the data are not what the arguments say; the message names the key, what was found and what to do.
-    TypeError
-        If an argument has the wrong type.
+    KeyError, ValueError, TypeError
+        If a column, layer or gene does not exist, the data are not what the arguments say, or an argument has the wrong
+        type; the message names the key, what was found and what to do.
 
     Examples
     --------
