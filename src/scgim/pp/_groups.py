@@ -120,9 +120,10 @@ class Group:
         return {name: to_storable(value, path=name) for name, value in entries.items()}
 
     def summary_table(self) -> pd.DataFrame:
-        """What was found: columns item, n, detail."""
+        """What was found, as it is stored: columns item, n, detail."""
         rows = [(item, *row) for item, row in self.summary.items()]
-        return pd.DataFrame(rows, columns=["item", "n", "detail"], index=[str(i) for i in range(len(rows))])
+        index = [str(i) for i in range(len(rows))]
+        return to_storable(pd.DataFrame(rows, columns=["item", "n", "detail"], index=index), path="summary")
 
     def write(self, adata: AnnData, entries: Mapping[str, Any]) -> None:
         """Write every slot; `entries` were made before anything was written."""
