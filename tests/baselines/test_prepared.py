@@ -144,10 +144,10 @@ def test_importing_the_baselines_is_light():
 
 
 def test_every_method_has_its_name():
-    from scgim.baselines.prepared import _METHODS, method_class
+    from scgim.baselines.prepared import METHODS, method_class
 
-    assert {name: method_class(name).name for name in _METHODS} == {name: name for name in _METHODS}
-    for kind in _METHODS.values():
+    assert {name: method_class(name).name for name in METHODS} == {name: name for name in METHODS}
+    for kind in METHODS.values():
         assert kind.__name__ in scgim.baselines.__all__
     with pytest.raises(ValueError, match="ut_igsp"):
         method_class("ut_igps")

@@ -12,28 +12,22 @@ from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 
 from .convex_networks import ConvexPotential
-from .protocol import (
-    Baseline,
-    CannotPredict,
-    Choice,
-    Condition,
-    Range,
-    TrainingData,
-    check_fitted,
-    draw_cells,
-)
-from .shift import FeatureScale, check_features, trained_shifts
+from .protocol import CannotPredict, Choice, Condition, Range, TrainingData, check_data, check_fitted, draw_cells
+from .shift import Control, FeatureScale
 
 if TYPE_CHECKING:
     import torch
 
+    #: Draws control cells, cells of conditions, and the contexts of those, one row per pair.
+    Draw = Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
 #: Exponential averages of Adam, as CondOT and CellOT have them.
 _BETAS = (0.5, 0.9)
-#: Share of the old average in the running average of the map's weights over outer iterations (own).
+#: Share of the old average in the running average of the map's weights over outer iterations (`own`).
 _AVERAGE = 0.95
 
 
-class CondOT(Baseline):
+class CondOT(Control):
     r"""Control cells, transported by the gradient of a potential that is convex in the cell, given the features.
 
     For every condition c the map :math:`x \mapsto \nabla_x g(x | c)` is to take the control cells to the cells of c
@@ -48,13 +42,13 @@ class CondOT(Baseline):
     with x a control cell and y a cell of condition c: `inner_steps` Adam steps on g for each one on f.
 
     The cells are centred at the control and divided by every gene's standard deviation over the training cells
-    (own: genes of an experiment differ by orders of magnitude; the least distance is in these units). The features
-    are divided by their overall root mean square (`FeatureScale`), as for the other baselines.
+    (`own`: genes of an experiment differ by orders of magnitude; the least distance is in these units), the features
+    by their overall root mean square, as for the other baselines.
 
-    Own, beside what `ConvexPotential` says: every batch holds all conditions equally often, not one condition;
-    the learning rates are larger and fall linearly to 0, and the steps fewer, than the 100,000 x 10 at 1e-4 of the
-    authors' code; the weights of f and of g are both projected, where the paper penalises those of g; the returned
-    map is a running average over the last iterations. Rates, steps, widths and decay were chosen on synthetic
+    Departures from the paper, besides those of `ConvexPotential`: every batch holds all conditions equally often, not
+    one condition; the learning rates are larger and fall linearly to 0, and the steps fewer, than the 100,000 x 10 at
+    1e-4 of the authors' code; the weights of f and of g are both projected, where the paper penalises those of g; the
+    returned map is a running average over the last iterations. Rates, steps, widths and decay were chosen on synthetic
     systems (seeds 101 and 102), by the distance of means and the KDE-NLL.
 
     Parameters
@@ -98,7 +92,6 @@ class CondOT(Baseline):
     """
 
     name: ClassVar[str] = "condot"
-    can_predict_unseen: ClassVar[bool] = True
     search_space: ClassVar[Mapping[str, Range | Choice]] = {
         "hidden": Choice(((64, 64), (128, 128), (64, 64, 64, 64))),
         "learning_rate": Range(1e-3, 1e-2, log=True),
@@ -129,25 +122,13 @@ class CondOT(Baseline):
             )
         if not weight_decay >= 0:
             raise ValueError(f"`weight_decay` must not be negative, got {weight_decay}.")
-        self.hidden = tuple(hidden)
-        self.steps = steps
-        self.inner_steps = inner_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
+        self.hidden, self.steps, self.inner_steps, self.batch_size = tuple(hidden), steps, inner_steps, batch_size
+        self.learning_rate, self.weight_decay, self.clip = learning_rate, weight_decay, clip
         self.partner_rate = 2 * learning_rate if partner_rate is None else partner_rate
-        self.weight_decay = weight_decay
-        self.clip = clip
 
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
-        """Train both networks.
-
-        Parameters
-        ----------
-        data
-            Training cells.
-        rng
-            Decides the initial weights and the batches. The global torch state is not touched.
+        """Train both networks; `rng` decides their initial weights and the batches.
 
         Raises
         ------
@@ -156,50 +137,36 @@ class CondOT(Baseline):
         """
         import torch
 
-        features, _ = trained_shifts(data, self.name)
+        check_data(self, data, features=True)
         generator = torch_generator(as_generator(rng))
-        self.feature_scale_ = FeatureScale(features)
-        control = data.x[data.control]
+        self.scale_ = FeatureScale(data)
         spread = data.x.std(axis=0, dtype=np.float64)
-        self.centre_ = control.mean(axis=0, dtype=np.float64)  # (genes,)
+        self.centre_ = data.x[data.control].mean(axis=0, dtype=np.float64)  # (genes,)
         self.spread_ = np.where(spread > 0, spread, 1.0)  # (genes,)
         draw = self._pairs(data, generator)
         shape = (data.x.shape[1], data.features.shape[1], self.hidden, generator)
         self.potential_, partner = ConvexPotential(*shape), ConvexPotential(*shape)
         with torch.enable_grad(), one_thread():
             self._train(self.potential_, partner, draw)
-        self.control_ = control  # (control cells, genes)
-        return self
+        return super().fit(data)
 
     @undisturbed()
     def transport(self, cells: np.ndarray, condition: Condition) -> np.ndarray:
-        """Where the map of a condition takes control cells.
-
-        Parameters
-        ----------
-        cells
-            (cells, genes), in the units of the training data.
-        condition
-            Any, by its features; for the control the cells are returned as they are.
-
-        Returns
-        -------
-        ndarray
-            float32 (cells, genes)
+        """Where the map of a condition takes cells (cells, genes) in the units of the training data; float32.
 
         Raises
         ------
         CannotPredict
-            If the features do not fit, or the map is not finite there.
+            If the condition's features do not fit, or the map is not finite there.
         """
         import torch
 
         check_fitted(self, "control_")
         if condition.is_control:
             return np.array(cells, dtype=np.float32)
-        features = check_features(self.name, condition, self.feature_scale_.n_features)
+        features = torch.from_numpy(self.scale_.of(condition, self.name)).float()
         with torch.no_grad(), one_thread():
-            terms = self.potential_.terms(torch.from_numpy(self.feature_scale_(features)).float())
+            terms = self.potential_.terms(features)
             moved = self.potential_.gradient(self._scaled(cells), terms).double().numpy()
         with np.errstate(over="ignore"):
             result = (moved * self.spread_ + self.centre_).astype(np.float32)
@@ -215,15 +182,13 @@ class CondOT(Baseline):
         check_fitted(self, "control_")
         return self.transport(draw_cells(self.control_, n, rng), condition)
 
-    def _pairs(
-        self, data: TrainingData, generator: torch.Generator
-    ) -> Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _pairs(self, data: TrainingData, generator: torch.Generator) -> Draw:
         """Draws a batch: control cells, cells of conditions, and the contexts of those, one row per pair."""
         import torch
 
         control = self._scaled(data.x[data.control])
         rows = data.trained
-        contexts = torch.from_numpy(self.feature_scale_(data.condition_features[rows])).float()
+        contexts = torch.from_numpy(self.scale_(self.scale_.trained)).float()
         cells = [np.flatnonzero(data.codes == row) for row in rows]
         sizes = torch.tensor([len(own) for own in cells])
         treated = self._scaled(data.x[np.concatenate(cells)])  # condition by condition
@@ -239,12 +204,7 @@ class CondOT(Baseline):
 
         return draw
 
-    def _train(
-        self,
-        potential: ConvexPotential,
-        partner: ConvexPotential,
-        draw: Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-    ) -> None:
+    def _train(self, potential: ConvexPotential, partner: ConvexPotential, draw: Draw) -> None:
         import torch
 
         def adam(network: ConvexPotential, rate: float) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The generative intervention model under the baselines' protocol, and BaCaDI*, which it is compared with."""
+"""The generative intervention model under the baselines' protocol, and BaCaDI*, which has no networks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ import numpy as np
 
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
+from scgim._validation import listing
 
-from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData, check_fitted
-from .shift import check_features
+from .protocol import (
+    Baseline,
+    CannotPredict,
+    Choice,
+    Condition,
+    Range,
+    TrainingData,
+    check_data,
+    check_features,
+    check_fitted,
+)  # fmt: skip
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from scgim.model.fitted import Interventions
 
-#: Of the cells of each condition, for a fit from a random start (`own`).
+#: Share of the cells of each condition that is held out, for a fit from a random start (`own`).
 _VALID = 0.1
 
 
@@ -40,8 +50,8 @@ class InterventionModel(Baseline):
 
     Attributes
     ----------
-    gim_
-        The fitted `scgim.model.GIM`, on the CPU.
+    fitted_
+        The fitted `scgim.model.FittedGIM`, on the CPU.
     config_
         Its settings, with "auto" resolved.
     history_
@@ -74,11 +84,10 @@ class InterventionModel(Baseline):
 
         settings = {"intervention": intervention, "amortised": self._amortised, **settings}
         if settings["amortised"] != self._amortised:
-            raise TypeError(f"amortised cannot be set: it is what tells gim from bacadi, and this is {self.name}.")
+            raise TypeError(f"amortised cannot be set: it distinguishes gim from bacadi, and this is {self.name}.")
         # Settings that do not exist are refused now, before any data.
         make_config(preset, mechanism="mlp" if mechanism == "auto" else mechanism, **settings)
-        self.preset, self.mechanism, self.device = preset, mechanism, device
-        self.settings = settings
+        self.preset, self.mechanism, self.device, self.settings = preset, mechanism, device, settings
 
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
@@ -94,10 +103,12 @@ class InterventionModel(Baseline):
 
         from scgim.inference import TrainingData as Tensors
         from scgim.inference import fit, make_config
+        from scgim.model import FittedGIM
 
+        check_data(self, data, features=self._amortised)
         mechanism = _mechanism_for(data.x) if self.mechanism == "auto" else self.mechanism
-        config = make_config(self.preset, mechanism=mechanism, **self.settings)
         self._refuse(data, mechanism)
+        config = make_config(self.preset, mechanism=mechanism, **self.settings)
         data = self._as_parts(data).without_empty()
         generator = as_generator(rng)
         seed = draw_seed(generator)
@@ -116,84 +127,62 @@ class InterventionModel(Baseline):
             result = fit(tensors.to(self.device), config, rng=seed, progress=False)
         except FloatingPointError as error:
             raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
-        self.gim_ = result.gim.to("cpu").eval()
-        self.graph_, self.n_edges_dropped_ = result.graph, result.n_dropped
-        self.config_, self.history_ = result.config, result.history
+        self.fitted_ = FittedGIM(result.gim.to("cpu").eval(), result.graph)
+        self.n_edges_dropped_, self.config_, self.history_ = result.n_dropped, result.config, result.history
         return self
 
     def graph(self) -> np.ndarray:
         """The learned DAG, bool (genes, genes), row = cause."""
-        check_fitted(self, "gim_")
-        return self.graph_.copy()
+        check_fitted(self, "fitted_")
+        return self.fitted_.graph.copy()
 
     def edge_probabilities(self) -> np.ndarray:
         """Probability of every edge, (genes, genes), row = cause; `graph` is where it exceeds one half."""
-        check_fitted(self, "gim_")
-        return self.gim_.graph.probabilities().detach().numpy()
+        check_fitted(self, "fitted_")
+        return self.fitted_.gim.graph.probabilities().detach().numpy()
 
     @undisturbed()
     def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
         """Target probabilities, (conditions, genes); zeros for the control."""
-        check_fitted(self, "gim_")
-        return self._interventions(conditions)[0].numpy()
+        return self._interventions(conditions).prob.numpy()
 
     @undisturbed()
     def effects(self, conditions: Sequence[Condition]) -> np.ndarray:
-        """What each gene's mechanism would be replaced by, were it a target, (conditions, genes): the mean for hard
-        interventions (for "ziln" of the log of positive values), the shift for shifts; in the units of the data."""
-        check_fitted(self, "gim_")
-        replaced = self.gim_.replaced_parameters(self._interventions(conditions)[1])
-        return (replaced["shift"] if "shift" in replaced else replaced["mean"]).detach().numpy()
+        """What a gene's mechanism would be replaced by, were the gene a target, (conditions, genes).
+
+        Its mean for hard interventions (for "ziln" of log x), the shift for shifts; in the units of the data.
+        """
+        effects = self._interventions(conditions).effects
+        replaced = self.fitted_.gim.replaced_parameters(effects)
+        return replaced["shift" if "shift" in replaced else "mean"].detach().numpy()
 
     @undisturbed()
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` cells by ancestral sampling, each with atomic interventions of its own; float32 (n, genes)."""
-        from scgim.model import draw_action, draw_noise, propagate
-
-        check_fitted(self, "gim_")
+        found = self._interventions([condition])
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}.")
-        prob, effects = self._interventions([condition])
-        generator = torch_generator(as_generator(rng))
-        action = draw_action(self.gim_, prob[0], effects[0], n, generator)
-        noise = draw_noise(self.gim_, n, generator)
-        return propagate(self.gim_, self.graph_, noise, action).numpy()
+        return self.fitted_.sample(found, 0, n, torch_generator(as_generator(rng)))
 
-    # -- the interventions --------------------------------------------------------------------------------
+    def _interventions(self, conditions: Sequence[Condition]) -> Interventions:
+        import torch
+
+        check_fitted(self, "fitted_")
+        features, membership = self._parts_of(conditions)
+        return self.fitted_.interventions(torch.as_tensor(features), torch.as_tensor(membership))
 
     @abstractmethod
     def _as_parts(self, data: TrainingData) -> TrainingData:
-        """The data with the parts and features that interventions are learned of."""
+        """The data with the parts and features whose interventions are learned."""
 
     @abstractmethod
     def _parts_of(self, conditions: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
         """Features (parts, p) and membership (conditions, parts) of conditions to predict."""
 
-    def _interventions(self, conditions: Sequence[Condition]) -> tuple[Tensor, Tensor]:
-        """target_prob (conditions, genes) and effects (conditions, genes, k)."""
-        import torch
-
-        from scgim.model import n_effects
-
-        features, membership = self._parts_of(conditions)
-        if not membership.any():  # nothing but controls
-            shape = len(membership), self.gim_.graph.n_genes
-            k = n_effects(self.gim_.intervention, self.gim_.mechanisms.is_ziln)
-            return torch.zeros(shape), torch.zeros(*shape, k)
-        with torch.no_grad():
-            atomic = self.gim_.atomic(torch.as_tensor(features))
-            return self.gim_.combine(atomic, torch.as_tensor(membership))
-
-    # -- what is refused ----------------------------------------------------------------------------------
-
     def _refuse(self, data: TrainingData, mechanism: str) -> None:
         """Decline what the mechanism cannot describe."""
-        prefix = f"{self.name} cannot be fitted: "
-        if not len(data.trained):
-            raise CannotPredict(prefix + "no perturbed condition has training cells.")
         if mechanism != "ziln":
-            bad = np.ptp(data.x, axis=0) == 0
-            reason = "never vary in the training cells; leave them out"
+            bad, reason = np.ptp(data.x, axis=0) == 0, "never vary in the training cells; leave them out"
         elif (data.x < 0).any():
             bad = (data.x < 0).any(axis=0)
             reason = "have negative values, which mechanism='ziln' cannot describe; use 'mlp'"
@@ -201,16 +190,16 @@ class InterventionModel(Baseline):
             bad = (data.x > 0).sum(axis=0) < 2
             reason = "are (almost) never above 0 in the training cells; leave them out"
         if bad.any():
-            raise CannotPredict(prefix + f"genes number {_first(np.flatnonzero(bad))} {reason}.")
+            raise CannotPredict(f"{self.name} cannot be fitted: genes number {listing(np.flatnonzero(bad))} {reason}.")
 
 
 class GIMMethod(InterventionModel):
     """Generative intervention model (Schneider et al., ICML 2025): what `scgim.tl.fit_gim` fits.
 
     With the same cells, settings and seed, graph, targets and cells are those of `scgim.tl.fit_gim` and
-    `scgim.tl.sample_cells`. The protocol knows no validation cells: after a structure search all cells are
-    trained on (nothing is decided on held-out ones); from a random start a tenth of each condition is held out to
-    decide when the fit has converged.
+    `scgim.tl.sample_cells`. Validation cells are not set apart: after a structure search all cells are trained on
+    (nothing is decided on held-out ones); from a random start a tenth of each condition is held out to decide when
+    the fit has converged.
 
     Parameters
     ----------
@@ -247,8 +236,6 @@ class GIMMethod(InterventionModel):
     _amortised: ClassVar[bool] = True
 
     def _as_parts(self, data: TrainingData) -> TrainingData:
-        if data.features.shape[1] == 0:
-            raise CannotPredict(f"{self.name} cannot be fitted: the conditions have no features.")
         used = np.flatnonzero(data.membership.any(axis=0)).tolist()
         self.features_ = {data.parts[part]: data.features[part] for part in used}
         self.n_features_ = data.features.shape[1]
@@ -262,19 +249,18 @@ class GIMMethod(InterventionModel):
         return features.astype(np.float32), membership.astype(np.float32)
 
     def _features(self, condition: Condition) -> np.ndarray:
-        """(parts, p) of one condition, those of parts that the training data name looked up there."""
+        """(parts, p) of one condition; where they are not given, those of the same parts in the training data."""
         if condition.is_control:
             return np.empty((0, self.n_features_))
         if len(condition.parts) == 1:
             return np.asarray(condition.features)[None]
         if condition.part_features is not None:
             return condition.part_features
-        missing = [part for part in condition.parts if part not in self.features_]
+        missing = [repr(part) for part in condition.parts if part not in self.features_]
         if missing:
             raise CannotPredict(
-                f"{self.name} cannot predict the combination {condition.label!r}: "
-                f"{' and '.join(map(repr, missing))} alone is no part of the training data, so its own features are "
-                "not known; give them (part_features=)."
+                f"{self.name} cannot predict the combination {condition.label!r}: {' and '.join(missing)} alone is no "
+                "part of the training data, so its own features are not known; give them (part_features=)."
             )
         return np.array([self.features_[part] for part in condition.parts])
 
@@ -284,20 +270,16 @@ class BaCaDI(InterventionModel):
 
     Causal discovery with unknown interventions (Hägele et al. 2023), in the form that Schneider et al. (2025)
     compare with as BaCaDI*: the same likelihood, priors, acyclicity and inference as GIM, one particle. The
-    features are not used, so every condition (each dose of a perturbation, each combination) is on its own, and
-    it has nothing to say of unseen ones: they are declined (:class:`CannotPredict`).
+    features are not used, so every condition (each dose of a perturbation, each combination) stands alone, and
+    unseen ones are declined (:class:`CannotPredict`): it can only be judged on held-out cells of the training
+    conditions.
 
     Parameters
     ----------
     preset, mechanism, intervention, device, **settings
-        See :class:`~scgim.baselines.gim.InterventionModel`. ``network_hidden``, ``linear_skip`` and
-        ``target_scale`` have no effect; ``intervention_scale`` is the prior scale of the effects, in units of the
-        genes' spreads.
-
-    Notes
-    -----
-    `search_space` (all `own`): as of :class:`GIMMethod`, without target_scale. As it cannot predict held-out
-    conditions, it can only be judged on held-out cells of the training conditions.
+        See :class:`~scgim.baselines.gim.InterventionModel`. ``network_hidden``, ``linear_skip`` and ``target_scale``
+        have no effect; ``intervention_scale`` is the prior scale of the effects, in units of the genes' spreads. The
+        search space is that of :class:`GIMMethod` without target_scale.
 
     Examples
     --------
@@ -328,7 +310,7 @@ class BaCaDI(InterventionModel):
         if unseen:
             raise CannotPredict(
                 f"{self.name} cannot predict {unseen[0]!r}: it had no training cells, and interventions are learned "
-                "for each training condition on its own."
+                "for each training condition separately."
             )
         membership = [[not c.is_control and c.label == part for part in self.parts_] for c in conditions]
         return np.zeros((len(self.parts_), 0), dtype=np.float32), np.array(membership, dtype=np.float32)
@@ -345,7 +327,3 @@ def _some_of_each(codes: np.ndarray, share: float, rng: np.random.Generator) -> 
         cells = rng.permutation(np.flatnonzero(codes == code))
         chosen[cells[: min(round(share * len(cells)), len(cells) - 1)]] = True
     return chosen
-
-
-def _first(numbers: np.ndarray, most: int = 10) -> str:
-    return ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")

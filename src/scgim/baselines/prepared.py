@@ -1,4 +1,4 @@
-"""The AnnData front of the baselines: what `pp.prepare` wrote -> TrainingData and Condition."""
+"""The AnnData front of the baselines: what `pp.prepare` wrote -> a fitted baseline, its data and conditions."""
 
 from __future__ import annotations
 
@@ -11,36 +11,25 @@ from scgim._validation import check_choice, listing, suggestion
 from scgim.data import condition_in
 from scgim.slots import Entry, read_entry
 
-from .additive import Additive
 from .condot import CondOT
-from .control import Control
 from .gim import BaCaDI, GIMMethod, InterventionModel
 from .gnies import GnIES
 from .jci_pc import JCIPC, JCIPCContext
 from .limits import fit_within
-from .mean_shift import MeanShift
-from .next_lower_dose import NextLowerDose
 from .protocol import Baseline, Condition, TrainingData
-from .ridge import Ridge
-from .shift import ShiftBaseline
+from .shift import Additive, Control, MeanShift, NextLowerDose, Ridge, ShiftBaseline
 from .ut_igsp import UTIGSP
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_METHODS: dict[str, type[Baseline]] = {
-    "control": Control,
-    "next_lower_dose": NextLowerDose,
-    "mean_shift": MeanShift,
-    "ridge": Ridge,
-    "additive": Additive,
-    "condot": CondOT,
-    "gim": GIMMethod,
-    "gnies": GnIES,
-    "bacadi": BaCaDI,
-    "ut_igsp": UTIGSP,
-    "jci_pc": JCIPC,
-    "jci_pc_context": JCIPCContext,
+#: Name -> class.
+METHODS: dict[str, type[Baseline]] = {
+    kind.name: kind
+    for kind in (
+        *(Control, NextLowerDose, MeanShift, Ridge, Additive, CondOT),
+        *(GIMMethod, GnIES, BaCaDI, UTIGSP, JCIPC, JCIPCContext),
+    )
 }
 
 
@@ -70,12 +59,12 @@ def fit(
     rng
         Seed or generator.
     time_limit
-        Most seconds for the fit, which then runs in a process of its own, see :func:`fit_within`: a script must call
-        this under ``if __name__ == "__main__":``. None: no limit.
+        Maximum time for the fit in seconds. It then runs in a process of its own, see :func:`fit_within`: a script
+        must call this under ``if __name__ == "__main__":``. None: no limit.
     **options
         Of the baseline, e.g. ``steps=500`` for "mean_shift". By default, where the data were declared to be >= 0
-        (``input="counts"`` or ``"log1p"``), `clip` of the mean-shift baselines is True and `mechanism` of "gim" and
-        "bacadi" is "ziln", else False and "mlp".
+        (``input="counts"`` or ``"log1p"``), `clip` of "condot" and the mean-shift baselines is True and `mechanism`
+        of "gim" and "bacadi" is "ziln", else False and "mlp".
 
     Returns
     -------
@@ -87,7 +76,7 @@ def fit(
     KeyError
         If nothing was prepared under `key`.
     ValueError
-        If the method is unknown or there are no control cells to train on.
+        If the method is unknown, cells or split were changed, or there are no control cells to train on.
     CannotPredict
         If the data do not suit the method. `TimeLimitExceeded` is one: the fit took longer than `time_limit`.
 
@@ -110,24 +99,9 @@ def fit(
 
 
 def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None) -> TrainingData:
-    """The training cells (split "train" or "valid") and conditions of a prepared AnnData.
+    """The training cells (split "train" or "valid") of a prepared AnnData and all conditions, held-out ones included.
 
-    Parameters
-    ----------
-    adata
-        Prepared by `scgim.pp.prepare`; only the modelled genes are made dense.
-    key, group
-        Which preparation.
-
-    Returns
-    -------
-    TrainingData
-        Conditions in the order of ``uns[key]["conditions"]``, held-out ones included, without cells.
-
-    Raises
-    ------
-    KeyError, ValueError
-        If nothing was prepared under `key`, or there is no control cell.
+    Short for :meth:`scgim.data.PerturbationData.from_anndata`.
     """
     return TrainingData.from_anndata(adata, key=key, group=group)
 
@@ -140,7 +114,7 @@ def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: s
     adata
         Prepared by `scgim.pp.prepare`.
     label
-        Its label in ``uns[key]["conditions"]``.
+        Its label in ``uns[key]["conditions"]``; a KeyError where there is no such condition.
     key, group
         Which preparation.
 
@@ -148,32 +122,26 @@ def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: s
     -------
     Condition
         With its perturbation, dose, features and parts.
-
-    Raises
-    ------
-    KeyError
-        If there is no such condition.
     """
     entry = read_entry(adata, key, group)
-    labels = entry.labels
-    if label not in labels:
+    if label not in entry.labels:
         raise KeyError(
-            f"Condition {label!r} does not exist.{suggestion(label, labels)} The conditions are: {listing(labels)}."
+            f"Condition {label!r} does not exist.{suggestion(label, entry.labels)} The conditions are: "
+            f"{listing(entry.labels)}."
         )
-    part_labels = entry.prepared["parts"]["part"].astype(str)
-    return condition_in(entry.conditions, labels.index(label), entry.membership, part_labels, entry.features)
+    parts = entry.prepared["parts"]["part"].astype(str)
+    return condition_in(entry.conditions, entry.labels.index(label), entry.membership, parts, entry.features)
 
 
 def method_class(method: str) -> type[Baseline]:
     """The class behind a method's name; an unknown one is a ValueError that lists the known ones."""
-    check_choice(method, "method", tuple(_METHODS))
-    return _METHODS[method]
+    check_choice(method, "method", tuple(METHODS))
+    return METHODS[method]
 
 
 def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
     kind = method_class(method)
-    declared = str(entry.arguments["input"])
-    positive = declared in ("counts", "log1p")
+    positive = str(entry.arguments["input"]) in ("counts", "log1p")
     if issubclass(kind, ShiftBaseline | CondOT):
         options = {"clip": positive, **options}
     elif issubclass(kind, InterventionModel):

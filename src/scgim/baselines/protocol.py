@@ -12,7 +12,7 @@ import numpy as np
 from scgim._rng import RngLike, as_generator
 from scgim.data import Condition, PerturbationData
 
-#: The name of the data class here.
+#: What a baseline is fitted on, by the name that it has here.
 TrainingData = PerturbationData
 
 
@@ -68,15 +68,33 @@ class Baseline(ABC):
         raise CannotPredict(f"{self.name} gives no targets.")
 
 
-def draw_cells(cells: np.ndarray, n: int, rng: RngLike) -> np.ndarray:
-    """`n` rows of `cells` at random: without replacement where there are enough, else with."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}.")
-    rows = as_generator(rng).choice(len(cells), size=n, replace=n > len(cells))
-    return cells[rows]
+def check_data(baseline: Baseline, data: TrainingData, *, features: bool) -> None:
+    """Decline data without a perturbed condition, and without features where the baseline needs them."""
+    if not len(data.trained):
+        raise CannotPredict(f"{baseline.name} cannot be fitted: no perturbed condition has training cells.")
+    if features and data.features.shape[1] == 0:
+        raise CannotPredict(f"{baseline.name} cannot be fitted: the conditions have no features.")
 
 
 def check_fitted(baseline: Baseline, attribute: str) -> None:
     """Raise where `fit` has not been called."""
     if not hasattr(baseline, attribute):
         raise RuntimeError(f"{baseline.name} is not fitted: call fit(data) first.")
+
+
+def check_features(name: str, condition: Condition, n_features: int, features: np.ndarray | None = None) -> np.ndarray:
+    """Features of `condition`, or of its parts, as float64 (rows, p); declines where they do not fit."""
+    found = np.atleast_2d(np.asarray(condition.features if features is None else features, dtype=np.float64))
+    if found.shape[1:] != (n_features,) or not np.isfinite(found).all():
+        raise CannotPredict(
+            f"{name} cannot predict {condition.label!r}: it needs {n_features} finite features, "
+            f"got shape {found.shape[1:]}."
+        )
+    return found
+
+
+def draw_cells(cells: np.ndarray, n: int, rng: RngLike) -> np.ndarray:
+    """`n` rows of `cells` at random: without replacement where there are enough, else with."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}.")
+    return cells[as_generator(rng).choice(len(cells), size=n, replace=n > len(cells))]
