@@ -13,7 +13,7 @@ import scgim
 from scgim.baselines import CannotPredict, TrainingData
 from scgim.baselines.equivalence import essential_graph, favour
 from scgim.baselines.gnies import GnIES
-from scgim.baselines.gnies_score import GnIESScore, mechanisms, search
+from scgim.baselines.gnies import GnIESScore, mechanisms, search
 from scgim.metrics import skeleton_f1, target_f1
 
 WITHOUT_PACKAGE = "needs gnies: pip install scgim[baselines]"

@@ -11,7 +11,7 @@ import pytest
 
 import scgim
 from scgim.baselines import CannotPredict, Condition, TrainingData
-from scgim.baselines.context_tests import ConditionTests, FeatureTests
+from scgim.baselines.tests import ConditionTests, FeatureTests
 from scgim.baselines.equivalence import favour
 from scgim.baselines.jci_pc import JCIPC, JCIPCContext
 from scgim.metrics import edge_f1, is_acyclic, skeleton_f1, target_f1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scgim.baselines.linear_gaussian import LinearGaussian
+from scgim.baselines.causal import LinearGaussian
 
 DAG = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
 WEIGHTS = np.array([[0, 1.5, -1.0, 0], [0, 0, 0.8, 0], [0, 0, 0, 2.0], [0, 0, 0, 0]])

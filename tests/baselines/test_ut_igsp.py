@@ -11,7 +11,7 @@ import pytest
 import scgim
 from scgim.baselines import CannotPredict, Condition, TrainingData
 from scgim.baselines.equivalence import favour
-from scgim.baselines.gaussian_tests import GaussianTests
+from scgim.baselines.tests import GaussianTests
 from scgim.baselines.ut_igsp import UTIGSP
 from scgim.metrics import edge_f1, target_f1
 

@@ -1,18 +1,20 @@
-"""What all causal baselines share: a learned equivalence class and targets, and a model to sample from."""
+"""What all causal baselines share: a learned equivalence class and targets, and a linear model to sample from."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 
 from scgim._rng import RngLike, as_generator
+from scgim._validation import listing
+from scgim.simulate import topological_order
 
 from .equivalence import draw_dag
-from .linear_gaussian import LinearGaussian
-from .protocol import Baseline, CannotPredict, Condition, TrainingData, check_fitted
+from .protocol import Baseline, CannotPredict, Condition, TrainingData, check_data, check_fitted
 
 #: Correlation matrices whose smallest eigenvalue is below are singular for all that tests can tell (`own`).
 _SINGULAR = 1e-8
@@ -28,8 +30,7 @@ class CausalBaseline(Baseline):
     Parameters
     ----------
     intervention
-        What the sampling model does to a target: "hard" or "shift", see
-        :class:`~scgim.baselines.linear_gaussian.LinearGaussian`.
+        What the sampling model does to a target: "hard" or "shift", see :class:`LinearGaussian`.
 
     Attributes
     ----------
@@ -38,7 +39,7 @@ class CausalBaseline(Baseline):
     targets_
         bool (conditions, genes), rows as in the training data.
     scm_
-        The fitted :class:`~scgim.baselines.linear_gaussian.LinearGaussian`; ``scm_.dag`` is the drawn DAG.
+        The fitted :class:`LinearGaussian`; ``scm_.dag`` is the drawn DAG.
     """
 
     gives_graph: ClassVar[bool] = True
@@ -69,11 +70,10 @@ class CausalBaseline(Baseline):
         self._refuse(data)
         learned, targets = self._learn(data, generator)
         targets = np.asarray(targets, dtype=bool)
-        targets[data.conditions["is_control"].to_numpy(dtype=bool)] = False
+        targets[data.is_control] = False
         dag = draw_dag(learned, generator)
-        n_conditions = len(data.conditions)
         try:
-            scm = LinearGaussian.fit(data.x, data.codes, n_conditions, dag, targets, intervention=self.intervention)
+            scm = LinearGaussian.fit(data.x, data.codes, len(targets), dag, targets, intervention=self.intervention)
         except ValueError as error:
             raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
         self.class_, self.targets_, self.scm_ = np.asarray(learned, dtype=bool), targets, scm
@@ -84,29 +84,17 @@ class CausalBaseline(Baseline):
 
     def graph(self) -> np.ndarray:
         """The learned class, bool (genes, genes), row = cause; an undirected edge has both entries."""
-        check_fitted(self, "scm_")
+        check_fitted(self, "class_")
         return self.class_.copy()
 
     def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
-        """Learned targets, 0 or 1, (conditions, genes); zeros for the control.
-
-        Raises
-        ------
-        CannotPredict
-            For a condition without training cells.
-        """
+        """Learned targets, 0 or 1, (conditions, genes); declines for conditions without training cells."""
         check_fitted(self, "scm_")
         rows = [self._row(condition, "targets") for condition in conditions]
         return self.targets_[np.array(rows, dtype=int)].astype(float)
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
-        """`n` cells of a training condition or the control, from the sampling model; float32 (n, genes).
-
-        Raises
-        ------
-        CannotPredict
-            For a condition without training cells.
-        """
+        """`n` cells from the sampling model, float32 (n, genes); declines for conditions without training cells."""
         check_fitted(self, "scm_")
         return self.scm_.sample(self._row(condition, "cells"), n, rng).astype(np.float32)
 
@@ -122,10 +110,8 @@ class CausalBaseline(Baseline):
 
     def _refuse(self, data: TrainingData) -> None:
         """Decline data that no test can work on, before any work."""
-        prefix = f"{self.name} cannot be fitted: "
-        if not len(data.trained):
-            raise CannotPredict(prefix + "no perturbed condition has training cells.")
-        counts = np.bincount(data.codes, minlength=len(data.conditions))
+        check_data(self, data, features=False)
+        prefix, counts = f"{self.name} cannot be fitted: ", data.n_cells
         few = [row for row in data.trained if counts[row] < self.min_cells]
         if few:
             named = ", ".join(f"{data.condition(row).label!r} ({counts[row]})" for row in few[:5])
@@ -143,12 +129,149 @@ class CausalBaseline(Baseline):
         if len(constant):
             raise CannotPredict(
                 prefix + f"{len(constant)} of {n_genes} genes are constant over the control cells (columns "
-                f"{', '.join(map(str, constant[:10]))}): leave them out."
+                f"{listing(constant)}): leave them out."
             )
         values, vectors = np.linalg.eigh(np.corrcoef(control, rowvar=False).reshape(n_genes, n_genes))
         if values[0] < _SINGULAR:
             involved = np.flatnonzero(np.abs(vectors[:, 0]) > 0.1)
             raise CannotPredict(
                 prefix + "the covariance of the control cells is singular: the genes in columns "
-                f"{', '.join(map(str, involved[:10]))} are linear functions of each other. Leave one out."
+                f"{listing(involved)} are linear functions of each other. Leave one out."
             )
+
+
+@dataclass(frozen=True)
+class LinearGaussian:
+    """Every gene is a linear function of its parents plus Gaussian noise; targets differ by condition.
+
+    Fitted by maximum likelihood (Hauser & Bühlmann 2012, Characterization and greedy learning of interventional
+    Markov equivalence classes of DAGs): the likelihood splits into genes, and the mechanism of a gene is a least
+    squares regression over the cells of those conditions that do not target it.
+
+    `dag`: bool (genes, genes), row = cause. `intervention`: "hard", a target loses its parents and has a mean and a
+    variance of its own in the condition; "shift", it keeps its mechanism, and each condition has its own intercept.
+    `weights[i, j]` is the effect of i on j, 0 off the graph. `target_means` and `target_variances` are those of the
+    noise of targets ("shift": the mean is the condition's intercept); NaN elsewhere.
+    """
+
+    dag: np.ndarray  # (genes, genes)
+    targets: np.ndarray  # (conditions, genes)
+    intervention: Literal["hard", "shift"]
+    weights: np.ndarray  # (genes, genes)
+    intercepts: np.ndarray  # (genes,)
+    variances: np.ndarray  # (genes,)
+    target_means: np.ndarray  # (conditions, genes)
+    target_variances: np.ndarray  # (conditions, genes)
+
+    @classmethod
+    def fit(
+        cls,
+        x: np.ndarray,
+        codes: np.ndarray,
+        n_conditions: int,
+        dag: np.ndarray,
+        targets: np.ndarray,
+        *,
+        intervention: Literal["hard", "shift"] = "hard",
+    ) -> Self:
+        """Fit all mechanisms to x (cells, genes) of the conditions codes (cells,); not all of these need have cells.
+
+        Where parents are collinear, the coefficients of least norm are taken. A gene that is a target in every
+        condition has no mechanism that data could tell: it gets no weights, and the mean and variance of all its
+        cells. In a condition with a single cell a target's variance is that of its mechanism.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree, the graph has a cycle, or a gene has too few cells to estimate its mechanism: at
+            least its number of parents + 2.
+        """
+        x, codes = np.asarray(x, dtype=np.float64), np.asarray(codes)
+        dag, targets = np.asarray(dag).astype(bool), np.asarray(targets).astype(bool)
+        n_genes = _check(x, codes, n_conditions, dag, targets, intervention)
+        weights = np.zeros((n_genes, n_genes))
+        intercepts, variances = np.zeros(n_genes), np.zeros(n_genes)
+        means = np.full(targets.shape, np.nan)
+        spreads = np.full(targets.shape, np.nan)
+        for gene in range(n_genes):
+            parents = np.flatnonzero(dag[:, gene])
+            # An intercept for the conditions that leave the gene alone (0), and one for each that targets it.
+            group = np.where(targets[codes, gene], codes + 1, 0)
+            used = group == 0 if intervention == "hard" else np.ones(len(x), dtype=bool)
+            if not (group == 0).any():
+                parents, used, group = parents[:0], np.ones(len(x), dtype=bool), np.zeros(len(x), dtype=int)
+            y, design = x[used, gene], x[np.ix_(used, parents)]
+            # Sums of shifted intercepts cost a degree of freedom each.
+            n_free = len(y) - len(np.unique(group[used])) - len(parents)
+            if n_free < 1:
+                raise ValueError(
+                    f"The mechanism of gene {gene} with {len(parents)} parents cannot be estimated: only {len(y)} "
+                    f"cells are in conditions that do not target it."
+                )
+            coefficients = np.linalg.lstsq(_centred(design, group[used]), _centred(y, group[used]), rcond=None)[0]
+            rest = x[:, gene] - x[:, parents] @ coefficients
+            weights[parents, gene] = coefficients
+            intercepts[gene] = rest[group == 0].mean()
+            variances[gene] = np.square(_centred(rest[used], group[used])).mean()
+            for row in np.flatnonzero(targets[:, gene]):
+                own = (x[:, gene] if intervention == "hard" else rest)[codes == row]
+                if len(own):
+                    means[row, gene] = own.mean()
+                    alone = intervention == "hard" and len(own) > 1
+                    spreads[row, gene] = own.var() if alone else variances[gene]
+        return cls(dag, targets, intervention, weights, intercepts, variances, means, spreads)
+
+    def sample(self, row: int, n: int, rng: RngLike = 0) -> np.ndarray:
+        """Draw `n` cells of one condition by ancestral sampling; float64 (n, genes).
+
+        A ValueError if n < 1, or the condition has targets and had no cells to learn what happens to them.
+        """
+        target = self.targets[row]
+        if np.isnan(self.target_means[row, target]).any():
+            raise ValueError(f"Condition {row} had no cells to learn from what happens to its targets.")
+        mean = np.where(target, self.target_means[row], self.intercepts)
+        sd = np.sqrt(np.where(target, self.target_variances[row], self.variances))
+        cut = target & (self.intervention == "hard")
+        return ancestral(mean + sd * standard_normal(n, len(mean), rng), self.dag, np.where(cut, 0.0, self.weights))
+
+
+def standard_normal(n: int, n_genes: int, rng: RngLike) -> np.ndarray:
+    """(n, genes) noise of `n` cells."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}.")
+    return as_generator(rng).standard_normal((n, n_genes))
+
+
+def ancestral(noise: np.ndarray, dag: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n, genes): the noise of every gene plus its parents' weighted values."""
+    x = noise.copy()
+    for gene in topological_order(dag):
+        x[:, gene] += x @ weights[:, gene]
+    return x
+
+
+def _centred(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Minus the mean of each group: the same as an intercept for each."""
+    centred = np.array(values, dtype=np.float64)
+    for code in np.unique(group):
+        centred[group == code] -= centred[group == code].mean(axis=0)
+    return centred
+
+
+def _check(
+    x: np.ndarray, codes: np.ndarray, n_conditions: int, dag: np.ndarray, targets: np.ndarray, intervention: str
+) -> int:
+    if intervention not in ("hard", "shift"):
+        raise ValueError(f"intervention must be 'hard' or 'shift', got {intervention!r}.")
+    if x.ndim != 2 or codes.shape != (len(x),) or not len(x):
+        raise ValueError(f"`x` must be (cells, genes) and `codes` (cells,), got {x.shape} and {codes.shape}.")
+    n_genes = x.shape[1]
+    if dag.shape != (n_genes, n_genes) or targets.shape != (n_conditions, n_genes):
+        raise ValueError(
+            f"For {n_genes} genes and {n_conditions} conditions `dag` must be ({n_genes}, {n_genes}) and `targets` "
+            f"({n_conditions}, {n_genes}), got {dag.shape} and {targets.shape}."
+        )
+    if codes.min() < 0 or codes.max() >= n_conditions:
+        raise ValueError(f"`codes` must lie in 0 to {n_conditions - 1}.")
+    topological_order(dag)  # raises where there is a cycle
+    return n_genes

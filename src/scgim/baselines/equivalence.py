@@ -7,7 +7,7 @@ alone, an undirected one (its direction cannot be told from the data) has both [
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, shortest_path
 
 from scgim._rng import RngLike, as_generator
 
@@ -53,7 +53,7 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
     undirected = cpdag & cpdag.T
     graph = (cpdag & ~undirected) | (undirected & truth)
     unknown = np.argwhere(np.triu(undirected & ~(truth | truth.T)))
-    reach = _reach(graph)
+    reach = np.isfinite(shortest_path(graph, unweighted=True))  # every gene reaches itself
     for pair, flip in zip(generator.permutation(unknown), generator.random(len(unknown)) < 0.5, strict=True):
         i, j = pair[::-1] if flip else pair
         if reach[j, i]:  # a path back is there already
@@ -64,7 +64,7 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
 
 
 def draw_dag(cpdag: np.ndarray, rng: RngLike = 0) -> np.ndarray:
-    """A random DAG with the skeleton of the class.
+    """A random DAG with the skeleton of the class (genes, genes).
 
     Where the class has members, it is one of them: the directed edges stay, and no v-structure (two causes of one
     gene without an edge between them) is added. A learned class may have no member, from finite samples; then as
@@ -74,18 +74,6 @@ def draw_dag(cpdag: np.ndarray, rng: RngLike = 0) -> np.ndarray:
     Genes are taken away one after the other as sinks, at random among the suitable ones (Dor & Tarsi 1992, A simple
     algorithm to construct a consistent extension of a partially oriented graph). Every member of the class can come
     out, but not all equally often.
-
-    Parameters
-    ----------
-    cpdag
-        bool (genes, genes), an equivalence class.
-    rng
-        Seed or generator.
-
-    Returns
-    -------
-    np.ndarray
-        bool (genes, genes), acyclic.
 
     Examples
     --------
@@ -109,23 +97,11 @@ def draw_dag(cpdag: np.ndarray, rng: RngLike = 0) -> np.ndarray:
 
 
 def essential_graph(dag: np.ndarray, targets: np.ndarray | None = None) -> np.ndarray:
-    """The class of a DAG: all DAGs that imply the same independences, and the same invariances between conditions.
+    """The class of a DAG (genes, genes): all DAGs with the same independences and invariances between conditions.
 
-    With one indicator node per condition as a cause of its targets, an edge is directed where this augmented graph
-    has it in a v-structure, or where Meek's rules follow from those. That holds for hard and for other interventions
-    alike, given an unperturbed condition.
-
-    Parameters
-    ----------
-    dag
-        bool (genes, genes), acyclic.
-    targets
-        bool (conditions, genes). Default: no interventions, the Markov equivalence class.
-
-    Returns
-    -------
-    np.ndarray
-        bool (genes, genes), the class.
+    Without `targets`, bool (conditions, genes), it is the Markov equivalence class. With one indicator node per
+    condition as a cause of its targets, an edge is directed where this augmented graph has it in a v-structure, or
+    where that follows by Meek's rules. It holds for all kinds of interventions, given an unperturbed condition.
 
     References
     ----------
@@ -199,16 +175,6 @@ def _sink(part: np.ndarray, generator: np.random.Generator) -> int:
         costs.append((not closed[gene], int(directed[gene].sum()), int(apart.sum()), -int(directed[:, gene].sum())))
     best = min(costs)
     return int(generator.choice([gene for gene, cost in enumerate(costs) if cost == best]))
-
-
-def _reach(graph: np.ndarray) -> np.ndarray:
-    """bool (genes, genes): a directed path leads from row to column; every gene reaches itself."""
-    reach = graph | np.eye(len(graph), dtype=bool)
-    while True:
-        further = reach @ reach
-        if (further == reach).all():
-            return reach
-        reach = further
 
 
 def _as_class(matrix: np.ndarray, name: str) -> np.ndarray:

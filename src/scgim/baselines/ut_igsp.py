@@ -10,8 +10,8 @@ import numpy as np
 
 from .causal import CausalBaseline
 from .equivalence import essential_graph
-from .gaussian_tests import GaussianTests
 from .protocol import Choice, Range, TrainingData
+from .tests import GaussianTests
 
 #: Most states with one score that are visited in the search for a lower one (`own`).
 _PLATEAU = 200
