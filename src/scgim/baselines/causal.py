@@ -45,8 +45,8 @@ class CausalBaseline(Baseline):
     gives_graph: ClassVar[bool] = True
     gives_targets: ClassVar[bool] = True
     can_predict_unseen: ClassVar[bool] = False
-    #: Fewest training cells that a perturbed condition must have for the method's tests (`own`).
-    min_cells: ClassVar[int] = 2
+    #: Minimum number of training cells that the method's tests need in a perturbed condition (`own`).
+    min_cells: ClassVar[int] = 5
 
     def __init__(self, *, intervention: Literal["hard", "shift"] = "hard") -> None:
         if intervention not in ("hard", "shift"):
@@ -55,7 +55,7 @@ class CausalBaseline(Baseline):
 
     @abstractmethod
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The class, bool (genes, genes), and the targets, bool (conditions, genes), in rows of `data.conditions`."""
+        """The class, bool (genes, genes), and the targets of the trained conditions, bool (trained, genes)."""
 
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
         """Learn class and targets, draw a DAG and fit the sampling model.
@@ -68,15 +68,15 @@ class CausalBaseline(Baseline):
         """
         generator = as_generator(rng)
         self._refuse(data)
-        learned, targets = self._learn(data, generator)
-        targets = np.asarray(targets, dtype=bool)
-        targets[data.is_control] = False
+        learned, called = self._learn(data, generator)
+        targets = np.zeros((len(data.conditions), data.x.shape[1]), dtype=bool)
+        targets[data.trained] = called
         dag = draw_dag(learned, generator)
         try:
             scm = LinearGaussian.fit(data.x, data.codes, len(targets), dag, targets, intervention=self.intervention)
         except ValueError as error:
             raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
-        self.class_, self.targets_, self.scm_ = np.asarray(learned, dtype=bool), targets, scm
+        self.class_, self.targets_, self.scm_ = learned, targets, scm
         rows = np.unique(data.codes).tolist()
         self.rows_: dict[str, int] = {data.condition(row).label: row for row in rows}
         self.control_row_: int = next(row for row in rows if data.condition(row).is_control)
@@ -233,6 +233,13 @@ class LinearGaussian:
         sd = np.sqrt(np.where(target, self.target_variances[row], self.variances))
         cut = target & (self.intervention == "hard")
         return ancestral(mean + sd * standard_normal(n, len(mean), rng), self.dag, np.where(cut, 0.0, self.weights))
+
+
+def check_levels(**levels: float) -> None:
+    """Refuse levels of tests that are none."""
+    for option, level in levels.items():
+        if not 0 < level < 1:
+            raise ValueError(f"{option} is the level of a test, between 0 and 1, got {level}.")
 
 
 def standard_normal(n: int, n_genes: int, rng: RngLike) -> np.ndarray:

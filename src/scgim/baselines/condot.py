@@ -55,16 +55,12 @@ class CondOT(Control):
     ----------
     hidden
         Widths of the layers (`own`: two of 128; the paper has four of 64, which did slightly worse).
-    steps
-        Outer iterations (`own`: 1,000).
-    inner_steps
-        Steps on g in each (`own`: 4; the paper has 10).
+    steps, inner_steps
+        Outer iterations (`own`: 1,000), and steps on g in each (`own`: 4; the paper has 10).
     batch_size
         Pairs of a control cell and a cell of a condition (256, as the paper).
-    learning_rate
-        Of g, at the start (`own`: 3e-3).
-    partner_rate
-        Of f (`own`: twice `learning_rate`).
+    learning_rate, partner_rate
+        Of g and f at the start (`own`: 3e-3 and twice that of g).
     weight_decay
         Decoupled, of both (`own`: 0.1).
     clip
@@ -78,17 +74,11 @@ class CondOT(Control):
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import TrainingData
-    >>> from scgim.baselines.condot import CondOT
-    >>> table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"],
-    ...                       "dose": [np.nan, np.nan], "is_control": [True, False]})
-    >>> x = np.random.default_rng(0).normal(size=(400, 2))
-    >>> x[200:] += [2.0, -2.0]
-    >>> data = TrainingData(x, np.repeat([0, 1], 200), table, np.array([[0.0], [1.0]]))
-    >>> fitted = CondOT(hidden=(16, 16), steps=150).fit(data)
-    >>> fitted.sample(data.condition(1), 200).mean(axis=0).round().tolist()
-    [2.0, -2.0]
+    >>> from scgim.baselines import CondOT
+    >>> from scgim.benchmark import SyntheticTask
+    >>> data = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0).load().train
+    >>> CondOT(hidden=(16, 16), steps=20).fit(data).sample(data.condition(1), 200).shape
+    (200, 5)
     """
 
     name: ClassVar[str] = "condot"

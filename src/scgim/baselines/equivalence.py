@@ -20,10 +20,8 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
 
     Parameters
     ----------
-    cpdag
-        bool (genes, genes), an equivalence class.
-    truth
-        bool (genes, genes), the true DAG.
+    cpdag, truth
+        bool (genes, genes), an equivalence class and the true DAG.
     rng
         Seed or generator.
 
@@ -32,11 +30,6 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
     np.ndarray
         bool (genes, genes) without undirected edges. It is acyclic where the directed edges of the class and the true
         direction of its other edges are together.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree.
 
     Examples
     --------

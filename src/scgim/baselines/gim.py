@@ -37,12 +37,8 @@ class InterventionModel(Baseline):
 
     Parameters
     ----------
-    preset
-        "default" or "paper", as in `scgim.tl.fit_gim`.
-    mechanism
-        "ziln", "mlp" or "linear"; "auto" (`own`): "ziln" where no value is negative and some are 0, else "mlp".
-    intervention
-        "hard" or "shift".
+    preset, mechanism, intervention
+        As in `scgim.tl.fit_gim`. "auto" is "ziln" where no value is negative and some are 0, else "mlp" (`own`).
     device
         Where to fit, e.g. "cpu" or "cuda".
     **settings
@@ -52,10 +48,8 @@ class InterventionModel(Baseline):
     ----------
     fitted_
         The fitted `scgim.model.FittedGIM`, on the CPU.
-    config_
-        Its settings, with "auto" resolved.
-    history_
-        Course of the fit: name -> values.
+    config_, history_
+        Its settings, with "auto" resolved, and the course of the fit: name -> values.
     n_edges_dropped_
         Edges above one half that were dropped because they closed a cycle.
     """
@@ -91,14 +85,7 @@ class InterventionModel(Baseline):
 
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
-        """Fit the model.
-
-        Raises
-        ------
-        CannotPredict
-            If the data do not suit the mechanism, there is no perturbed condition, or the optimisation stops being
-            finite.
-        """
+        """Fit the model; declines data that do not suit the mechanism, or where the fit stops being finite."""
         import torch
 
         from scgim.inference import TrainingData as Tensors
@@ -208,23 +195,18 @@ class GIMMethod(InterventionModel):
 
     Notes
     -----
-    The paper tunes the two sparsities and the scales of the priors. `search_space` (all `own`): graph_sparsity 5
-    to 200 and target_sparsity 2 to 50 nats, mechanism_scale 1 to 10, intervention_scale 0.3 to 3 and target_scale
-    0.03 to 0.3, all on a log scale. On the paper's synthetic design, the "auto" of `FitConfig` is 11 (linear) or 51
-    (MLP) nats per edge and 7 per target.
+    The paper tunes the two sparsities and the scales of the priors. `search_space` (all `own`), on a log scale:
+    graph_sparsity 5 to 200, target_sparsity 2 to 50 ("auto" is 11 (linear) or 51 (MLP), and 7, on the paper's synthetic
+    design), mechanism_scale 1 to 10, intervention_scale 0.3 to 3, target_scale 0.03 to 0.3.
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import GIMMethod, TrainingData
-    >>> rng = np.random.default_rng(0)
-    >>> x = np.concatenate([rng.normal(size=(60, 2)), rng.normal([4.0, 0.0], 1.0, (60, 2))])
-    >>> table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"],
-    ...                       "dose": [np.nan, np.nan], "is_control": [True, False]})
-    >>> data = TrainingData(x, np.repeat([0, 1], 60), table, np.array([[0.0], [1.0]]))
-    >>> gim = GIMMethod(mechanism="linear", max_steps=100, warmup_steps=20).fit(data)
-    >>> gim.targets([data.condition(1)]).round().astype(int).tolist()
-    [[1, 0]]
+    >>> from scgim.baselines import GIMMethod
+    >>> from scgim.benchmark import SyntheticTask
+    >>> task = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0, mechanism="linear").load()
+    >>> gim = GIMMethod(mechanism="linear", max_steps=20).fit(task.train)
+    >>> bool(gim.targets([task.train.condition(0)]).any()), gim.graph().shape
+    (False, (5, 5))
     """
 
     name: ClassVar[str] = "gim"
@@ -283,16 +265,11 @@ class BaCaDI(InterventionModel):
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import BaCaDI, TrainingData
-    >>> rng = np.random.default_rng(0)
-    >>> x = np.concatenate([rng.normal(size=(60, 2)), rng.normal([4.0, 0.0], 1.0, (60, 2))])
-    >>> table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"],
-    ...                       "dose": [np.nan, np.nan], "is_control": [True, False]})
-    >>> data = TrainingData(x, np.repeat([0, 1], 60), table, np.zeros((2, 0)))
-    >>> bacadi = BaCaDI(mechanism="linear", max_steps=100, warmup_steps=20).fit(data)
-    >>> bacadi.targets([data.condition(1)]).round().astype(int).tolist()
-    [[1, 0]]
+    >>> from scgim.baselines import BaCaDI
+    >>> from scgim.benchmark import SyntheticTask
+    >>> task = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0, mechanism="linear").load()
+    >>> BaCaDI(mechanism="linear", max_steps=20).fit(task.train).graph().shape
+    (5, 5)
     """
 
     name: ClassVar[str] = "bacadi"

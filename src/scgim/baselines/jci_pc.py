@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import breadth_first_order
 from scgim._optional import optional_import
 from scgim._rng import RngLike, as_generator
 
-from .causal import CausalBaseline, ancestral, standard_normal
+from .causal import CausalBaseline, ancestral, check_levels, standard_normal
 from .equivalence import draw_dag
 from .protocol import Condition, Range, TrainingData, check_data, check_features, check_fitted
 from .tests import ConditionTests, FeatureTests
@@ -46,40 +46,27 @@ class JCIPC(CausalBaseline):
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import TrainingData
-    >>> from scgim.baselines.jci_pc import JCIPC
-    >>> rng = np.random.default_rng(0)
-    >>> cause = np.concatenate([rng.normal(size=300), rng.normal(4.0, 1.0, 100)])
-    >>> x = np.stack([cause, cause + 0.5 * rng.normal(size=400)], axis=1)
-    >>> table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"],
-    ...                       "dose": [np.nan, np.nan], "is_control": [True, False]})
-    >>> data = TrainingData(x, np.repeat([0, 1], [300, 100]), table, np.array([[0.0], [1.0]]))
-    >>> method = JCIPC().fit(data)
-    >>> method.graph().astype(int).tolist(), method.targets([data.condition(1)]).tolist()
-    ([[0, 1], [0, 0]], [[1.0, 0.0]])
+    >>> from scgim.baselines import JCIPC
+    >>> from scgim.benchmark import SyntheticTask
+    >>> task = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0, mechanism="linear").load()
+    >>> JCIPC().fit(task.train, rng=0).graph().shape
+    (5, 5)
     """
 
     name: ClassVar[str] = "jci_pc"
-    min_cells: ClassVar[int] = 5
     search_space: ClassVar[Mapping[str, Range]] = {"alpha": Range(1e-6, 0.5, log=True)}
 
     def __init__(
         self, *, alpha: float = 0.01, max_depth: int | None = 4, intervention: Literal["hard", "shift"] = "hard"
     ) -> None:
         super().__init__(intervention=intervention)
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha is the level of a test, between 0 and 1, got {alpha}.")
+        check_levels(alpha=alpha)
         if max_depth is not None and max_depth < 0:
             raise ValueError(f"max_depth must not be negative, got {max_depth}.")
         self.alpha, self.max_depth = alpha, max_depth
 
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        n_genes = data.x.shape[1]
-        learned, children = search(ConditionTests(data), n_genes, self.alpha, self.max_depth, rng)
-        targets = np.zeros((len(data.conditions), n_genes), dtype=bool)
-        targets[data.trained] = children
-        return learned, targets
+        return search(ConditionTests(data), data.x.shape[1], self.alpha, self.max_depth, rng)
 
 
 class JCIPCContext(JCIPC):
@@ -108,19 +95,11 @@ class JCIPCContext(JCIPC):
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import TrainingData
-    >>> from scgim.baselines.jci_pc import JCIPCContext
-    >>> rng = np.random.default_rng(0)
-    >>> dose = np.repeat([0.0, 1.0, 2.0], 200)
-    >>> cause = rng.normal(size=600) + 3 * dose
-    >>> x = np.stack([cause, cause + 0.5 * rng.normal(size=600)], axis=1)
-    >>> table = pd.DataFrame({"condition": ["control", "A_1", "A_2", "A_4"], "perturbation": ["control"] + 3 * ["A"],
-    ...                       "dose": [np.nan, 1, 2, 4], "is_control": [True, False, False, False]})
-    >>> data = TrainingData(x, np.repeat([0, 1, 2], 200), table, np.array([[0.0], [1.0], [2.0], [4.0]]))
-    >>> method = JCIPCContext().fit(data)
-    >>> method.sample(data.condition(3), n=2000).mean(axis=0).round().tolist()
-    [12.0, 12.0]
+    >>> from scgim.baselines import JCIPCContext
+    >>> from scgim.benchmark import SyntheticTask
+    >>> task = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=1, mechanism="linear").load()
+    >>> JCIPCContext().fit(task.train, rng=0).sample(task.splits["new_target"][0].condition, n=9).shape
+    (9, 5)
     """
 
     name: ClassVar[str] = "jci_pc_context"

@@ -1,15 +1,18 @@
-"""A fit in a process of its own: it can be ended, and its memory is its own."""
+"""Work in a process of its own: it can be ended, and its memory is its own."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,7 +24,8 @@ from .protocol import Baseline, CannotPredict, TrainingData
 
 AnyBaseline = TypeVar("AnyBaseline", bound=Baseline)
 
-#: Messages of the child: it has its data and fits; the fit is done; it failed.
+Work = Callable[[bytes, Callable[[Any], None]], None]
+#: Messages of the child of `fit_within`: it has its data and fits; the fit is done; it failed.
 _STARTED, _FITTED, _FAILED = "started", "fitted", "failed"
 
 
@@ -29,34 +33,74 @@ class TimeLimitExceeded(CannotPredict):
     """A fit was ended because it took longer than allowed."""
 
 
+class ChildGone(Exception):
+    """A child ended without a message; the text says how."""
+
+
+class Child:
+    """A process that runs ``work(task, tell)``, is heard by the messages that it tells, and ends with its parent.
+
+    `work`: a function of a module; `task`: bytes. Default `context`: a fresh interpreter ("spawn"), as a fork of a
+    process in which torch has started threads may hang.
+    """
+
+    def __init__(self, work: Work, task: bytes, context: Any = None) -> None:
+        context = context or multiprocessing.get_context("spawn")
+        self.connection, there = context.Pipe()
+        self.started = time.monotonic()
+        self.process = context.Process(target=_main, args=(work, there))
+        self.process.start()
+        there.close()
+        with suppress(OSError):  # gone already: `receive` says so
+            self.connection.send_bytes(task)
+
+    def receive(self, seconds: float | None = None) -> Any:
+        """What it tells next; a TimeoutError if that takes longer, ChildGone if it ended instead."""
+        if not self.connection.poll(seconds):
+            raise TimeoutError
+        try:
+            return pickle.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            self.process.join(10)
+            code = self.process.exitcode
+        if code is not None and code < 0:
+            raise ChildGone(f"the system ended it (signal {-code}{', most often for want of memory' * (code == -9)})")
+        raise ChildGone(f"it ended with exit code {code}")
+
+    def end(self) -> None:
+        """End it, by force where it does not listen."""
+        self.connection.close()
+        for stop in (self.process.terminate, self.process.kill):
+            if self.process.is_alive():
+                stop()
+                self.process.join(2)
+        self.process.join(5)
+
+
 def fit_within(
     baseline: AnyBaseline, data: TrainingData, rng: RngLike = 0, *, seconds: float | None = None
 ) -> AnyBaseline:
     """Fit in a process of its own, and end it after `seconds`.
 
-    The result is that of ``baseline.fit(data, rng)``. The process is a fresh interpreter ("spawn"), so that nothing
-    of this one (threads, memory) reaches it: a script must call this under ``if __name__ == "__main__":``, and the
-    class of the baseline must be importable (not defined in a notebook).
+    The result is that of ``baseline.fit(data, rng)``. The process is a fresh interpreter, so that nothing of this one
+    (threads, memory) reaches it: a script must call this under ``if __name__ == "__main__":``, and the class of the
+    baseline must be importable (not defined in a notebook).
 
     Parameters
     ----------
-    baseline
-        Any method of the protocol that can be pickled.
-    data
-        What it is fitted on.
+    baseline, data
+        Any method of the protocol that can be pickled, and what it is fitted on.
     rng
         Seed or generator; a generator has advanced afterwards as if the fit had run here.
     seconds
-        Most seconds for the fit alone, without starting the process; None: no limit.
+        Maximum time for the fit alone, without starting the process; None: no limit.
 
     Returns
     -------
     Baseline
-        `baseline` itself, fitted, with two attributes more. ``fit_seconds_``: seconds of the fit in its process,
-        loading of what `fit` is the first to import included (torch: two or three seconds). ``peak_memory_``: the
-        most memory that this process has held at a time, in MiB (resident set): the fit, its data, and the
-        interpreter with all libraries (torch and pyro: about 250 MiB), but no further processes that the method
-        starts; NaN where the system does not tell.
+        `baseline` itself, fitted, with two attributes more: ``fit_seconds_``, loading of what `fit` is the first to
+        import included (torch: two or three seconds), and ``peak_memory_`` of its process in MiB, with the interpreter
+        and all libraries (torch and pyro: about 250 MiB) but without further processes that the method starts.
 
     Raises
     ------
@@ -71,101 +115,83 @@ def fit_within(
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import Control, TrainingData, fit_within
-    >>> table = pd.DataFrame({"condition": ["control"], "perturbation": ["control"], "dose": [np.nan],
-    ...                       "is_control": [True]})
-    >>> data = TrainingData(np.ones((5, 2)), np.zeros(5, int), table, np.zeros((1, 1)))
-    >>> control = fit_within(Control(), data, seconds=60)
-    >>> control.fit_seconds_ < 60
+    >>> from scgim.baselines import Control, fit_within
+    >>> from scgim.benchmark import SyntheticTask
+    >>> task = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0).load()
+    >>> fit_within(Control(), task.train, seconds=60).fit_seconds_ < 60
     True
     """
+    name = baseline.name
     if seconds is not None and not seconds > 0:
         raise ValueError(f"The time limit must be positive, got {seconds} seconds.")
     try:
         task = pickle.dumps((baseline, data, rng))
     except Exception as error:
-        raise TypeError(f"{baseline.name} cannot be sent to a process of its own: {error}") from error
-    # A fork of a process in which torch has started threads may hang: a new interpreter instead.
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there,))
-    process.start()
-    there.close()
+        raise TypeError(f"{name} cannot be sent to a process of its own: {error}") from error
+    child = Child(_fit, task)
     try:
-        kind, content = _receive(baseline.name, process, here, task, seconds)
-        process.join(5)
+        kind, content = child.receive()
+        if kind == _STARTED:
+            kind, content = child.receive(seconds)
+        child.process.join(5)
+    except TimeoutError:
+        raise TimeLimitExceeded(f"{name} was ended: its fit took longer than {seconds:g} seconds.") from None
+    except ChildGone as error:
+        hint = " (a script must fit under `if __name__ == '__main__':`)" if "exit code" in str(error) else ""
+        raise CannotPredict(f"{name} cannot be fitted: the process of the fit is gone, {error}{hint}.") from error
     finally:
-        here.close()
-        _end(process)
+        child.end()
     if kind == _FAILED:
         failure, text = content
         failure.add_note(f"In the process of the fit:\n{text}")
         raise failure
-    fitted, generator_state, fit_seconds, peak_memory = content
+    fitted, generator_state, fit_seconds, peak = content
     if isinstance(rng, np.random.Generator):
         rng.bit_generator.state = generator_state
-    vars(baseline).update(fitted, fit_seconds_=fit_seconds, peak_memory_=peak_memory)
+    vars(baseline).update(fitted, fit_seconds_=fit_seconds, peak_memory_=peak)
     return baseline
 
 
-def _receive(name: str, process: BaseProcess, here: Connection, task: bytes, seconds: float | None) -> tuple[str, Any]:
-    """The child's last message; the time runs from when it says that it has started."""
-    try:
-        here.send_bytes(task)
-        message = pickle.loads(here.recv_bytes())
-        if message[0] == _STARTED:
-            if not here.poll(seconds):
-                raise TimeLimitExceeded(f"{name} was ended: its fit took longer than {seconds:g} seconds.")
-            message = pickle.loads(here.recv_bytes())
-    except (EOFError, OSError) as error:
-        process.join(10)
-        code = process.exitcode
-        if code is not None and code < 0:
-            reason = f"the system ended it (signal {-code}{', most often for want of memory' * (code == -9)})"
-        else:
-            reason = f"it ended with exit code {code} (a script must fit under `if __name__ == '__main__':`)"
-        raise CannotPredict(f"{name} cannot be fitted: the process of the fit is gone, {reason}.") from error
-    return message
+# -- in the process of the work ---------------------------------------------------------------------------
 
 
-def _end(process: BaseProcess) -> None:
-    """End it, by force where it does not listen."""
-    for stop in (process.terminate, process.kill):
-        if process.is_alive():
-            stop()
-            process.join(2)
-    process.join(5)
-
-
-# -- in the process of the fit ----------------------------------------------------------------------------
-
-
-def _work(there: Connection) -> None:
+def _main(work: Work, there: Connection) -> None:
     signal.signal(signal.SIGTERM, _leave)
-    try:
-        baseline, data, rng = pickle.loads(there.recv_bytes())
-        there.send_bytes(pickle.dumps((_STARTED, None)))
-        start = time.perf_counter()
-        fitted = baseline.fit(data, rng)
-        seconds = time.perf_counter() - start
-        state = rng.bit_generator.state if isinstance(rng, np.random.Generator) else None
-        try:
-            message = pickle.dumps((_FITTED, (vars(fitted), state, seconds, peak_memory())))
-        except Exception as error:
-            raise TypeError(
-                f"{baseline.name} was fitted, but the result cannot be sent back from the process of the fit "
-                f"({error}). Fit it without a time limit."
-            ) from error
-    except Exception as error:
-        message = pickle.dumps((_FAILED, (_sendable(error), traceback.format_exc())))
-    there.send_bytes(message)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    work(there.recv_bytes(), lambda message: there.send_bytes(pickle.dumps(message)))
     there.close()
 
 
 def _leave(*_: object) -> NoReturn:
     """Asked to end: leave by an exception, so that what the process holds of the system is given back."""
     raise SystemExit(1)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed must leave no work behind: its own clean-up does not happen then."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _fit(task: bytes, tell: Callable[[Any], None]) -> None:
+    try:
+        baseline, data, rng = pickle.loads(task)
+        tell((_STARTED, None))
+        start = time.perf_counter()
+        fitted = baseline.fit(data, rng)
+        seconds = time.perf_counter() - start
+        state = rng.bit_generator.state if isinstance(rng, np.random.Generator) else None
+        try:
+            tell((_FITTED, (vars(fitted), state, seconds, peak_memory())))
+        except Exception as error:
+            raise TypeError(
+                f"{baseline.name} was fitted, but the result cannot be sent back from the process of the fit "
+                f"({error}). Fit it without a time limit."
+            ) from error
+    except Exception as error:
+        tell((_FAILED, (_sendable(error), traceback.format_exc())))
 
 
 def _sendable(error: Exception) -> Exception:

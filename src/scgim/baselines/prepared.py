@@ -109,19 +109,8 @@ def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None)
 def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: str | None = None) -> Condition:
     """One condition of a prepared AnnData, held-out ones included.
 
-    Parameters
-    ----------
-    adata
-        Prepared by `scgim.pp.prepare`.
-    label
-        Its label in ``uns[key]["conditions"]``; a KeyError where there is no such condition.
-    key, group
-        Which preparation.
-
-    Returns
-    -------
-    Condition
-        With its perturbation, dose, features and parts.
+    `label`: as in ``uns[key]["conditions"]``, a KeyError where there is no such condition; `key`, `group`: which
+    preparation.
     """
     entry = read_entry(adata, key, group)
     if label not in entry.labels:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
-from .causal import CausalBaseline
+from .causal import CausalBaseline, check_levels
 from .equivalence import essential_graph
 from .protocol import Choice, Range, TrainingData
 from .tests import GaussianTests
@@ -43,10 +43,9 @@ class UTIGSP(CausalBaseline):
 
     Parameters
     ----------
-    alpha
-        Level of the tests of independence (`own`: 0.001).
-    alpha_inv
-        Level of the tests of invariance, for each condition and gene (`own`: 0.0001).
+    alpha, alpha_inv
+        Levels of the tests of independence (`own`: 0.001), and of invariance, for each condition and gene (`own`:
+        0.0001). Search space: 1e-8 to 0.05 on a log scale, both.
     n_restarts
         Random orders to start from (`own`: 5).
     depth
@@ -58,14 +57,8 @@ class UTIGSP(CausalBaseline):
 
     Attributes
     ----------
-    dag_
-        bool (genes, genes), the graph of the best order, a member of the class.
-    score_
-        Its edges plus its targets.
-
-    Notes
-    -----
-    Search space (`own`): both levels from 1e-8 to 0.05 on a log scale.
+    dag_, score_
+        bool (genes, genes), the graph of the best order, a member of the class; and its edges plus its targets.
 
     References
     ----------
@@ -73,22 +66,14 @@ class UTIGSP(CausalBaseline):
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import TrainingData
-    >>> from scgim.baselines.ut_igsp import UTIGSP
-    >>> rng = np.random.default_rng(0)
-    >>> cause = np.concatenate([rng.normal(size=300), rng.normal(4.0, 1.0, 100)])
-    >>> x = np.stack([cause, cause + 0.5 * rng.normal(size=400)], axis=1)
-    >>> table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"],
-    ...                       "dose": [np.nan, np.nan], "is_control": [True, False]})
-    >>> data = TrainingData(x, np.repeat([0, 1], [300, 100]), table, np.array([[0.0], [1.0]]))
-    >>> method = UTIGSP().fit(data)
-    >>> method.graph().astype(int).tolist(), method.targets([data.condition(1)]).tolist()
-    ([[0, 1], [0, 0]], [[1.0, 0.0]])
+    >>> from scgim.baselines import UTIGSP
+    >>> from scgim.benchmark import SyntheticTask
+    >>> task = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0, mechanism="linear").load()
+    >>> UTIGSP().fit(task.train, rng=0).graph().shape
+    (5, 5)
     """
 
     name: ClassVar[str] = "ut_igsp"
-    min_cells: ClassVar[int] = 5
     search_space: ClassVar[Mapping[str, Range | Choice]] = {
         "alpha": Range(1e-8, 0.05, log=True),
         "alpha_inv": Range(1e-8, 0.05, log=True),
@@ -105,9 +90,7 @@ class UTIGSP(CausalBaseline):
         intervention: Literal["hard", "shift"] = "hard",
     ) -> None:
         super().__init__(intervention=intervention)
-        for option, level in (("alpha", alpha), ("alpha_inv", alpha_inv)):
-            if not 0 < level < 1:
-                raise ValueError(f"{option} is the level of a test, between 0 and 1, got {level}.")
+        check_levels(alpha=alpha, alpha_inv=alpha_inv)
         if n_restarts < 1 or depth < 0:
             raise ValueError(f"n_restarts must be at least 1 and depth at least 0, got {n_restarts} and {depth}.")
         self.alpha, self.alpha_inv = alpha, alpha_inv
@@ -120,11 +103,10 @@ class UTIGSP(CausalBaseline):
         best = min(found, key=lambda state: state.score)
         self.score_ = best.score
         self.dag_ = np.zeros((tests.n_genes, tests.n_genes), dtype=bool)
-        targets = np.zeros((len(data.conditions), tests.n_genes), dtype=bool)
         for gene, parents in enumerate(best.parents):
             self.dag_[list(parents), gene] = True
-            targets[data.trained, gene] = tests.targeting(gene, parents)
-        return essential_graph(self.dag_, targets), targets
+        called = np.array([tests.targeting(gene, parents) for gene, parents in enumerate(best.parents)]).T
+        return essential_graph(self.dag_, called), called
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import threading
+import pickle
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from scgim._process import one_thread
-from scgim.baselines.limits import peak_memory
+from scgim.baselines.limits import Child, ChildGone, peak_memory
 
 from .curves import effect_curves
 from .details import details
@@ -126,45 +125,37 @@ def _outcomes(todo: list[Cell], jobs: int, time_limit: float | None) -> Iterator
         for cell in todo:
             yield cell, _attempt(cell, None)
         return
-    context = _context()
-    waiting = list(reversed(todo))
-    running: dict[Any, tuple[Cell, Any, float, dict[str, Any]]] = {}
+    context, waiting = _context(), list(reversed(todo))
+    running: dict[Any, tuple[Cell, Child, dict[str, Any]]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 cell = waiting.pop()
-                here, there = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(cell, there), daemon=True)
-                process.start()
-                there.close()
-                running[here] = (cell, process, time.monotonic(), {})
-            soonest = min(_left(start, time_limit, fit) for _, _, start, fit in running.values())
-            for ready in wait(list(running), timeout=soonest):
-                here = cast(Connection, ready)
-                cell, process, _, fit = running[here]
-                try:
-                    message = here.recv()
-                except EOFError:  # the process died: memory, a crash in compiled code
-                    process.join()
-                    reason = f"the process ended with exit code {process.exitcode}"
-                    message = {"failure": reason, "fit": fit, "rows": []}
-                if "rows" not in message:  # the fit is done, scoring has begun: the time limit is over
-                    fit.update(message)
+                child = Child(_work, pickle.dumps(cell), context)
+                running[child.connection] = (cell, child, {})
+            ready = wait(
+                list(running), timeout=min(_left(child, time_limit, fit) for _, child, fit in running.values())
+            )
+            for here, (cell, child, fit) in list(running.items()):
+                if here in ready:
+                    try:
+                        message = child.receive()
+                    except ChildGone as reason:  # memory, a crash in compiled code
+                        message = {"failure": f"the process is gone: {reason}", "fit": fit, "rows": []}
+                    if "rows" not in message:  # the fit is done, scoring has begun: the time limit is over
+                        fit.update(message)
+                        continue
+                    child.process.join(5)
+                elif _left(child, time_limit, fit) <= 0:
+                    message = {"failure": f"time limit of {time_limit:g} s", "fit": {}, "rows": []}
+                else:
                     continue
-                here.close()
-                process.join()
+                child.end()
                 del running[here]
                 yield cell, message
-            for here, (cell, process, start, fit) in list(running.items()):
-                if _left(start, time_limit, fit) <= 0 and not here.poll():
-                    process.kill()
-                    process.join()
-                    here.close()
-                    del running[here]
-                    yield cell, {"failure": f"time limit of {time_limit:g} s", "fit": {}, "rows": []}
     finally:
-        for _, process, _, _ in running.values():
-            process.kill()
+        for _, child, _ in running.values():
+            child.end()
 
 
 def _context() -> Any:
@@ -177,28 +168,18 @@ def _context() -> Any:
     return context
 
 
-def _left(start: float, time_limit: float | None, fit: dict[str, Any]) -> float:
+def _left(child: Child, time_limit: float | None, fit: dict[str, Any]) -> float:
     """Seconds until a cell must be ended; a long time where it need not."""
-    return 3600.0 if time_limit is None or fit else max(0.0, start + time_limit - time.monotonic())
+    return 3600.0 if time_limit is None or fit else max(0.0, child.started + time_limit - time.monotonic())
 
 
-def _work(cell: Cell, there: Connection) -> None:
+def _work(cell: bytes, tell: Callable[[dict[str, Any]], None]) -> None:
     """Run in the child."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("scgim").setLevel(logging.ERROR)
-    there.send(_attempt(cell, there))
-    there.close()
+    tell(_attempt(pickle.loads(cell), tell))
 
 
-def _end_with_parent() -> None:
-    """A run that is killed must leave no fits behind: its own clean-up does not happen then."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
+def _attempt(cell: Cell, tell: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
     """Load, fit, score. Whatever goes wrong is the outcome of this cell, and the others go on."""
     fit: dict[str, float] = {}
     try:
@@ -209,9 +190,9 @@ def _attempt(cell: Cell, there: Connection | None) -> dict[str, Any]:
             start, cpu = time.perf_counter(), time.process_time()
             fitted = method.fit(task.train, cell.task.seed)
             fit["seconds"], fit["cpu_seconds"] = time.perf_counter() - start, time.process_time() - cpu
-        if there is not None:
+        if tell is not None:
             fit["peak_memory_mib"] = peak_memory()
-            there.send(fit)
+            tell(fit)
         for name in ("n_edges_dropped",):
             if hasattr(fitted, f"{name}_"):
                 fit[name] = float(getattr(fitted, f"{name}_"))
