@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 
 from scgim._rng import RngLike, as_generator
-from scgim._validation import listing
+from scgim._validation import check_choice, listing
 from scgim.simulate import topological_order
 
 from .equivalence import draw_dag
@@ -18,8 +18,11 @@ from .protocol import Baseline, CannotPredict, Condition, TrainingData, check_da
 
 #: Correlation matrices whose smallest eigenvalue is below are singular for all that tests can tell (`own`).
 _SINGULAR = 1e-8
+#: A score is better if it is higher by more than this.
+GAIN = 1e-6
 
 
+@dataclass(kw_only=True, eq=False)
 class CausalBaseline(Baseline):
     """Learns an equivalence class of graphs and the targets of every training condition.
 
@@ -48,10 +51,10 @@ class CausalBaseline(Baseline):
     #: Minimum number of training cells that the method's tests need in a perturbed condition (`own`).
     min_cells: ClassVar[int] = 5
 
-    def __init__(self, *, intervention: Literal["hard", "shift"] = "hard") -> None:
-        if intervention not in ("hard", "shift"):
-            raise ValueError(f"intervention must be 'hard' or 'shift', got {intervention!r}.")
-        self.intervention = intervention
+    intervention: Literal["hard", "shift"] = "hard"
+
+    def __post_init__(self) -> None:
+        check_choice(self.intervention, "intervention", ("hard", "shift"))
 
     @abstractmethod
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +76,7 @@ class CausalBaseline(Baseline):
         targets[data.trained] = called
         dag = draw_dag(learned, generator)
         try:
-            scm = LinearGaussian.fit(data.x, data.codes, len(targets), dag, targets, intervention=self.intervention)
+            scm = LinearGaussian.fit(data.x, data.codes, dag, targets, intervention=self.intervention)
         except ValueError as error:
             raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
         self.class_, self.targets_, self.scm_ = learned, targets, scm
@@ -168,13 +171,12 @@ class LinearGaussian:
         cls,
         x: np.ndarray,
         codes: np.ndarray,
-        n_conditions: int,
         dag: np.ndarray,
         targets: np.ndarray,
         *,
         intervention: Literal["hard", "shift"] = "hard",
     ) -> Self:
-        """Fit all mechanisms to x (cells, genes) of the conditions codes (cells,); not all of these need have cells.
+        """Fit all mechanisms to x (cells, genes) of conditions (cells,), rows of `targets`; not all need have cells.
 
         Where parents are collinear, the coefficients of least norm are taken. A gene that is a target in every
         condition has no mechanism that data could tell: it gets no weights, and the mean and variance of all its
@@ -183,12 +185,13 @@ class LinearGaussian:
         Raises
         ------
         ValueError
-            If shapes disagree, the graph has a cycle, or a gene has too few cells to estimate its mechanism: at
+            If the graph has a cycle, or a gene has too few cells to estimate its mechanism: at
             least its number of parents + 2.
         """
         x, codes = np.asarray(x, dtype=np.float64), np.asarray(codes)
         dag, targets = np.asarray(dag).astype(bool), np.asarray(targets).astype(bool)
-        n_genes = _check(x, codes, n_conditions, dag, targets, intervention)
+        n_genes = x.shape[1]
+        topological_order(dag)  # raises where there is a cycle
         weights = np.zeros((n_genes, n_genes))
         intercepts, variances = np.zeros(n_genes), np.zeros(n_genes)
         means = np.full(targets.shape, np.nan)
@@ -235,6 +238,29 @@ class LinearGaussian:
         return ancestral(mean + sd * standard_normal(n, len(mean), rng), self.dag, np.where(cut, 0.0, self.weights))
 
 
+def best_place(
+    value: Callable[[int, frozenset[int]], float], order: Sequence[int], gene: int
+) -> tuple[list[int], float]:
+    """A causal order with `gene` at its best place, and what that gains; `value`: of a gene with those before it."""
+
+    def of_two(moved: list[int], first: int) -> float:
+        before, (one, other) = frozenset(moved[:first]), moved[first : first + 2]
+        return value(one, before) + value(other, before | {one})
+
+    best, most = list(order), 0.0
+    for step in (-1, 1):
+        moved, place, gain = list(order), list(order).index(gene), 0.0
+        while 0 <= place + step < len(moved):
+            first = min(place, place + step)
+            gain -= of_two(moved, first)
+            moved[place], moved[place + step] = moved[place + step], gene
+            gain += of_two(moved, first)
+            place += step
+            if gain > most + GAIN:
+                best, most = list(moved), gain
+    return best, most
+
+
 def check_levels(**levels: float) -> None:
     """Refuse levels of tests that are none."""
     for option, level in levels.items():
@@ -263,22 +289,3 @@ def _centred(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     for code in np.unique(group):
         centred[group == code] -= centred[group == code].mean(axis=0)
     return centred
-
-
-def _check(
-    x: np.ndarray, codes: np.ndarray, n_conditions: int, dag: np.ndarray, targets: np.ndarray, intervention: str
-) -> int:
-    if intervention not in ("hard", "shift"):
-        raise ValueError(f"intervention must be 'hard' or 'shift', got {intervention!r}.")
-    if x.ndim != 2 or codes.shape != (len(x),) or not len(x):
-        raise ValueError(f"`x` must be (cells, genes) and `codes` (cells,), got {x.shape} and {codes.shape}.")
-    n_genes = x.shape[1]
-    if dag.shape != (n_genes, n_genes) or targets.shape != (n_conditions, n_genes):
-        raise ValueError(
-            f"For {n_genes} genes and {n_conditions} conditions `dag` must be ({n_genes}, {n_genes}) and `targets` "
-            f"({n_conditions}, {n_genes}), got {dag.shape} and {targets.shape}."
-        )
-    if codes.min() < 0 or codes.max() >= n_conditions:
-        raise ValueError(f"`codes` must lie in 0 to {n_conditions - 1}.")
-    topological_order(dag)  # raises where there is a cycle
-    return n_genes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -12,7 +13,17 @@ from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 
 from .convex_networks import ConvexPotential
-from .protocol import CannotPredict, Choice, Condition, Range, TrainingData, check_data, check_fitted, draw_cells
+from .protocol import (
+    CannotPredict,
+    Choice,
+    Condition,
+    Range,
+    TrainingData,
+    check_data,
+    check_fitted,
+    check_positive,
+    draw_cells,
+)
 from .shift import Control, FeatureScale
 
 if TYPE_CHECKING:
@@ -27,6 +38,7 @@ _BETAS = (0.5, 0.9)
 _AVERAGE = 0.95
 
 
+@dataclass(kw_only=True, eq=False)
 class CondOT(Control):
     r"""Control cells, transported by the gradient of a potential that is convex in the cell, given the features.
 
@@ -88,33 +100,21 @@ class CondOT(Control):
         "weight_decay": Range(1e-3, 1.0, log=True),
     }
 
-    def __init__(
-        self,
-        *,
-        hidden: Sequence[int] = (128, 128),
-        steps: int = 1_000,
-        inner_steps: int = 4,
-        batch_size: int = 256,
-        learning_rate: float = 3e-3,
-        partner_rate: float | None = None,
-        weight_decay: float = 0.1,
-        clip: bool = False,
-    ) -> None:
-        counts = {"steps": steps, "inner_steps": inner_steps, "batch_size": batch_size}
-        for option, value in counts.items():
-            if value < 1:
-                raise ValueError(f"`{option}` must be at least 1, got {value}.")
-        if not hidden or any(width < 1 for width in hidden):
-            raise ValueError(f"`hidden` must name at least one layer, widths positive, got {tuple(hidden)}.")
-        if not learning_rate > 0 or not (partner_rate is None or partner_rate > 0):
-            raise ValueError(
-                f"`learning_rate` and `partner_rate` must be positive, got {learning_rate} and {partner_rate}."
-            )
-        if not weight_decay >= 0:
-            raise ValueError(f"`weight_decay` must not be negative, got {weight_decay}.")
-        self.hidden, self.steps, self.inner_steps, self.batch_size = tuple(hidden), steps, inner_steps, batch_size
-        self.learning_rate, self.weight_decay, self.clip = learning_rate, weight_decay, clip
-        self.partner_rate = 2 * learning_rate if partner_rate is None else partner_rate
+    hidden: Sequence[int] = (128, 128)
+    steps: int = 1_000
+    inner_steps: int = 4
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    partner_rate: float | None = None
+    weight_decay: float = 0.1
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.hidden:
+            raise ValueError("hidden must name at least one layer.")
+        check_positive(hidden=self.hidden, steps=self.steps, inner_steps=self.inner_steps, batch_size=self.batch_size)
+        check_positive(learning_rate=self.learning_rate, partner_rate=self.partner_rate)
+        check_positive(weight_decay=self.weight_decay, zero=True)
 
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
@@ -201,12 +201,13 @@ class CondOT(Control):
             decay = self.weight_decay
             return torch.optim.AdamW(network.parameters, lr=rate, betas=_BETAS, weight_decay=decay, foreach=True)
 
-        map_adam, partner_adam = adam(potential, self.learning_rate), adam(partner, self.partner_rate)
+        partner_rate = 2 * self.learning_rate if self.partner_rate is None else self.partner_rate
+        map_adam, partner_adam = adam(potential, self.learning_rate), adam(partner, partner_rate)
         average = [weight.detach().clone() for weight in potential.parameters]
         for step in range(self.steps):
             left = 1 - step / self.steps
             map_adam.param_groups[0]["lr"] = left * self.learning_rate
-            partner_adam.param_groups[0]["lr"] = left * self.partner_rate
+            partner_adam.param_groups[0]["lr"] = left * partner_rate
             for _ in range(self.inner_steps):
                 x, _, context = draw()
                 moved = potential.gradient(x, potential.terms(context))

@@ -45,7 +45,7 @@ class ConvexPotential:
     softplus of functions affine in the tanh of the next and of the last u. It is convex in x because Z_k and w are
     kept from being negative (:meth:`project`), t_k and q are positive, and sigma is convex, increasing and positive.
 
-    Here (`own`) sigma is a softplus and not the leaky rectifier, so that the gradient in x (the transport map) is smooth
+    Here (`own`) sigma is a softplus, not the leaky rectifier, so that the gradient in x (the transport map) is smooth
     and depends on every weight; q depends on the context and the gene, so that a map can contract a gene, too; the
     factors s, t and q see a bounded context, so that the map grows no faster than linearly in it: products of factors
     that grow move cells much too far at contexts outside the trained range.

@@ -10,21 +10,20 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from scgim._optional import optional_import
-from scgim._validation import listing
+from scgim._validation import check_choice, check_int, listing
 
-from .causal import CausalBaseline, check_levels
+from .causal import GAIN, CausalBaseline, best_place, check_levels
 from .equivalence import essential_graph
-from .protocol import CannotPredict, Range, TrainingData
+from .protocol import CannotPredict, Range, TrainingData, check_positive
 from .tests import GaussianTests
 
 #: The alternating estimation of a mechanism ends when no coefficient changes by more, relative to the largest.
 _TOLERANCE = 1e-6
 #: Most rounds of it.
 _ROUNDS = 50
-#: A graph is better if its score is higher by more than this.
-_GAIN = 1e-6
 
 
+@dataclass(kw_only=True, eq=False)
 class GnIES(CausalBaseline):
     """Greedy noise-interventional equivalence search (Gamella, Taeb, Heinze-Deml & Bühlmann 2022).
 
@@ -83,24 +82,17 @@ class GnIES(CausalBaseline):
         "alpha": Range(1e-8, 0.05, log=True),
     }
 
-    def __init__(
-        self,
-        *,
-        lmbda: float | None = None,
-        approach: Literal["order", "rank", "greedy"] = "order",
-        alpha: float = 1e-4,
-        n_restarts: int = 5,
-        intervention: Literal["hard", "shift"] = "hard",
-    ) -> None:
-        super().__init__(intervention=intervention)
-        if approach not in ("order", "rank", "greedy"):
-            raise ValueError(f"approach must be 'order', 'rank' or 'greedy', got {approach!r}.")
-        if lmbda is not None and not lmbda >= 0:
-            raise ValueError(f"lmbda is a penalty and must not be negative, got {lmbda}.")
-        check_levels(alpha=alpha)
-        if n_restarts < 1:
-            raise ValueError(f"n_restarts must be at least 1, got {n_restarts}.")
-        self.lmbda, self.approach, self.alpha, self.n_restarts = lmbda, approach, alpha, n_restarts
+    lmbda: float | None = None
+    approach: Literal["order", "rank", "greedy"] = "order"
+    alpha: float = 1e-4
+    n_restarts: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self.approach, "approach", ("order", "rank", "greedy"))
+        check_levels(alpha=self.alpha)
+        check_int(self.n_restarts, "n_restarts", least=1)
+        check_positive(lmbda=self.lmbda, zero=True)
 
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         self._refuse_constant(data)
@@ -206,7 +198,7 @@ class GnIESScore:
                 steps += [current.parents - {parent} for parent in sorted(current.parents)]
             found = [Mechanism(self.local(gene, parents, varies), parents, varies) for parents in steps]
             following = max(found, key=lambda mechanism: mechanism.score, default=current)
-            if following.score <= current.score + _GAIN:
+            if following.score <= current.score + GAIN:
                 return current
             current = following
 
@@ -244,34 +236,10 @@ def search(score: GnIESScore, order: Sequence[int]) -> tuple[list[int], float]:
     while True:
         gained = 0.0
         for gene in tuple(order):
-            order, gain = _moved(score, order, gene)
+            order, gain = best_place(lambda gene, before: score.best(gene, before).score, order, gene)
             gained += gain
-        if gained <= _GAIN:
+        if gained <= GAIN:
             return order, sum(mechanism.score for mechanism in mechanisms(score, order))
-
-
-def _moved(score: GnIESScore, order: list[int], gene: int) -> tuple[list[int], float]:
-    """The order with `gene` at its best place, and what that gains."""
-    start = order.index(gene)
-    best, most = order, 0.0
-    for step in (-1, 1):
-        moved, place, gain = list(order), start, 0.0
-        while 0 <= place + step < len(order):
-            first = min(place, place + step)
-            gain -= _score_of(score, moved, first)
-            moved[place], moved[place + step] = moved[place + step], gene
-            gain += _score_of(score, moved, first)
-            place += step
-            if gain > most + _GAIN:
-                best, most = list(moved), gain
-    return best, most
-
-
-def _score_of(score: GnIESScore, order: list[int], first: int) -> float:
-    """Terms of the genes at two neighbouring places."""
-    before = frozenset(order[:first])
-    one, other = order[first], order[first + 1]
-    return score.best(one, before).score + score.best(other, before | {one}).score
 
 
 def mechanisms(score: GnIESScore, order: Sequence[int]) -> list[Mechanism]:

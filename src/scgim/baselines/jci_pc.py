@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,13 +16,14 @@ from scgim._rng import RngLike, as_generator
 
 from .causal import CausalBaseline, ancestral, check_levels, standard_normal
 from .equivalence import draw_dag
-from .protocol import Condition, Range, TrainingData, check_data, check_features, check_fitted
+from .protocol import Condition, Range, TrainingData, check_data, check_features, check_fitted, check_positive
 from .tests import ConditionTests, FeatureTests
 
 #: A column that the others leave less of, relative to the largest, is a linear function of them (`own`).
 _COLLINEAR = 1e-6
 
 
+@dataclass(kw_only=True, eq=False)
 class JCIPC(CausalBaseline):
     """Joint causal inference with PC, one indicator per perturbed condition as context node.
 
@@ -56,19 +57,19 @@ class JCIPC(CausalBaseline):
     name: ClassVar[str] = "jci_pc"
     search_space: ClassVar[Mapping[str, Range]] = {"alpha": Range(1e-6, 0.5, log=True)}
 
-    def __init__(
-        self, *, alpha: float = 0.01, max_depth: int | None = 4, intervention: Literal["hard", "shift"] = "hard"
-    ) -> None:
-        super().__init__(intervention=intervention)
-        check_levels(alpha=alpha)
-        if max_depth is not None and max_depth < 0:
-            raise ValueError(f"max_depth must not be negative, got {max_depth}.")
-        self.alpha, self.max_depth = alpha, max_depth
+    alpha: float = 0.01
+    max_depth: int | None = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_levels(alpha=self.alpha)
+        check_positive(max_depth=self.max_depth, zero=True)
 
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return search(ConditionTests(data), data.x.shape[1], self.alpha, self.max_depth, rng)
 
 
+@dataclass(kw_only=True, eq=False)
 class JCIPCContext(JCIPC):
     """Joint causal inference with PC, the features of the conditions as context nodes.
 
@@ -105,11 +106,12 @@ class JCIPCContext(JCIPC):
     name: ClassVar[str] = "jci_pc_context"
     can_predict_unseen: ClassVar[bool] = True
 
-    def __init__(self, *, alpha: float = 0.01, max_depth: int | None = 4, target_effect: float = 2.0) -> None:
-        super().__init__(alpha=alpha, max_depth=max_depth, intervention="shift")
-        if not target_effect >= 0:
-            raise ValueError(f"target_effect must not be negative, got {target_effect}.")
-        self.target_effect = target_effect
+    intervention: Literal["hard", "shift"] = field(default="shift", init=False)
+    target_effect: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(target_effect=self.target_effect, zero=True)
 
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
         """Learn the class and the genes' context parents, draw a DAG and fit the linear model; needs features."""

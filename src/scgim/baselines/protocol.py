@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from scgim._rng import RngLike, as_generator
+from scgim._validation import check_number
 from scgim.data import Condition, PerturbationData
 
 #: What a baseline is fitted on, by the name that it has here.
@@ -74,6 +75,14 @@ def check_data(baseline: Baseline, data: TrainingData, *, features: bool) -> Non
         raise CannotPredict(f"{baseline.name} cannot be fitted: no perturbed condition has training cells.")
     if features and data.features.shape[1] == 0:
         raise CannotPredict(f"{baseline.name} cannot be fitted: the conditions have no features.")
+
+
+def check_positive(*, zero: bool = False, **options: float | Sequence[float] | None) -> None:
+    """Refuse options that are not above 0, or at least 0 where that makes sense; None is always allowed."""
+    for name, given in options.items():
+        for value in given if isinstance(given, Sequence) else [] if given is None else [given]:
+            if not (check_number(value, name) >= 0 if zero else check_number(value, name) > 0):
+                raise ValueError(f"{name} must be {'at least' if zero else 'above'} 0, got {value!r}.")
 
 
 def check_fitted(baseline: Baseline, attribute: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
+from scgim._validation import check_choice
 
 from .protocol import (
     Baseline,
@@ -23,6 +25,7 @@ from .protocol import (
     check_data,
     check_features,
     check_fitted,
+    check_positive,
     draw_cells,
 )  # fmt: skip
 
@@ -103,6 +106,7 @@ class NextLowerDose(Baseline):
         raise CannotPredict(f"{self.name} cannot predict {condition.label!r}: {reason}.")
 
 
+@dataclass(kw_only=True, eq=False)
 class ShiftBaseline(Control):
     """Control cells, each moved by the shift predicted for the condition.
 
@@ -114,8 +118,7 @@ class ShiftBaseline(Control):
         Clipping raises the mean of the clipped genes a little above control mean + shift.
     """
 
-    def __init__(self, *, clip: bool = False) -> None:
-        self.clip = clip
+    clip: bool = False
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` control cells plus the shift; float32 (n, genes)."""
@@ -183,6 +186,7 @@ class FeatureScale:
         return self(check_features(name, condition, self.trained.shape[1]))
 
 
+@dataclass(kw_only=True, eq=False)
 class Ridge(ShiftBaseline):
     """Ridge regression of the mean shift on the features; prediction = control cells + shift.
 
@@ -200,9 +204,7 @@ class Ridge(ShiftBaseline):
 
     name: ClassVar[str] = "ridge"
 
-    def __init__(self, *, alphas: Sequence[float] | None = None, clip: bool = False) -> None:
-        super().__init__(clip=clip)
-        self.alphas = np.logspace(-3, 3, 13) if alphas is None else np.asarray(alphas, dtype=float)
+    alphas: Sequence[float] = tuple(np.logspace(-3, 3, 13))
 
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
         """Fit the regression. Deterministic: `rng` is not used."""
@@ -221,6 +223,7 @@ class Ridge(ShiftBaseline):
         return np.asarray(self.model_.predict(self.scale_.of(condition, self.name))).reshape(-1)
 
 
+@dataclass(kw_only=True, eq=False)
 class MeanShift(ShiftBaseline):
     """An MLP predicts the mean shift from the features (MSE); prediction = control cells + shift.
 
@@ -258,25 +261,16 @@ class MeanShift(ShiftBaseline):
         "activation": Choice(("relu", "tanh")),
     }
 
-    def __init__(
-        self,
-        *,
-        hidden: Sequence[int] = (100, 100),
-        activation: Literal["relu", "tanh"] = "relu",
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1.0,
-        steps: int = 1_000,
-        clip: bool = False,
-    ) -> None:
-        super().__init__(clip=clip)
-        if activation not in ("relu", "tanh"):
-            raise ValueError(f'`activation` must be "relu" or "tanh", got {activation!r}.')
-        if steps < 1 or any(width < 1 for width in hidden):
-            raise ValueError(f"`steps` and `hidden` must be positive, got {steps} and {tuple(hidden)}.")
-        if not learning_rate > 0 or not weight_decay >= 0:
-            raise ValueError("`learning_rate` must be positive and `weight_decay` not negative.")
-        self.hidden, self.activation, self.steps = tuple(hidden), activation, steps
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+    hidden: Sequence[int] = (100, 100)
+    activation: Literal["relu", "tanh"] = "relu"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1.0
+    steps: int = 1_000
+
+    def __post_init__(self) -> None:
+        check_choice(self.activation, "activation", ("relu", "tanh"))
+        check_positive(hidden=self.hidden, steps=self.steps, learning_rate=self.learning_rate)
+        check_positive(weight_decay=self.weight_decay, zero=True)
 
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:

@@ -8,7 +8,7 @@ and all other contexts. The tests here do that, instead of a search over subsets
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 
 import numpy as np
@@ -48,7 +48,7 @@ class GaussianTests:
         self.targeting = cache(self._targeting)
         self._parents = cache(self._dependent)
 
-    def parents(self, gene: int, before: Sequence[int]) -> tuple[int, ...]:
+    def parents(self, gene: int, before: Iterable[int]) -> tuple[int, ...]:
         """Those genes of `before` on which `gene` depends given all others of `before`, sorted."""
         return self._parents(gene, tuple(sorted(before)))
 

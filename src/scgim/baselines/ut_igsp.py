@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
-from .causal import CausalBaseline, check_levels
+from scgim._validation import check_int
+
+from .causal import CausalBaseline, best_place, check_levels
 from .equivalence import essential_graph
 from .protocol import Choice, Range, TrainingData
 from .tests import GaussianTests
@@ -17,6 +19,7 @@ from .tests import GaussianTests
 _PLATEAU = 200
 
 
+@dataclass(kw_only=True, eq=False)
 class UTIGSP(CausalBaseline):
     """Unknown-target interventional greedy sparsest permutation (Squires, Wang & Uhler 2020).
 
@@ -79,22 +82,17 @@ class UTIGSP(CausalBaseline):
         "alpha_inv": Range(1e-8, 0.05, log=True),
     }
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 1e-3,
-        alpha_inv: float = 1e-4,
-        n_restarts: int = 5,
-        depth: int = 4,
-        insertions: bool = True,
-        intervention: Literal["hard", "shift"] = "hard",
-    ) -> None:
-        super().__init__(intervention=intervention)
-        check_levels(alpha=alpha, alpha_inv=alpha_inv)
-        if n_restarts < 1 or depth < 0:
-            raise ValueError(f"n_restarts must be at least 1 and depth at least 0, got {n_restarts} and {depth}.")
-        self.alpha, self.alpha_inv = alpha, alpha_inv
-        self.n_restarts, self.depth, self.insertions = n_restarts, depth, insertions
+    alpha: float = 1e-3
+    alpha_inv: float = 1e-4
+    n_restarts: int = 5
+    depth: int = 4
+    insertions: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_levels(alpha=self.alpha, alpha_inv=self.alpha_inv)
+        check_int(self.n_restarts, "n_restarts", least=1)
+        check_int(self.depth, "depth", least=0)
 
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         tests = GaussianTests(data, self.alpha, self.alpha_inv)
@@ -148,26 +146,19 @@ class _State:
         order = (*self.order[:first], *ancestors, j, i, *others, *self.order[last + 1 :])
         return replace(self, order=order)._refreshed(first, last + 1, tests)
 
-    def moves(self, gene: int, tests: GaussianTests) -> Iterator[Self]:
-        """The states after `gene` has moved to any other place in the order."""
-        for step in (-1, 1):
-            state, place = self, self.order.index(gene)
-            while 0 <= place + step < len(self.order):
-                order = list(state.order)
-                order[place], order[place + step] = order[place + step], gene
-                first = min(place, place + step)
-                state = replace(state, order=tuple(order))._refreshed(first, first + 2, tests)
-                place += step
-                yield state
-
     def _refreshed(self, first: int, last: int, tests: GaussianTests) -> Self:
         """Parents and costs of the genes at these places of the order found anew."""
         parents, costs = list(self.parents), list(self.costs)
         for place in range(first, last):
             gene = self.order[place]
             parents[gene] = tests.parents(gene, self.order[:place])
-            costs[gene] = len(parents[gene]) + int(tests.targeting(gene, parents[gene]).sum())
+            costs[gene] = _cost(gene, parents[gene], tests)
         return replace(self, parents=tuple(parents), costs=tuple(costs))
+
+
+def _cost(gene: int, parents: tuple[int, ...], tests: GaussianTests) -> int:
+    """The edges to a gene, and the conditions that target it."""
+    return len(parents) + int(tests.targeting(gene, parents).sum())
 
 
 def _search(tests: GaussianTests, start: Sequence[int], depth: int, insertions: bool) -> _State:
@@ -184,10 +175,14 @@ def _search(tests: GaussianTests, start: Sequence[int], depth: int, insertions: 
 
 def _moved(state: _State, tests: GaussianTests) -> _State | None:
     """The best place for the first gene of the order that has a better one; None where none has."""
+
+    def value(gene: int, before: frozenset[int]) -> float:
+        return -_cost(gene, tests.parents(gene, before), tests)
+
     for gene in state.order:
-        best = min(state.moves(gene, tests), key=lambda moved: moved.score, default=state)
-        if best.score < state.score:
-            return best
+        order, gain = best_place(value, state.order, gene)
+        if gain:
+            return _State.of(order, tests)
     return None
 
 
