@@ -26,7 +26,7 @@ def fits() -> tuple[GIMMethod, GIMMethod]:
 
 
 def test_only_the_effect_networks_change(fits) -> None:
-    before, after = (fit.fitted_.gim.state_dict() for fit in fits)
+    before, after = (fit.gim_.state_dict() for fit in fits)
     changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"effect_net"}
     assert np.array_equal(fits[0].graph(), fits[1].graph())

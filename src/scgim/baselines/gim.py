@@ -26,7 +26,7 @@ from .protocol import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from scgim.model.fitted import Interventions
+    from scgim.model import GIM, Interventions
 
 #: Share of the cells of each condition that is held out, for a fit from a random start (`own`).
 _VALID = 0.1
@@ -46,8 +46,8 @@ class InterventionModel(Baseline):
 
     Attributes
     ----------
-    fitted_
-        The fitted `scgim.model.FittedGIM`, on the CPU.
+    fitted_, gim_
+        The fitted `scgim.model.FittedGIM` and its model, on the CPU.
     config_, history_
         Its settings, with "auto" resolved, and the course of the fit: name -> values.
     n_edges_dropped_
@@ -86,8 +86,6 @@ class InterventionModel(Baseline):
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
         """Fit the model; declines data that do not suit the mechanism, or where the fit stops being finite."""
-        import torch
-
         from scgim.inference import TrainingData as Tensors
         from scgim.inference import fit, make_config
         from scgim.model import FittedGIM
@@ -96,20 +94,12 @@ class InterventionModel(Baseline):
         mechanism = _mechanism_for(data.x) if self.mechanism == "auto" else self.mechanism
         self._refuse(data, mechanism)
         config = make_config(self.preset, mechanism=mechanism, **self.settings)
-        data = self._as_parts(data).without_empty()
         generator = as_generator(rng)
         seed = draw_seed(generator)
         valid = np.zeros(len(data.x), dtype=bool)
         if config.init == "random":
             valid = _some_of_each(data.codes, _VALID, generator)
-        tensors = Tensors(
-            x=torch.tensor(data.x),
-            condition=torch.as_tensor(data.codes),
-            valid=torch.as_tensor(valid),
-            features=torch.as_tensor(data.features),
-            membership=torch.as_tensor(data.membership),
-            graded=data.graded,
-        )
+        tensors = Tensors.of(replace(self._as_parts(data), valid=valid))
         try:
             result = fit(tensors.to(self.device), config, rng=seed, progress=False)
         except FloatingPointError as error:
@@ -117,6 +107,11 @@ class InterventionModel(Baseline):
         self.fitted_ = FittedGIM(result.gim.to("cpu").eval(), result.graph)
         self.n_edges_dropped_, self.config_, self.history_ = result.n_dropped, result.config, result.history
         return self
+
+    @property
+    def gim_(self) -> GIM:
+        """The fitted model."""
+        return self.fitted_.gim
 
     def graph(self) -> np.ndarray:
         """The learned DAG, bool (genes, genes), row = cause."""
@@ -126,7 +121,7 @@ class InterventionModel(Baseline):
     def edge_probabilities(self) -> np.ndarray:
         """Probability of every edge, (genes, genes), row = cause; `graph` is where it exceeds one half."""
         check_fitted(self, "fitted_")
-        return self.fitted_.gim.graph.probabilities().detach().numpy()
+        return self.gim_.graph.probabilities().detach().numpy()
 
     @undisturbed()
     def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
@@ -140,7 +135,7 @@ class InterventionModel(Baseline):
         Its mean for hard interventions (for "ziln" of log x), the shift for shifts; in the units of the data.
         """
         effects = self._interventions(conditions).effects
-        replaced = self.fitted_.gim.replaced_parameters(effects)
+        replaced = self.gim_.replaced_parameters(effects)
         return replaced["shift" if "shift" in replaced else "mean"].detach().numpy()
 
     @undisturbed()
@@ -278,9 +273,8 @@ class BaCaDI(InterventionModel):
     def _as_parts(self, data: TrainingData) -> TrainingData:
         """Every perturbed condition is one part of its own, without features."""
         alone = TrainingData(data.x, data.codes, data.conditions, np.zeros((len(data.conditions), 0)))
-        data = replace(alone, graded=data.graded).without_empty()
-        self.parts_ = data.parts
-        return data
+        self.parts_ = alone.without_empty().parts
+        return replace(alone, graded=data.graded)
 
     def _parts_of(self, conditions: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
         unseen = [c.label for c in conditions if not c.is_control and c.label not in self.parts_]
