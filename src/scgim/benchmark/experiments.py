@@ -161,6 +161,7 @@ def run_experiment(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    experiment.cells()  # refuses now what cannot be run
     file = out / "settings.json"
     if report_only and file.is_file():
         known = ast.literal_eval(json.loads(file.read_text())["tuned"])
@@ -176,7 +177,7 @@ def run_experiment(
         table = results(cells, out)
     else:
         table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
-    table.to_csv(out / "results.csv", index=False, float_format="%.6g")
+    table.to_csv(out / "results.csv", index=False)
     by = [name for name in table if name not in ("task", "seed", *RESULT_COLUMNS)]
     summary = summarise(table, by)
     summary.to_csv(out / "summary.csv", index=False, float_format="%.6g")
