@@ -66,8 +66,7 @@ class ValidationTask:
         queries = [
             Query(data.condition(row), data.x[held & (data.codes == row)]) for row in rows if row in data.trained
         ]
-        kept = replace(data, x=data.x[~held], codes=data.codes[~held])
-        return Task(kept, {"valid": queries}, None, task.defaults, task.genes)
+        return Task(data.of_cells(~held), {"valid": queries}, None, task.defaults, task.genes)
 
 
 def _held_out(data: TrainingData, kind: str, rng: np.random.Generator) -> np.ndarray:

@@ -4,6 +4,7 @@ from scgim._dag import is_acyclic, topological_order
 
 from .acyclicity import break_cycles, exponential_trace, spectral_radius
 from .distributions import GumbelBernoulli, ZeroInflatedLogNormal, normal_log_prob, ziln_log_prob
+from .fitted import FittedGIM, Interventions
 from .gim import GIM, OBJECTIVES, Batch, Priors
 from .graph import LatentGraph
 from .interventions import (
@@ -28,8 +29,10 @@ __all__ = [
     "AtomicInterventions",
     "Batch",
     "FeatureNetwork",
+    "FittedGIM",
     "FreeInterventions",
     "GumbelBernoulli",
+    "Interventions",
     "LatentGraph",
     "Mechanisms",
     "Noise",
