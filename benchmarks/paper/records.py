@@ -210,9 +210,10 @@ def arguments(description: str | None, name: str, argv: Sequence[str] | None) ->
 
 def write(run: Run, parts: Sequence[str], out: Path, name: str) -> Path:
     """Page and table; the section "Reading" of a page that is there already is written by hand and kept."""
-    page = "\n\n".join([*parts, *run.missing()])
+    body = "\n\n".join([*parts[1:], *run.missing()])
+    page = f"{parts[0]}\n\n{body}" if body else parts[0]
     run.results.drop(columns="task", errors="ignore").to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
     path = out / f"{name}.md"
-    path.write_text(keep_reading(path, page, page) + "\n", encoding="utf-8")
+    path.write_text(keep_reading(path, page, body) + "\n", encoding="utf-8")
     print(f"wrote {path.name}")
     return path

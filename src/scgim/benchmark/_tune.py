@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from scgim._optional import optional_import
-from scgim.baselines import Choice, Range, TrainingData
+from scgim.baselines import Choice, Range
+from scgim.data import PerturbationData
 
 from ._run import run
 from .tasks import Cell, Method, Query, Task, TaskSpec
@@ -69,7 +70,7 @@ class ValidationTask:
         return Task(data.of_cells(~held), {"valid": queries}, None, task.defaults, task.genes)
 
 
-def _held_out(data: TrainingData, kind: str, rng: np.random.Generator) -> np.ndarray:
+def _held_out(data: PerturbationData, kind: str, rng: np.random.Generator) -> np.ndarray:
     """bool (cells,)"""
     trained = data.trained
     if kind == "cells":

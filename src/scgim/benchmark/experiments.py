@@ -59,7 +59,7 @@ def method_of(name: str, options: Mapping[str, Any], small: Mapping[str, Mapping
     """A method by its name, "gim_paper" being GIM with the paper's preset, with what a small setting changes."""
     kind = "gim" if name == "gim_paper" else name
     preset = {"preset": "paper"} if name == "gim_paper" else {}
-    return Method(name, kind, {**options, **preset, **small.get(kind, {})})
+    return Method(name, kind, {**small.get(kind, {}), **options, **preset})
 
 
 def tune_methods(
