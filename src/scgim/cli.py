@@ -161,7 +161,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         raise InputError(f"--out {args.out} is a file; give a folder.")
     page = {"synthetic": _synthetic, "sciplex3": _sciplex3}[args.experiment](args)
     print(page.read_text())
-    print(f"wrote {page}, results.csv and figures to {args.out}")
+    print(f"wrote {page.name}, results.csv, summary.csv and settings.json to {args.out}")
 
 
 def _sciplex3(args: argparse.Namespace) -> Path:
@@ -197,8 +197,7 @@ def _how(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _synthetic(args: argparse.Namespace) -> Path:
-    from scgim.benchmark.experiments import SyntheticExperiment
-    from scgim.benchmark.synthetic_page import run_synthetic
+    from scgim.benchmark import SyntheticExperiment, run_synthetic
 
     chosen = {} if args.methods is None else {"methods": args.methods}
     experiment = SyntheticExperiment(

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
+from scgim._dag import topological_order
 from scgim._rng import RngLike, as_generator
 from scgim._validation import check_choice, listing
-from scgim.simulate import topological_order
 
 from .equivalence import draw_dag
 from .protocol import Baseline, CannotPredict, Condition, TrainingData, check_data, check_fitted
