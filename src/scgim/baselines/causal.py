@@ -14,7 +14,7 @@ from scgim._rng import RngLike, as_generator
 from scgim._validation import check_choice, listing
 
 from .equivalence import draw_dag
-from .protocol import Baseline, CannotPredict, Condition, TrainingData, check_data, check_fitted
+from .protocol import Baseline, CannotPredict, Condition, TrainingData
 
 #: Correlation matrices whose smallest eigenvalue is below are singular for all that tests can tell (`own`).
 _SINGULAR = 1e-8
@@ -87,18 +87,18 @@ class CausalBaseline(Baseline):
 
     def graph(self) -> np.ndarray:
         """The learned class, bool (genes, genes), row = cause; an undirected edge has both entries."""
-        check_fitted(self, "class_")
+        self._check_fitted("class_")
         return self.class_.copy()
 
     def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
         """Learned targets, 0 or 1, (conditions, genes); declines for conditions without training cells."""
-        check_fitted(self, "scm_")
+        self._check_fitted("scm_")
         rows = [self._row(condition, "targets") for condition in conditions]
         return self.targets_[np.array(rows, dtype=int)].astype(float)
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` cells from the sampling model, float32 (n, genes); declines for conditions without training cells."""
-        check_fitted(self, "scm_")
+        self._check_fitted("scm_")
         return self.scm_.sample(self._row(condition, "cells"), n, rng).astype(np.float32)
 
     def _row(self, condition: Condition, what: str) -> int:
@@ -113,7 +113,7 @@ class CausalBaseline(Baseline):
 
     def _refuse(self, data: TrainingData) -> None:
         """Decline data that no test can work on, before any work."""
-        check_data(self, data, features=False)
+        self._check_data(data, features=False)
         prefix, counts = f"{self.name} cannot be fitted: ", data.n_cells
         few = [row for row in data.trained if counts[row] < self.min_cells]
         if few:

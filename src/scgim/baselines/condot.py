@@ -13,17 +13,7 @@ from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 
 from .convex_networks import ConvexPotential
-from .protocol import (
-    CannotPredict,
-    Choice,
-    Condition,
-    Range,
-    TrainingData,
-    check_data,
-    check_fitted,
-    check_positive,
-    draw_cells,
-)
+from .protocol import CannotPredict, Choice, Condition, Range, TrainingData, check_positive, draw_cells
 from .shift import Control, FeatureScale
 
 if TYPE_CHECKING:
@@ -59,9 +49,9 @@ class CondOT(Control):
 
     Departures from the paper, besides those of `ConvexPotential`: every batch holds all conditions equally often, not
     one condition; the learning rates are larger and fall linearly to 0, and the steps fewer, than the 100,000 x 10 at
-    1e-4 of the authors' code; the weights of f and of g are both projected, where the paper penalises those of g; the
-    returned map is a running average over the last iterations. Rates, steps, widths and decay were chosen on synthetic
-    systems (seeds 101 and 102), by the distance of means and the KDE-NLL.
+    1e-4 of the authors' code; f and g are both projected, where the paper penalises g; the returned map is a running
+    average. Rates, steps, widths and decay were chosen on synthetic systems (seeds 101 and 102), by the distance of
+    means and the KDE-NLL.
 
     Parameters
     ----------
@@ -127,7 +117,7 @@ class CondOT(Control):
         """
         import torch
 
-        check_data(self, data, features=True)
+        self._check_data(data, features=True)
         generator = torch_generator(as_generator(rng))
         self.scale_ = FeatureScale(data)
         spread = data.x.std(axis=0, dtype=np.float64)
@@ -151,10 +141,10 @@ class CondOT(Control):
         """
         import torch
 
-        check_fitted(self, "control_")
+        self._check_fitted("control_")
         if condition.is_control:
             return np.array(cells, dtype=np.float32)
-        features = torch.from_numpy(self.scale_.of(condition, self.name)).float()
+        features = torch.from_numpy(self.scale_.of(condition, self)).float()
         with torch.no_grad(), one_thread():
             terms = self.potential_.terms(features)
             moved = self.potential_.gradient(self._scaled(cells), terms).double().numpy()
@@ -169,7 +159,7 @@ class CondOT(Control):
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` control cells, transported; float32 (n, genes)."""
-        check_fitted(self, "control_")
+        self._check_fitted("control_")
         return self.transport(draw_cells(self.control_, n, rng), condition)
 
     def _pairs(self, data: TrainingData, generator: torch.Generator) -> Draw:

@@ -13,17 +13,7 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
 from scgim._validation import listing
 
-from .protocol import (
-    Baseline,
-    CannotPredict,
-    Choice,
-    Condition,
-    Range,
-    TrainingData,
-    check_data,
-    check_features,
-    check_fitted,
-)  # fmt: skip
+from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData
 
 if TYPE_CHECKING:
     from scgim.model import GIM, Interventions
@@ -90,7 +80,7 @@ class InterventionModel(Baseline):
         from scgim.inference import fit, make_config
         from scgim.model import FittedGIM
 
-        check_data(self, data, features=self._amortised)
+        self._check_data(data, features=self._amortised)
         mechanism = _mechanism_for(data.x) if self.mechanism == "auto" else self.mechanism
         self._refuse(data, mechanism)
         config = make_config(self.preset, mechanism=mechanism, **self.settings)
@@ -115,12 +105,12 @@ class InterventionModel(Baseline):
 
     def graph(self) -> np.ndarray:
         """The learned DAG, bool (genes, genes), row = cause."""
-        check_fitted(self, "fitted_")
+        self._check_fitted("fitted_")
         return self.fitted_.graph.copy()
 
     def edge_probabilities(self) -> np.ndarray:
         """Probability of every edge, (genes, genes), row = cause; `graph` is where it exceeds one half."""
-        check_fitted(self, "fitted_")
+        self._check_fitted("fitted_")
         return self.gim_.graph.probabilities().detach().numpy()
 
     @undisturbed()
@@ -149,7 +139,7 @@ class InterventionModel(Baseline):
     def _interventions(self, conditions: Sequence[Condition]) -> Interventions:
         import torch
 
-        check_fitted(self, "fitted_")
+        self._check_fitted("fitted_")
         features, membership = self._parts_of(conditions)
         return self.fitted_.interventions(torch.as_tensor(features), torch.as_tensor(membership))
 
@@ -219,7 +209,7 @@ class GIMMethod(InterventionModel):
         return data
 
     def _parts_of(self, conditions: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
-        rows = [check_features(self.name, c, self.n_features_, self._features(c)) for c in conditions]
+        rows = [self._check_features(c, self.n_features_, self._features(c)) for c in conditions]
         owner = np.repeat(np.arange(len(rows)), [len(of_one) for of_one in rows])
         membership = np.arange(len(rows))[:, None] == owner
         features = np.concatenate([np.empty((0, self.n_features_)), *rows])

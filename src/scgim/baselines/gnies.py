@@ -25,22 +25,20 @@ _ROUNDS = 50
 
 @dataclass(kw_only=True, eq=False)
 class GnIES(CausalBaseline):
-    """Greedy noise-interventional equivalence search (Gamella, Taeb, Heinze-Deml & Bühlmann 2022).
+    """Greedy noise-interventional equivalence search.
 
     Finds the equivalence class and the set of genes whose noise differs between conditions, somewhere, that maximise a
     penalised Gaussian likelihood with the same coefficients in all conditions; every condition is an environment. The
     directions of all edges at a gene of that set are then known.
 
-    The authors search greedily, over graphs within sets. With many conditions nearly every gene is in the set, its
-    edges have to be directed from the first on, and their package ends far below the score of the true graph: 3,800
-    nats on a linear system with the benchmark's design (20 genes, 160 conditions), with a skeleton F1 of 0.69. The
-    default here maximises their score over causal orders instead (`own`): on the same system it ends 1 nat above the
-    true graph, with 0.99. What remains are errors of the model: a hard intervention changes coefficients, and a wrong
-    graph may then have the higher score.
+    The authors search greedily, over graphs within sets. With many conditions nearly every gene is in the set, and
+    their package ends far below the score of the true graph: 3,800 nats on a linear system with the benchmark's design
+    (20 genes, 160 conditions), with a skeleton F1 of 0.69. The default here maximises their score over causal orders
+    (`own`): on the same system it ends 1 nat above the true graph, with 0.99. What remains are errors of the model: a
+    hard intervention changes coefficients, and a wrong graph may then have the higher score.
 
-    Targets are not an output of GnIES, which tells genes that vary anywhere, not where. Here (`own`) the targets of a
-    condition are those of these genes whose regression on their parents differs between its cells and the control
-    (:meth:`~scgim.baselines.tests.GaussianTests.invariance`).
+    GnIES tells genes that vary anywhere, not where. Here (`own`) the targets of a condition are those of these genes
+    whose regression on their parents differs between its cells and the control.
 
     Parameters
     ----------
@@ -48,8 +46,8 @@ class GnIES(CausalBaseline):
         Penalty of every parameter (search space: 1 to 1,000 on a log scale). Default: that of the BIC, half the
         logarithm of the number of cells.
     approach
-        "order" (`own`, see above), or the search of the authors' package `gnies`: "rank" (genes leave the set in the
-        order of how little their noise varies) or "greedy" (the best gene joins the set; many times slower).
+        "order" (`own`), or the search of the package `gnies`: "rank" (genes leave the set in the order of how little
+        their noise varies) or "greedy" (the best gene joins the set; many times slower).
     alpha
         Level of the test that decides on the targets of a condition (`own`: 0.0001; search space: 1e-8 to 0.05).
     n_restarts

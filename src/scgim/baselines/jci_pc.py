@@ -16,7 +16,7 @@ from scgim._rng import RngLike, as_generator
 
 from .causal import CausalBaseline, ancestral, check_levels, standard_normal
 from .equivalence import draw_dag
-from .protocol import Condition, Range, TrainingData, check_data, check_features, check_fitted, check_positive
+from .protocol import Condition, Range, TrainingData, check_positive
 from .tests import ConditionTests, FeatureTests
 
 #: A column that the others leave less of, relative to the largest, is a linear function of them (`own`).
@@ -74,15 +74,14 @@ class JCIPCContext(JCIPC):
     """Joint causal inference with PC, the features of the conditions as context nodes.
 
     Context nodes are one that tells perturbed cells from the control (`own`: the control has no features), and the
-    features, centred over perturbed cells; features that are linear functions of others are left out. What the search
-    finds is fitted as one linear Gaussian model: every gene a linear function of its parents among genes and context
-    nodes. It predicts unseen conditions from their features.
+    features, centred over perturbed cells, without those that are linear functions of others. What the search finds is
+    fitted as one linear Gaussian model: every gene a linear function of its parents among genes and context nodes. It
+    predicts unseen conditions from their features.
 
     The targets of a condition (`own`): genes on which its context nodes together have a direct effect larger than
     `target_effect` standard deviations of the gene's noise. Every child of a feature would otherwise be a target in
-    every condition, as features are hardly ever exactly 0; and a test against 0 finds nearly all of them, as no
-    intervention is quite linear in its features (Target-F1 0.15 against 0.47 on three linear systems with 20 genes,
-    in development).
+    every condition; and a test against 0 finds nearly all of them, as no intervention is quite linear in its features
+    (Target-F1 0.15 against 0.47 on three linear systems with 20 genes, in development).
 
     Directions come from v-structures first and from contexts where these say nothing, the other way round than in
     :class:`JCIPC` (`own`): a gene that a feature hardly moves looks like one that it does not move.
@@ -117,7 +116,7 @@ class JCIPCContext(JCIPC):
         """Learn the class and the genes' context parents, draw a DAG and fit the linear model; needs features."""
         generator = as_generator(rng)
         self._refuse(data)
-        check_data(self, data, features=True)
+        self._check_data(data, features=True)
         self.nodes_ = _ContextNodes.of(data)
         contexts = self.nodes_(data.condition_features, ~data.is_control)  # (conditions, contexts)
         tests = FeatureTests(data, contexts)
@@ -129,20 +128,20 @@ class JCIPCContext(JCIPC):
 
     def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
         """Targets of any conditions whose features fit, 0 or 1, (conditions, genes); zeros for the control."""
-        check_fitted(self, "model_")
+        self._check_fitted("model_")
         contexts = np.array([self._context(condition) for condition in conditions]).reshape(-1, self.nodes_.n_nodes)
         effects = np.abs(contexts @ self.model_.effects)
         return (effects > self.target_effect * self.model_.deviations).astype(float)
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` cells of any condition whose features fit, seen in training or not; float32 (n, genes)."""
-        check_fitted(self, "model_")
+        self._check_fitted("model_")
         return self.model_.sample(self._context(condition), n, rng).astype(np.float32)
 
     def _context(self, condition: Condition) -> np.ndarray:
         if condition.is_control:
             return np.zeros(self.nodes_.n_nodes)
-        features = check_features(self.name, condition, len(self.nodes_.mean))
+        features = self._check_features(condition, len(self.nodes_.mean))
         return self.nodes_(features, np.array([True]))[0]
 
 
@@ -220,19 +219,17 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Learn the class of the genes' graph, bool (genes, genes), and the children of contexts, bool (contexts, genes).
 
-    causal-learn's PC on all nodes together (20 genes and 160 indicators, one core) took 120 to 190 s and found few
-    edges (F1 0.18 to 0.36, conditioning on at most one or two nodes): low-order tests do not separate anything from
-    contexts of which every gene has ten as parents. Here the tests are given all (other) contexts, so that
-    causal-learn searches over genes alone, and what the contexts say about directions is its background knowledge.
+    causal-learn's PC on all nodes together (20 genes and 160 indicators) took 120 to 190 s and found few edges (F1 0.18
+    to 0.36, conditioning on at most two nodes): low-order tests do not separate anything from contexts of which every
+    gene has ten as parents. Here the tests are given all (other) contexts, and causal-learn searches over genes alone.
 
     1. Skeleton of the genes: PC (stable), given all contexts.
     2. A context and a gene are adjacent unless some subset of the gene's neighbours separates them, given all other
        contexts.
     3. Directions. An edge i - j with a context at i but not at j goes i -> j where i is in the set that separates
-       context and j best, and j -> i where not. Contexts vote, before v-structures do so or after them; edges are
-       directed in the order of their majorities. Edges of v-structures are directed, and last comes what follows by
-       Meek's rules. Where these contradict each other, the first stays, and no cycle is left (`own`); `rng` decides
-       ties where one has to be opened.
+       context and j best, and j -> i where not. Contexts vote, before v-structures do or after them, large majorities
+       first; last comes what follows by Meek's rules. Where these contradict each other, the first stays, and no cycle
+       is left (`own`); `rng` decides ties where one has to be opened.
     """
     module: Any = optional_import("causallearn.utils.PCUtils.SkeletonDiscovery", extra="baselines")
     empty = np.empty((0, n_genes))  # the cells are in the tests

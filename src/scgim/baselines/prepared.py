@@ -49,8 +49,7 @@ def fit(
     Parameters
     ----------
     adata
-        Prepared by `scgim.pp.prepare`. Nothing is written into it. Cells whose split is "train" or "valid"
-        are used (baselines have no use for a validation set of cells), "test" never.
+        Prepared by `scgim.pp.prepare`. Nothing is written into it. Cells whose split is "train" or "valid" are used.
     method
         "control", "next_lower_dose", "mean_shift", "ridge", "additive", "ut_igsp", "jci_pc", "jci_pc_context",
         "gnies", "condot", "bacadi" or "gim"; or a baseline object.
@@ -85,9 +84,8 @@ def fit(
     >>> import scgim
     >>> adata = scgim.datasets.simulated_sciplex3()                                   # doctest: +SKIP
     >>> scgim.pp.prepare(adata, hold_out={"Dacinostat": 10_000})                      # doctest: +SKIP
-    >>> ridge = scgim.baselines.fit(adata, method="ridge")                            # doctest: +SKIP
     >>> held_out = scgim.baselines.prepared_condition(adata, "Dacinostat_10000")      # doctest: +SKIP
-    >>> ridge.sample(held_out, n=100).shape                                           # doctest: +SKIP
+    >>> scgim.baselines.fit(adata, method="ridge").sample(held_out, n=100).shape      # doctest: +SKIP
     (100, 50)
     """
     baseline = method if isinstance(method, Baseline) else _make(method, read_entry(adata, key, group), options)

@@ -68,13 +68,28 @@ class Baseline(ABC):
         """Target probabilities (0 or 1 where the method only decides), (conditions, genes)."""
         raise CannotPredict(f"{self.name} gives no targets.")
 
+    # -- what is refused, for subclasses --------------------------------------------------------------------
 
-def check_data(baseline: Baseline, data: TrainingData, *, features: bool) -> None:
-    """Decline data without a perturbed condition, and without features where the baseline needs them."""
-    if not len(data.trained):
-        raise CannotPredict(f"{baseline.name} cannot be fitted: no perturbed condition has training cells.")
-    if features and data.features.shape[1] == 0:
-        raise CannotPredict(f"{baseline.name} cannot be fitted: the conditions have no features.")
+    def _check_data(self, data: TrainingData, *, features: bool) -> None:
+        """Decline data without a perturbed condition, and without features where the baseline needs them."""
+        if not len(data.trained):
+            raise CannotPredict(f"{self.name} cannot be fitted: no perturbed condition has training cells.")
+        if features and data.features.shape[1] == 0:
+            raise CannotPredict(f"{self.name} cannot be fitted: the conditions have no features.")
+
+    def _check_fitted(self, attribute: str) -> None:
+        if not hasattr(self, attribute):
+            raise RuntimeError(f"{self.name} is not fitted: call fit(data) first.")
+
+    def _check_features(self, condition: Condition, n: int, features: np.ndarray | None = None) -> np.ndarray:
+        """Features of a condition, or of its parts, as float64 (rows, p); declines where they do not fit."""
+        found = np.atleast_2d(np.asarray(condition.features if features is None else features, dtype=np.float64))
+        if found.shape[1:] != (n,) or not np.isfinite(found).all():
+            raise CannotPredict(
+                f"{self.name} cannot predict {condition.label!r}: it needs {n} finite features, got shape "
+                f"{found.shape[1:]}."
+            )
+        return found
 
 
 def check_positive(*, zero: bool = False, **options: float | Sequence[float] | None) -> None:
@@ -83,23 +98,6 @@ def check_positive(*, zero: bool = False, **options: float | Sequence[float] | N
         for value in given if isinstance(given, Sequence) else [] if given is None else [given]:
             if not (check_number(value, name) >= 0 if zero else check_number(value, name) > 0):
                 raise ValueError(f"{name} must be {'at least' if zero else 'above'} 0, got {value!r}.")
-
-
-def check_fitted(baseline: Baseline, attribute: str) -> None:
-    """Raise where `fit` has not been called."""
-    if not hasattr(baseline, attribute):
-        raise RuntimeError(f"{baseline.name} is not fitted: call fit(data) first.")
-
-
-def check_features(name: str, condition: Condition, n_features: int, features: np.ndarray | None = None) -> np.ndarray:
-    """Features of `condition`, or of its parts, as float64 (rows, p); declines where they do not fit."""
-    found = np.atleast_2d(np.asarray(condition.features if features is None else features, dtype=np.float64))
-    if found.shape[1:] != (n_features,) or not np.isfinite(found).all():
-        raise CannotPredict(
-            f"{name} cannot predict {condition.label!r}: it needs {n_features} finite features, "
-            f"got shape {found.shape[1:]}."
-        )
-    return found
 
 
 def draw_cells(cells: np.ndarray, n: int, rng: RngLike) -> np.ndarray:

@@ -15,19 +15,7 @@ from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 from scgim._validation import check_choice
 
-from .protocol import (
-    Baseline,
-    CannotPredict,
-    Choice,
-    Condition,
-    Range,
-    TrainingData,
-    check_data,
-    check_features,
-    check_fitted,
-    check_positive,
-    draw_cells,
-)  # fmt: skip
+from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData, check_positive, draw_cells
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +43,7 @@ class Control(Baseline):
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` control cells, without replacement where there are enough; float32 (n, genes)."""
-        check_fitted(self, "control_")
+        self._check_fitted("control_")
         return draw_cells(self.control_, n, rng)
 
 
@@ -87,7 +75,7 @@ class NextLowerDose(Baseline):
 
     def lower_dose(self, condition: Condition) -> float:
         """The dose whose cells are the prediction; raises :class:`CannotPredict`, saying why, if there is none."""
-        check_fitted(self, "cells_")
+        self._check_fitted("cells_")
         doses = self.cells_.get(condition.perturbation, {})
         lower = [dose for dose in doses if dose < condition.dose]
         if len(condition.parts) > 1:
@@ -122,7 +110,7 @@ class ShiftBaseline(Control):
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` control cells plus the shift; float32 (n, genes)."""
-        check_fitted(self, "control_")
+        self._check_fitted("control_")
         shift = 0.0 if condition.is_control else self.shift(condition)
         cells = (draw_cells(self.control_, n, rng) + shift).astype(np.float32)
         return np.maximum(cells, 0.0) if self.clip else cells
@@ -137,11 +125,7 @@ class Additive(ShiftBaseline):
 
     For a single part that was trained the prediction is its own training shift. It declines
     (:class:`CannotPredict`) where a part was never measured alone, and knows nothing of unseen doses.
-
-    Parameters
-    ----------
-    clip
-        See :class:`ShiftBaseline`.
+    ``clip=True`` raises negative predicted values to 0.
     """
 
     name: ClassVar[str] = "additive"
@@ -157,7 +141,7 @@ class Additive(ShiftBaseline):
 
     def shift(self, condition: Condition) -> np.ndarray:
         """Sum of the shifts of the parts, (genes,)."""
-        check_fitted(self, "shifts_")
+        self._check_fitted("shifts_")
         unknown = [repr(part) for part in condition.parts if part not in self.shifts_]
         if unknown:
             raise CannotPredict(
@@ -181,9 +165,9 @@ class FeatureScale:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return np.asarray(features, dtype=np.float64) / self.scale
 
-    def of(self, condition: Condition, name: str) -> np.ndarray:
+    def of(self, condition: Condition, baseline: Baseline) -> np.ndarray:
         """(1, p) of a condition; declines where they do not fit."""
-        return self(check_features(name, condition, self.trained.shape[1]))
+        return self(baseline._check_features(condition, self.trained.shape[1]))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -199,7 +183,7 @@ class Ridge(ShiftBaseline):
     alphas
         Strengths to choose from (`own`: 13 from 1e-3 to 1e3).
     clip
-        See :class:`ShiftBaseline`.
+        Raise negative predicted values to 0.
     """
 
     name: ClassVar[str] = "ridge"
@@ -210,7 +194,7 @@ class Ridge(ShiftBaseline):
         """Fit the regression. Deterministic: `rng` is not used."""
         from sklearn.linear_model import LinearRegression, RidgeCV
 
-        check_data(self, data, features=True)
+        self._check_data(data, features=True)
         self.scale_ = FeatureScale(data)
         # With one condition nothing can be left out, and any strength gives the same constant shift.
         model = RidgeCV(alphas=self.alphas) if len(data.trained) > 1 else LinearRegression()
@@ -219,8 +203,8 @@ class Ridge(ShiftBaseline):
 
     def shift(self, condition: Condition) -> np.ndarray:
         """Predicted mean minus control mean, (genes,)."""
-        check_fitted(self, "model_")
-        return np.asarray(self.model_.predict(self.scale_.of(condition, self.name))).reshape(-1)
+        self._check_fitted("model_")
+        return np.asarray(self.model_.predict(self.scale_.of(condition, self))).reshape(-1)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -242,7 +226,7 @@ class MeanShift(ShiftBaseline):
         Of AdamW, with decoupled weight decay (`own`: 1e-3, 1, 1,000; searched: both activations and, on a log scale,
         1e-4 to 1e-2, 0.01 to 10 and 300 to 3,000).
     clip
-        See :class:`ShiftBaseline`.
+        Raise negative predicted values to 0.
 
     Examples
     --------
@@ -277,7 +261,7 @@ class MeanShift(ShiftBaseline):
         """Train the network; `rng` draws its initial weights. The global torch state is not touched."""
         import torch
 
-        check_data(self, data, features=True)
+        self._check_data(data, features=True)
         shifts = data.shifts()[1]
         self.scale_ = FeatureScale(data)
         # One number for all genes: the loss stays the plain MSE up to a factor, the step size gets a unit.
@@ -303,8 +287,8 @@ class MeanShift(ShiftBaseline):
         """Predicted mean minus control mean, (genes,)."""
         import torch
 
-        check_fitted(self, "layers_")
-        features = torch.from_numpy(self.scale_.of(condition, self.name)).float()
+        self._check_fitted("layers_")
+        features = torch.from_numpy(self.scale_.of(condition, self)).float()
         with torch.no_grad():
             return self._forward(features)[0].double().numpy() * self.shift_scale_
 

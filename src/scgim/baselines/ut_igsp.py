@@ -21,38 +21,31 @@ _PLATEAU = 200
 
 @dataclass(kw_only=True, eq=False)
 class UTIGSP(CausalBaseline):
-    """Unknown-target interventional greedy sparsest permutation (Squires, Wang & Uhler 2020).
+    """Unknown-target interventional greedy sparsest permutation.
 
     Every order of the genes has a sparsest graph that explains the independences among the control cells: i -> j
     where i comes before j and is not independent of j given all other genes before j (Fisher's z of the partial
     correlation). The targets of a condition are the genes whose regression on their parents differs between its
-    cells and the control cells: in the coefficients and intercept (Chow's F test) or in the residual variance (F
-    test), each at half the level. An indicator node per condition, before all genes, turns these targets into edges
-    of one augmented graph, and the true order has the fewest edges in it.
+    cells and the control cells. An indicator node per condition, before all genes, turns these targets into edges of
+    one augmented graph, and the true order has the fewest edges in it.
 
     From a random order, covered edges (those whose ends have the same other parents) are turned round as long as
     that takes away edges or targets; where none does, up to `depth` turns that change nothing are tried first. The
     best of several starts is kept, and the result is its equivalence class given the targets.
 
-    Differences to the paper (`own`):
-
-    - A covered edge may be turned round whether or not its ends are targets of the same conditions: with many
-      conditions two sets of test results are hardly ever equal.
-    - The parents follow from the order alone, by tests given all genes before, so that no edge that an early test
-      missed is lost for good.
-    - Where no covered edge helps, single genes are moved to a better place in the order. With finite samples a wrong
-      order gives a dense graph with hardly any covered edge, and the search would end there, far above the score of
-      the true order.
+    Departures from the paper (`own`): covered edges are turned whether or not their ends are targets of the same
+    conditions (with many conditions two sets of test results are hardly ever equal); parents follow from the order
+    alone, so that no edge that an early test missed is lost for good; and where no covered edge helps, single genes are
+    moved to a better place in the order: with finite samples a wrong order gives a dense graph with hardly any covered
+    edge, and the search would end far above the score of the true order.
 
     Parameters
     ----------
     alpha, alpha_inv
         Levels of the tests of independence (`own`: 0.001), and of invariance, for each condition and gene (`own`:
         0.0001). Search space: 1e-8 to 0.05 on a log scale, both.
-    n_restarts
-        Random orders to start from (`own`: 5).
-    depth
-        Most turns in a row that may leave the score as it is (`own`: 4).
+    n_restarts, depth
+        Random orders to start from (`own`: 5), and turns in a row that may leave the score as it is (`own`: 4).
     insertions
         False: no moves but turns of covered edges, the moves of the paper.
     intervention
