@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from scgim._logging import log_duration
@@ -11,26 +12,11 @@ from scgim._validation import check_choice, listing, suggestion
 from scgim.data import condition_in
 from scgim.slots import Entry, read_entry
 
-from .condot import CondOT
-from .gim import BaCaDI, GIMMethod, InterventionModel
-from .gnies import GnIES
-from .jci_pc import JCIPC, JCIPCContext
 from .limits import fit_within
 from .protocol import Baseline, Condition, TrainingData
-from .shift import Additive, Control, MeanShift, NextLowerDose, Ridge, ShiftBaseline
-from .ut_igsp import UTIGSP
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: Name -> class.
-METHODS: dict[str, type[Baseline]] = {
-    kind.name: kind
-    for kind in (
-        *(Control, NextLowerDose, MeanShift, Ridge, Additive, CondOT),
-        *(GIMMethod, GnIES, BaCaDI, UTIGSP, JCIPC, JCIPCContext),
-    )
-}
 
 
 @undisturbed()
@@ -120,17 +106,28 @@ def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: s
     return condition_in(entry.conditions, entry.labels.index(label), entry.membership, parts, entry.features)
 
 
+def methods() -> dict[str, type[Baseline]]:
+    """Name -> class, of all baselines that the package exports."""
+    from scgim import baselines
+
+    exported = [getattr(baselines, name) for name in baselines.__all__]
+    kinds = [
+        kind for kind in exported if isinstance(kind, type) and issubclass(kind, Baseline) and kind is not Baseline
+    ]
+    return {kind.name: kind for kind in kinds}
+
+
 def method_class(method: str) -> type[Baseline]:
     """The class behind a method's name; an unknown one is a ValueError that lists the known ones."""
-    check_choice(method, "method", tuple(METHODS))
-    return METHODS[method]
+    known = methods()
+    check_choice(method, "method", tuple(known))
+    return known[method]
 
 
 def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
+    """The method, with what the declared input says of its options."""
     kind = method_class(method)
     positive = str(entry.arguments["input"]) in ("counts", "log1p")
-    if issubclass(kind, ShiftBaseline | CondOT):
-        options = {"clip": positive, **options}
-    elif issubclass(kind, InterventionModel):
-        options = {"mechanism": "ziln" if positive else "mlp", **options}
-    return kind(**options)
+    implied = {"clip": positive, "mechanism": "ziln" if positive else "mlp"}
+    known = inspect.signature(kind).parameters
+    return kind(**{**{name: value for name, value in implied.items() if name in known}, **options})
