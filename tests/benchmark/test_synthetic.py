@@ -17,7 +17,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-
 from benchmark_methods import TINY
 
 from scgim import baselines
