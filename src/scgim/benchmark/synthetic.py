@@ -145,7 +145,7 @@ class SyntheticExperiment:
     methods
         Methods of "designs": names that `scgim.baselines.fit` knows.
     tuned
-        (mechanism, method) -> options, see :func:`tune_methods`.
+        (mechanism, method) -> chosen options, see :func:`run_experiment`.
     small
         Small systems and short fits.
     """
