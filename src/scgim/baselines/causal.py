@@ -16,6 +16,7 @@ from scgim._validation import check_choice, listing
 from .equivalence import draw_dag
 from .protocol import Baseline, CannotPredict, Condition, TrainingData
 
+Kind = Literal["hard", "shift"]
 #: Correlation matrices whose smallest eigenvalue is below are singular for all that tests can tell (`own`).
 _SINGULAR = 1e-8
 #: A score is better if it is higher by more than this.
@@ -51,7 +52,7 @@ class CausalBaseline(Baseline):
     #: Minimum number of training cells that the method's tests need in a perturbed condition (`own`).
     min_cells: ClassVar[int] = 5
 
-    intervention: Literal["hard", "shift"] = "hard"
+    intervention: Kind = "hard"
 
     def __post_init__(self) -> None:
         check_choice(self.intervention, "intervention", ("hard", "shift"))
@@ -159,7 +160,7 @@ class LinearGaussian:
 
     dag: np.ndarray  # (genes, genes)
     targets: np.ndarray  # (conditions, genes)
-    intervention: Literal["hard", "shift"]
+    intervention: Kind
     weights: np.ndarray  # (genes, genes)
     intercepts: np.ndarray  # (genes,)
     variances: np.ndarray  # (genes,)
@@ -168,13 +169,7 @@ class LinearGaussian:
 
     @classmethod
     def fit(
-        cls,
-        x: np.ndarray,
-        codes: np.ndarray,
-        dag: np.ndarray,
-        targets: np.ndarray,
-        *,
-        intervention: Literal["hard", "shift"] = "hard",
+        cls, x: np.ndarray, codes: np.ndarray, dag: np.ndarray, targets: np.ndarray, *, intervention: Kind = "hard"
     ) -> Self:
         """Fit all mechanisms to x (cells, genes) of conditions (cells,), rows of `targets`; not all need have cells.
 
@@ -185,8 +180,7 @@ class LinearGaussian:
         Raises
         ------
         ValueError
-            If the graph has a cycle, or a gene has too few cells to estimate its mechanism: at
-            least its number of parents + 2.
+            If the graph has a cycle, or a gene fewer cells to estimate its mechanism than its number of parents + 2.
         """
         x, codes = np.asarray(x, dtype=np.float64), np.asarray(codes)
         dag, targets = np.asarray(dag).astype(bool), np.asarray(targets).astype(bool)
