@@ -67,11 +67,12 @@ class PerturbationData:
         (parts, p), of each part: a perturbation at its dose.
     membership, parts
         (conditions, parts) 0/1, which parts a condition has (the control has none), and labels of the parts. Default:
-        every condition is one part with its own label, `features` is (conditions, p) with an unused row for control.
+        every condition is one part with the same label, `features` is (conditions, p) with an unused row for control.
     valid
         bool (cells,), cells for deciding on convergence, in methods that hold some out for that. Default: none.
     known_targets, known_values
         (parts, genes): 1 for a known target, 0 for none, and the values that genes are held at; NaN where not known.
+        For `scgim.tl.fit_gim`; baselines learn all targets.
     graded
         The features grow with the size of the effect, as those of ``features="potency"`` in `scgim.pp.prepare` do.
 
@@ -242,9 +243,11 @@ def condition_in(
 ) -> Condition:
     """The condition in one row of a table, from membership (conditions, parts) and features (parts, p)."""
     members = membership[row].astype(bool)
-    own = np.asarray(features, dtype=np.float32)[members]
+    rows = np.asarray(features, dtype=np.float32)[members]
     label, perturbation, dose = table.iloc[row][["condition", "perturbation", "dose"]]
-    return Condition(str(label), str(perturbation), float(dose), own.sum(axis=0), tuple(compress(parts, members)), own)
+    return Condition(
+        str(label), str(perturbation), float(dose), rows.sum(axis=0), tuple(compress(parts, members)), rows
+    )
 
 
 def _check_split(entry: Entry, split: np.ndarray, codes: np.ndarray) -> None:

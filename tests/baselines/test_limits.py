@@ -59,7 +59,7 @@ def test_an_error_arrives_with_its_type_and_text(doses, how, kind, text):
 def test_what_cannot_be_sent_there_is_said_before_any_process_starts(doses):
     baseline = Drawing()
     baseline.extra = lambda: None
-    with pytest.raises(TypeError, match="drawing cannot be sent to a process of its own"):
+    with pytest.raises(TypeError, match="drawing cannot be sent to a separate process"):
         fit_within(baseline, doses)
 
 

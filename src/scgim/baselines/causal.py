@@ -108,7 +108,7 @@ class CausalBaseline(Baseline):
         if condition.label not in self.rows_:
             raise CannotPredict(
                 f"{self.name} has no {what} for {condition.label!r}: it had no training cells, and the method learns "
-                "the targets of each condition from its own cells."
+                "the targets of each condition from the cells of that condition."
             )
         return self.rows_[condition.label]
 
@@ -152,8 +152,8 @@ class LinearGaussian:
     Markov equivalence classes of DAGs): the likelihood splits into genes, and the mechanism of a gene is a least
     squares regression over the cells of those conditions that do not target it.
 
-    `dag`: bool (genes, genes), row = cause. `intervention`: "hard", a target loses its parents and has a mean and a
-    variance of its own in the condition; "shift", it keeps its mechanism, and each condition has its own intercept.
+    `dag`: bool (genes, genes), row = cause. `intervention`: "hard", a target loses its parents and has another
+    mean and variance in each condition; "shift", it keeps its mechanism, and each condition has another intercept.
     `weights[i, j]` is the effect of i on j, 0 off the graph. `target_means` and `target_variances` are those of the
     noise of targets ("shift": the mean is the condition's intercept); NaN elsewhere.
     """
@@ -211,11 +211,11 @@ class LinearGaussian:
             intercepts[gene] = rest[group == 0].mean()
             variances[gene] = np.square(_centred(rest[used], group[used])).mean()
             for row in np.flatnonzero(targets[:, gene]):
-                own = (x[:, gene] if intervention == "hard" else rest)[codes == row]
-                if len(own):
-                    means[row, gene] = own.mean()
-                    alone = intervention == "hard" and len(own) > 1
-                    spreads[row, gene] = own.var() if alone else variances[gene]
+                cells = (x[:, gene] if intervention == "hard" else rest)[codes == row]
+                if len(cells):
+                    means[row, gene] = cells.mean()
+                    alone = intervention == "hard" and len(cells) > 1
+                    spreads[row, gene] = cells.var() if alone else variances[gene]
         return cls(dag, targets, intervention, weights, intercepts, variances, means, spreads)
 
     def sample(self, row: int, n: int, rng: RngLike = 0) -> np.ndarray:

@@ -170,7 +170,7 @@ class CondOT(Control):
         rows = data.trained
         contexts = torch.from_numpy(self.scale_(self.scale_.trained)).float()
         cells = [np.flatnonzero(data.codes == row) for row in rows]
-        sizes = torch.tensor([len(own) for own in cells])
+        sizes = torch.tensor([len(of_one) for of_one in cells])
         treated = self._scaled(data.x[np.concatenate(cells)])  # condition by condition
         first = torch.cumsum(sizes, 0) - sizes
         repeats = math.ceil(self.batch_size / len(rows))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: Slope of the context path's leaky rectifier below 0.
 _LEAK = 0.2
-#: Sharpness of the softplus of the convex path (own); at infinity it is the rectifier.
+#: Sharpness of the softplus of the convex path (`own`); at infinity it is the rectifier.
 _SHARPNESS = 4.0
 #: The softplus of this is 1.
 _ONE = math.log(math.e - 1)

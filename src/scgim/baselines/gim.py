@@ -89,7 +89,7 @@ class InterventionModel(Baseline):
         valid = np.zeros(len(data.x), dtype=bool)
         if config.init == "random":
             valid = _some_of_each(data.codes, _VALID, generator)
-        tensors = Tensors.of(replace(self._as_parts(data), valid=valid))
+        tensors = Tensors.of(replace(self._as_parts(data), valid=valid, known_targets=None, known_values=None))
         try:
             result = fit(tensors.to(self.device), config, rng=seed, progress=False)
         except FloatingPointError as error:
@@ -130,7 +130,7 @@ class InterventionModel(Baseline):
 
     @undisturbed()
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
-        """`n` cells by ancestral sampling, each with atomic interventions of its own; float32 (n, genes)."""
+        """`n` cells by ancestral sampling, atomic interventions drawn for each; float32 (n, genes)."""
         found = self._interventions([condition])
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}.")
@@ -227,7 +227,7 @@ class GIMMethod(InterventionModel):
         if missing:
             raise CannotPredict(
                 f"{self.name} cannot predict the combination {condition.label!r}: {' and '.join(missing)} alone is no "
-                "part of the training data, so its own features are not known; give them (part_features=)."
+                "part of the training data, so its features are not known; give them (part_features=)."
             )
         return np.array([self.features_[part] for part in condition.parts])
 
@@ -261,7 +261,7 @@ class BaCaDI(InterventionModel):
     _amortised: ClassVar[bool] = False
 
     def _as_parts(self, data: TrainingData) -> TrainingData:
-        """Every perturbed condition is one part of its own, without features."""
+        """Every perturbed condition is a part by itself, without features."""
         alone = TrainingData(data.x, data.codes, data.conditions, np.zeros((len(data.conditions), 0)))
         self.parts_ = alone.without_empty().parts
         return replace(alone, graded=data.graded)

@@ -19,7 +19,7 @@ from .tests import GaussianTests
 
 #: The alternating estimation of a mechanism ends when no coefficient changes by more, relative to the largest.
 _TOLERANCE = 1e-6
-#: Most rounds of it.
+#: Maximum number of its rounds.
 _ROUNDS = 50
 
 
@@ -162,7 +162,7 @@ class Mechanism:
 class GnIESScore:
     """Penalised Gaussian likelihood of a graph and the set of genes whose noise differs between conditions.
 
-    The coefficients of a gene are the same in all conditions. Its noise has a mean and a variance of its own in every
+    The coefficients of a gene are the same in all conditions. Its noise has another mean and variance in every
     condition where the gene is in that set, else the same in all. Every parameter costs `penalty`. Gamella, Taeb,
     Heinze-Deml & Bühlmann (2022), section 4, with means (``center=False`` in their package), from covariances instead
     of cells. For a gene in the set the numbers are those of their package. For any other gene the package takes the
@@ -174,9 +174,9 @@ class GnIESScore:
 
     def __init__(self, x: np.ndarray, groups: np.ndarray, penalty: float) -> None:
         cells = [np.asarray(x[groups == group], dtype=np.float64) for group in range(groups.max() + 1)]
-        self.sizes = np.array([len(own) for own in cells], dtype=float)
-        centred = [own - own.mean(axis=0) for own in cells]
-        self.covariances = np.array([own.T @ own / len(own) for own in centred])  # (conditions, genes, genes)
+        self.sizes = np.array([len(group) for group in cells], dtype=float)
+        centred = [group - group.mean(axis=0) for group in cells]
+        self.covariances = np.array([group.T @ group / len(group) for group in centred])  # (conditions, genes, genes)
         self.pooled = np.einsum("c,cij->ij", self.sizes / self.sizes.sum(), self.covariances)
         self.total = np.cov(x, rowvar=False, ddof=0, dtype=np.float64).reshape(x.shape[1], x.shape[1])
         self.penalty, self.n_genes = penalty, x.shape[1]

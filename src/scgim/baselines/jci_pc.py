@@ -28,15 +28,19 @@ class JCIPC(CausalBaseline):
     """Joint causal inference with PC, one indicator per perturbed condition as context node.
 
     Indicators are exogenous (no gene causes them), and dependent on each other by design, so edges among them are
-    neither tested nor drawn. The targets of a condition are the children of its indicator. See
-    :func:`~scgim.baselines.jci_pc.search` and, for the tests, :class:`~scgim.baselines.tests.ConditionTests`.
+    neither tested nor drawn. The targets of a condition are the children of its indicator. For the tests see
+    :class:`~scgim.baselines.tests.ConditionTests`.
+
+    causal-learn's PC on all nodes together (20 genes and 160 indicators) took 120 to 190 s and found few edges (F1 0.18
+    to 0.36, conditioning on at most two nodes): low-order tests do not separate anything from contexts of which every
+    gene has ten as parents. Here the tests are given all (other) contexts, and causal-learn searches over genes alone.
 
     Parameters
     ----------
     alpha
         Level of all tests (`own`: 0.01; search space: 1e-6 to 0.5 on a log scale).
     max_depth
-        Most genes that are conditioned on, besides contexts; None: no bound (`own`: 4).
+        Maximum number of genes that are conditioned on, besides contexts; None: no bound (`own`: 4).
     intervention
         "hard" or "shift", of the model that cells are sampled from; the search does not use it.
 
@@ -66,7 +70,38 @@ class JCIPC(CausalBaseline):
         check_positive(max_depth=self.max_depth, zero=True)
 
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return search(ConditionTests(data), data.x.shape[1], self.alpha, self.max_depth, rng)
+        return self._search(ConditionTests(data), rng)
+
+    def _search(
+        self, tests: ConditionTests, rng: np.random.Generator, *, contexts_first: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Learn the class of the genes' graph, bool (genes, genes), and children of contexts, bool (contexts, genes).
+
+        1. Skeleton of the genes: PC (stable), given all contexts.
+        2. A context and a gene are adjacent unless some subset of the gene's neighbours separates them, given all
+           other contexts.
+        3. Directions. An edge i - j with a context at i but not at j goes i -> j where i is in the set that separates
+           context and j best, and j -> i where not. Contexts vote, before v-structures do or after them, large
+           majorities first; last comes what follows by Meek's rules. Where these contradict each other, the first
+           stays, and no cycle is left (`own`); `rng` decides ties where one has to be opened.
+        """
+        module: Any = optional_import("causallearn.utils.PCUtils.SkeletonDiscovery", extra="baselines")
+        empty = np.empty((0, tests.means.shape[1]))  # the cells are in the tests
+        skeleton = module.skeleton_discovery(
+            empty, self.alpha, _Pairs(tests), show_progress=False, max_k=self.max_depth
+        )
+        adjacent = skeleton.G.graph != 0
+        children, separators = _of_contexts(tests, adjacent, self.alpha, self.max_depth)
+        directed = np.zeros_like(adjacent)
+        if contexts_first:
+            _add_votes(directed, adjacent, children, separators)
+        _add_colliders(directed, adjacent, skeleton.sepset)
+        if not contexts_first:
+            _add_votes(directed, adjacent, children, separators)
+        learned = _completed(skeleton, directed)
+        # Meek's rules may close a cycle where directions are wrong: then a graph without one says which edge to turn.
+        turned = learned & ~learned.T & draw_dag(learned, rng).T
+        return (learned & ~turned) | turned.T, children
 
 
 @dataclass(kw_only=True, eq=False)
@@ -84,7 +119,7 @@ class JCIPCContext(JCIPC):
     (Target-F1 0.15 against 0.47 on three linear systems with 20 genes, in development).
 
     Directions come from v-structures first and from contexts where these say nothing, the other way round than in
-    :class:`JCIPC` (`own`): a gene that a feature hardly moves looks like one that it does not move.
+    :class:`JCIPC` (`own`): a gene that a feature moves little looks like one that it does not move.
 
     Parameters
     ----------
@@ -120,8 +155,7 @@ class JCIPCContext(JCIPC):
         self.nodes_ = _ContextNodes.of(data)
         contexts = self.nodes_(data.condition_features, ~data.is_control)  # (conditions, contexts)
         tests = FeatureTests(data, contexts)
-        n_genes = data.x.shape[1]
-        learned, children = search(tests, n_genes, self.alpha, self.max_depth, generator, contexts_first=False)
+        learned, children = self._search(tests, generator, contexts_first=False)
         self.model_ = _LinearContexts.fit(data.x, contexts[data.codes], draw_dag(learned, generator), children)
         self.class_ = learned
         return self
@@ -154,7 +188,7 @@ class _ContextNodes:
 
     @classmethod
     def of(cls, data: TrainingData) -> Self:
-        weights = np.bincount(data.codes, minlength=len(data.conditions))[data.trained]
+        weights = data.n_cells[data.trained]
         features = data.condition_features[data.trained].astype(np.float64)
         mean = np.average(features, axis=0, weights=weights)
         scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
@@ -206,46 +240,6 @@ class _LinearContexts:
         """(n, genes) by ancestral sampling."""
         noise = standard_normal(n, len(self.dag), rng) * self.deviations
         return ancestral(noise + self.intercepts + context @ self.effects, self.dag, self.weights)
-
-
-def search(
-    tests: ConditionTests,
-    n_genes: int,
-    alpha: float,
-    max_depth: int | None,
-    rng: np.random.Generator,
-    *,
-    contexts_first: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Learn the class of the genes' graph, bool (genes, genes), and the children of contexts, bool (contexts, genes).
-
-    causal-learn's PC on all nodes together (20 genes and 160 indicators) took 120 to 190 s and found few edges (F1 0.18
-    to 0.36, conditioning on at most two nodes): low-order tests do not separate anything from contexts of which every
-    gene has ten as parents. Here the tests are given all (other) contexts, and causal-learn searches over genes alone.
-
-    1. Skeleton of the genes: PC (stable), given all contexts.
-    2. A context and a gene are adjacent unless some subset of the gene's neighbours separates them, given all other
-       contexts.
-    3. Directions. An edge i - j with a context at i but not at j goes i -> j where i is in the set that separates
-       context and j best, and j -> i where not. Contexts vote, before v-structures do or after them, large majorities
-       first; last comes what follows by Meek's rules. Where these contradict each other, the first stays, and no cycle
-       is left (`own`); `rng` decides ties where one has to be opened.
-    """
-    module: Any = optional_import("causallearn.utils.PCUtils.SkeletonDiscovery", extra="baselines")
-    empty = np.empty((0, n_genes))  # the cells are in the tests
-    skeleton = module.skeleton_discovery(empty, alpha, _Pairs(tests), show_progress=False, max_k=max_depth)
-    adjacent = skeleton.G.graph != 0
-    children, separators = _of_contexts(tests, adjacent, alpha, max_depth)
-    directed = np.zeros_like(adjacent)
-    if contexts_first:
-        _add_votes(directed, adjacent, children, separators)
-    _add_colliders(directed, adjacent, skeleton.sepset)
-    if not contexts_first:
-        _add_votes(directed, adjacent, children, separators)
-    learned = _completed(skeleton, directed)
-    # Meek's rules may close a cycle where directions are wrong: then a graph without one says which edge to turn.
-    turned = learned & ~learned.T & draw_dag(learned, rng).T
-    return (learned & ~turned) | turned.T, children
 
 
 class _Pairs:

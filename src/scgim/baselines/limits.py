@@ -1,4 +1,4 @@
-"""A fit in a process of its own: it can be ended, and its memory is its own."""
+"""A fit in a separate process: it can be ended, and its memory can be measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TimeLimitExceeded(CannotPredict):
 def fit_within(
     baseline: AnyBaseline, data: TrainingData, rng: RngLike = 0, *, seconds: float | None = None
 ) -> AnyBaseline:
-    """Fit in a process of its own, and end it after `seconds`.
+    """Fit in a separate process, and end it after `seconds`.
 
     The result is that of ``baseline.fit(data, rng)``. The process is a fresh interpreter, so that nothing of this one
     (threads, memory) reaches it: a script must call this under ``if __name__ == "__main__":``, and the class of the
@@ -70,7 +70,7 @@ def fit_within(
     try:
         call = Apart(_fit, baseline, data, rng, seconds=seconds)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise TypeError(f"{baseline.name} cannot be sent to a process of its own: {error}") from error
+        raise TypeError(f"{baseline.name} cannot be sent to a separate process: {error}") from error
     try:
         fitted, state, fit_seconds, memory = pickle.loads(call.result())
     except TimeLimit:

@@ -44,7 +44,7 @@ def fit(
     rng
         Seed or generator.
     time_limit
-        Maximum time for the fit in seconds. It then runs in a process of its own, see :func:`fit_within`: a script
+        Maximum time for the fit in seconds. It then runs in a separate process, see :func:`fit_within`: a script
         must call this under ``if __name__ == "__main__":``. None: no limit.
     **options
         Of the baseline, e.g. ``steps=500`` for "mean_shift". By default, where the data were declared to be >= 0

@@ -52,7 +52,7 @@ class NextLowerDose(Baseline):
 
     Predicts unseen doses of seen perturbations. It declines (:class:`CannotPredict`) for an unseen
     perturbation, for one without a dose, for a combination, and where no lower dose has training cells: the
-    control is deliberately not used as dose 0, it is a baseline of its own.
+    control is deliberately not used as dose 0, it is another baseline.
     """
 
     name: ClassVar[str] = "next_lower_dose"
@@ -123,7 +123,7 @@ class ShiftBaseline(Control):
 class Additive(ShiftBaseline):
     """Shift of a combination = sum of the shifts of its parts, each measured alone in training.
 
-    For a single part that was trained the prediction is its own training shift. It declines
+    For a single part that was trained the prediction is the training shift. It declines
     (:class:`CannotPredict`) where a part was never measured alone, and knows nothing of unseen doses.
     ``clip=True`` raises negative predicted values to 0.
     """
@@ -155,7 +155,7 @@ class FeatureScale:
     """Divides all features by one number, their root mean square over the trained conditions.
 
     One number for all columns keeps their relative sizes: standardising every column would blow up features
-    that hardly vary in training (late principal components), and extrapolation suffers.
+    that vary little in training (late principal components), and extrapolation suffers.
     """
 
     def __init__(self, data: TrainingData) -> None:

@@ -15,7 +15,7 @@ from .equivalence import essential_graph
 from .protocol import Choice, Range, TrainingData
 from .tests import GaussianTests
 
-#: Most states with one score that are visited in the search for a lower one (`own`).
+#: Maximum number of states with one score that are visited in the search for a lower one (`own`).
 _PLATEAU = 200
 
 
@@ -34,9 +34,9 @@ class UTIGSP(CausalBaseline):
     best of several starts is kept, and the result is its equivalence class given the targets.
 
     Departures from the paper (`own`): covered edges are turned whether or not their ends are targets of the same
-    conditions (with many conditions two sets of test results are hardly ever equal); parents follow from the order
+    conditions (with many conditions two sets of test results are almost never equal); parents follow from the order
     alone, so that no edge that an early test missed is lost for good; and where no covered edge helps, single genes are
-    moved to a better place in the order: with finite samples a wrong order gives a dense graph with hardly any covered
+    moved to a better place in the order: with finite samples a wrong order gives a dense graph with almost no covered
     edge, and the search would end far above the score of the true order.
 
     Parameters
