@@ -146,6 +146,8 @@ def _outcome(call: Apart) -> dict[str, Any]:
         return _failed(str(reason))
     except ProcessGone as reason:  # memory, a crash in compiled code
         return _failed(f"the process of the fit is gone, {reason}")
+    except Exception as error:  # the class of the method cannot be imported there
+        return _failed(f"{type(error).__name__}: {error}")
 
 
 def _failed(reason: str, fit: dict[str, float] | None = None) -> dict[str, Any]:
