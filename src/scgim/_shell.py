@@ -1,21 +1,22 @@
-"""What scgim says in Python, as a shell user reads it: `--min-counts`, not `min_counts=`; `scgim fit`, not `prepare`.
+"""The words of a shell: options from the arguments of functions, values as they are written, messages as they read.
 
-Messages are written once, for Python. At the edge the names of arguments that a command takes become its options, and
-calls become commands, whatever the message; tests/test_shell.py holds this for every message of the package.
+Help and messages are written once, for Python; here `min_counts=` becomes `--min-counts`, `scgim.pp.prepare` `scgim fit`.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import logging
+import inspect
 import re
 import shlex
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-#: Arguments whose option is not their name.
-_RENAMED = {"rng": "seed", "perturbations": "perturbation"}
+#: Arguments whose option is not called after them.
+_RENAMED = {"max_steps": "--steps", "tune_trials": "--tune", "report_only": "--report"}
+#: Arguments that can be None and are something else unless given: nothing, in the shell.
+_NOTHING = ("combination_sep", "control")
 _COMMANDS = {
     "prepare": "scgim fit", "fit_gim": "scgim fit", "select_markers": "scgim fit", "sample_cells": "scgim sample",
     "hold_out": "scgim fit --hold-out",
@@ -26,43 +27,164 @@ _VALUE = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|-?\d+(?:[._]?\d+)*(?
 _CODE = r"(\badata(?:\.\w+)?(?:\[[^\]]*\])? = .*?)(?=, (?:then|and|or) |[.;:)] |[.;:)]?$)"
 #: Before an argument whose name is a word of English as well.
 _VERBS = "leave|lower|raise|correct|check|without|change|give|pass"
+#: The end of the label of a condition with a dose: `_10000`, `_1e06`.
+_DOSE = r"_(\d[\d.]*(?:e-?\d+)?)"
 
 
-def spellings(parser: argparse.ArgumentParser, settings: Iterable[str] = ()) -> dict[str, str]:
-    """Argument -> how to give it to a command.
+class Argument(NamedTuple):
+    """An argument of a function, or a field of a dataclass."""
 
-    Parameters
-    ----------
-    parser
-        Of the command.
-    settings
-        Names that its `--set` takes, where it has one.
-    """
-    options = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
-    found = {name: f"--set {name}" for name in settings}
-    found |= {name: option for name, option in options.items() if name not in ("help", "set", "settings")}
-    return found | {name: options[other] for name, other in _RENAMED.items() if other in options}
+    name: str
+    default: Any
+    annotation: str  # as it is written
+    text: str  # its documentation
+
+    @property
+    def option(self) -> str:
+        """How it is given to a command."""
+        return _RENAMED.get(self.name, "--" + self.name.replace("_", "-"))
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its documentation, and which values there are."""
+        values = re.findall(r'"(\w+)"(?=: )', self.text)
+        if self.text.startswith('"'):  # the values are the first sentences
+            return self.text.removesuffix(".")
+        first = re.split(r"(?<!e\.g)[.;] ", self.text.removesuffix(".") + ". ")[0].removesuffix(" (own)")
+        return first if len(values) < 2 or values[0] in first else f"{first}: {', '.join(values)}"
 
 
-def in_shell(text: str, options: Mapping[str, str]) -> str:
-    """A message with the arguments and calls of Python as options and commands.
+def arguments_of(source: Any, *without: str) -> dict[str, Argument]:
+    """What a function, or a dataclass, takes and need not be given, with its documentation; `without` some."""
+    texts = dict(_documented(source))
+    return {
+        name: Argument(name, parameter.default, str(parameter.annotation), texts.get(name, ""))
+        for name, parameter in inspect.signature(source).parameters.items()
+        if parameter.default is not parameter.empty and name not in without
+    }
 
-    Parameters
-    ----------
-    text
-        The message.
-    options
-        As :func:`spellings` returns them.
 
-    Examples
-    --------
+def _documented(source: Any) -> Iterator[tuple[str, str]]:
+    """Argument -> its numpydoc description, on one line."""
+    text = (inspect.getdoc(source) or "").partition("Parameters\n----------\n")[2]
+    text = re.split(r"\n\w+\n---+\n", text)[0] + "\n"
+    for names, described in re.findall(r"^(\S.*)\n((?:    .*\n|\n(?=    ))+)", text, flags=re.M):
+        yield from ((name.strip(), " ".join(described.replace("`", "").split())) for name in names.split(","))
+
+
+def add_options(group: Any, arguments: Mapping[str, Argument], *, shown: bool = True, **special: Any) -> None:
+    """An option for each argument, absent unless given; `special` says what does not follow from its annotation."""
+    options = {name: argument.option for name, argument in arguments.items()}
+    for name, argument in arguments.items():
+        own = special.get(name, {})
+        text, default = own.pop("help", in_shell(argument.summary, options)), argument.default
+        text = text[:1].lower() + text[1:] if text[1:2].islower() else text
+        if default is not None and default is not False and "(default:" not in text:
+            text += f" (default: {default})"
+        text = text.replace("%", "%%") if shown else argparse.SUPPRESS
+        given = own or _read_as(argument)
+        group.add_argument(argument.option, dest=name, default=argparse.SUPPRESS, help=text, **given)
+
+
+def _read_as(argument: Argument) -> dict[str, Any]:
+    """How the words of an option become the value of its argument."""
+    types = set(re.findall(r"\w+", argument.annotation))
+    if {"Sequence", "int"} <= types:
+        return {"type": seeds, "metavar": "A:B"}
+    if "Sequence" in types:
+        return {"nargs": "+", "metavar": "NAME"}
+    metavar = "COL" if argument.name.endswith("_key") or argument.name == "groupby" else "VALUE"
+    if "list" in types:
+        return {"action": "append", "metavar": metavar}
+    if types & {"int", "float", "bool", "tuple", "Mapping"}:
+        return {"type": literal, "metavar": "N" if types <= {"int", "float"} else metavar}
+    return {"metavar": metavar}
+
+
+def literal(text: str) -> Any:
+    """A number, None, True, a list or a dict as Python writes them; anything else is text."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):  # a word, such as mlp
+        return text
+
+
+def whole(least: int) -> Any:
+    """What reads a whole number of at least `least`."""
+
+    def whole_number(text: str) -> int:
+        value = literal(text)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    return whole_number
+
+
+def seeds(text: str) -> list[int]:
+    """`3`, `3,5` or `3:6` (the end is left out)."""
+    try:
+        numbers = [int(part) for part in re.split("[:,]", text)]
+        found = list(range(*numbers)) if ":" in text else numbers
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 400:405 or a list such as 1,7") from None
+    if not found or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} holds no seed, or a negative one")
+    return found
+
+
+def perturbation(text: str) -> Any:
+    """`NAME`, `NAME=DOSE`, a condition's label, or several joined by `+`, as `scgim.tl.sample_cells` takes it."""
+    if text.count("=") > 1:
+        return [_pair(piece) for piece in text.split("+")]
+    return _pair(text) if "=" in text else text
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, dose = text.rpartition("=")
+    if not name.strip() or not dose.strip()[:1].isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DOSE, as in Dacinostat=10000.")
+    return name.strip(), dose.strip()
+
+
+def held_out(entries: Sequence[Any], *, has_dose: bool) -> dict[str, Any] | list[str] | None:
+    """What :func:`perturbation` read, as `scgim.pp.prepare` takes what is held out: {'A': ['10', '100'], 'B': None}."""
+    if not has_dose:
+        return list(entries) or None
+    wanted: dict[str, Any] = {}
+    for entry in entries:
+        name, dose = entry if isinstance(entry, tuple) else (entry, None)
+        wanted[name] = None if dose is None or wanted.get(name, []) is None else [*wanted.get(name, []), dose]
+    return wanted or None
+
+
+def spellings(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Argument -> the option of the parser's command that gives it."""
+    found = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    found |= {"rng": found["seed"]} if "seed" in found else {}
+    return {name: option for name, option in found.items() if name not in ("help", "set", "settings")}
+
+
+def in_shell(text: str, options: Mapping[str, str], *, doses: bool = False) -> str:
+    """A text with the arguments and calls of Python as options and commands.
+
+    Where conditions have `doses`, their labels (`A_10`) are shown as they are to be written (`A=10`).
+
     >>> from scgim._shell import in_shell
-    >>> options = {"min_counts": "--min-counts", "silent_genes": "--silent-genes"}
-    >>> in_shell('Lower min_counts, or pass silent_genes="drop" to scgim.pp.prepare.', options)
-    'Lower --min-counts, or pass --silent-genes drop to scgim fit.'
+    >>> in_shell('Lower min_counts, or pass input="log1p" to scgim.pp.prepare.', {"min_counts": "--min-counts"})
+    'Lower --min-counts, or pass input="log1p" to scgim fit.'
     """
+    if doses and re.search(r"\bconditions?\b|\bhold_out\b", text):
+        text = re.sub(r"(?<!\[)'[^'\n]*'", _with_dose, text)
+        text = re.sub(r"(?m)^  conditions held out .*$", _with_dose, text)
     pieces = re.split(_CODE, text)  # every second one is code
     return "".join(piece if i % 2 else _translate(piece, options) for i, piece in enumerate(pieces))
+
+
+def _with_dose(found: re.Match[str]) -> str:
+    return re.sub(rf"(?<=\S){_DOSE}(?=\+|, |'?$| \(\d+\)'$)", r"=\1", found.group())
 
 
 def _translate(text: str, options: Mapping[str, str]) -> str:
@@ -71,11 +193,11 @@ def _translate(text: str, options: Mapping[str, str]) -> str:
     text = re.sub(r"(?i)\b(seen by|given to|which|run|without|by) prepare\b", r"\1 scgim fit", text)
     text = re.sub(r"\bfit_gim\b", "scgim fit", text)
     text = re.sub(r" Then fit it: run scgim fit\.", "", text)
-    text = re.sub(r"\(['\"]([^'\"]+)['\"], (?:dose|['\"]?([\d._]+(?: \w+)?)['\"]?)\)", _pair, text)
+    text = re.sub(r"\(['\"]([^'\"]+)['\"], (?:dose|['\"]?([\d._]+(?: \w+)?)['\"]?)\)", _as_pair, text)
     for name in sorted(options, key=len, reverse=True):
         text = _with_value(text, name, options[name])
         if "_" in name or name in ("groupby", "rng"):
-            text = re.sub(_bare(name), partial(_mention, options[name]), text)
+            text = re.sub(rf"(?<![\w.\-'\"\[=/]){name}\b(?![\w'\"=(\]])", options[name], text)
         else:
             text = re.sub(rf"^{name}(?=:| must| is unknown)", options[name], text)
             text = re.sub(rf"(?i)\b({_VERBS}) {name}\b(?= out|[.,;:)]|$)", rf"\1 {options[name]}", text)
@@ -84,55 +206,21 @@ def _translate(text: str, options: Mapping[str, str]) -> str:
     return re.sub(r"(?<!\w\()\badata\b(?!\.\w)", "the file", text)
 
 
-def _bare(name: str) -> str:
-    """The name as a word of its own: no slot, no part of a call, not translated already."""
-    return rf"(?<![\w.\-'\"\[=/])(?<!--set ){name}\b(?! \(--set\))(?![\w'\"=(\]])"
-
-
-def _mention(option: str, found: re.Match[str]) -> str:
-    name = option.removeprefix("--set ")
-    return option if name == option or found.start() == 0 else f"{name} (--set)"
-
-
-def _pair(found: re.Match[str]) -> str:
+def _as_pair(found: re.Match[str]) -> str:
     """`('Dacinostat', 10_000)` as NAME=DOSE."""
     return f"{found.group(1)}={(found.group(2) or 'DOSE').replace('_', '')}"
 
 
 def _with_value(text: str, name: str, option: str) -> str:
-    """`name=VALUE` and `name=` as options."""
-    between = "=" if option.startswith("--set") else " "
+    """`name=VALUE` and `name=` as options; an option is repeated for every entry of a list."""
 
     def spell(found: re.Match[str]) -> str:
-        value = found.group(1)
-        if value is None:
-            return option if between == " " else f"{option}=..."
-        if value == "None" and between == " ":
-            return f"no {option}"
-        return " ".join(f"{option}{between}{shlex.quote(word)}" for word in _words(value, between))
+        if found.group(1) is None:
+            return option
+        meant = literal(found.group(1))
+        if meant is None:
+            return f"{option} ''" if name in _NOTHING else f"no {option}"
+        words = meant if isinstance(meant, list | tuple) else [meant if isinstance(meant, str) else found.group(1)]
+        return " ".join(f"{option} {shlex.quote(str(word))}" for word in words)
 
-    return re.sub(rf"(?<![\w.\-])(?<!--set ){name}=(?!=)({_VALUE})?", spell, text)
-
-
-def _words(value: str, between: str) -> list[str]:
-    """The texts that stand for a value; an option is repeated for every entry of a list."""
-    try:
-        meant = ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return [value]
-    if between == " " and isinstance(meant, list | tuple):
-        return [str(entry) for entry in meant]
-    return [meant if isinstance(meant, str) else value]
-
-
-class ShellFormatter(logging.Formatter):
-    """Log lines as the user of a command reads them, with the time."""
-
-    def __init__(self, options: Mapping[str, str]) -> None:
-        super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        self.options = options
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """The message in the words of the shell."""
-        record.message = in_shell(record.message, self.options)
-        return super().formatMessage(record)
+    return re.sub(rf"(?<![\w.\-]){name}=(?!=)({_VALUE})?", spell, text)
