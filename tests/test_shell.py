@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import scgim
-from scgim import _settings, _shell, cli
-from scgim._arguments import InputError, build_parser
+from scgim import _shell, cli
 from scgim._shell import in_shell
 
 PACKAGE = Path(scgim.__file__).parent
@@ -26,12 +25,18 @@ REQUIRED = {"fit": ["a.h5ad", "--out", "b.h5ad"], "sample": ["a.h5ad", "--out", 
 
 
 def parsed(command: str, *words: str) -> argparse.Namespace:
-    return build_parser().parse_args([command, *REQUIRED[command], *words])
+    return cli.build_parser([command]).parse_args([command, *REQUIRED[command], *words])
 
 
 @pytest.fixture(scope="module")
 def options() -> dict[str, str]:
-    return cli._options(parsed("fit"))
+    return cli._fit_spellings()
+
+
+def arguments() -> dict[str, _shell.Argument]:
+    """Everything that `scgim fit` takes for `prepare` and `fit_gim`."""
+    prepare, fit, settings = cli.fit_arguments()
+    return {**prepare, **fit, **settings}
 
 
 def messages() -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The words of a shell: options from the arguments of functions, values as they are written, messages as they read.
 
-Help and messages are written once, for Python; here `min_counts=` becomes `--min-counts`, `scgim.pp.prepare` `scgim fit`.
+Help and messages are written once, for Python; here `min_counts=` becomes `--min-counts`, `pp.prepare` `scgim fit`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ class Argument(NamedTuple):
     def summary(self) -> str:
         """The first sentence of its documentation, and which values there are."""
         values = re.findall(r'"(\w+)"(?=: )', self.text)
-        if self.text.startswith('"'):  # the values are the first sentences
-            return self.text.removesuffix(".")
-        first = re.split(r"(?<!e\.g)[.;] ", self.text.removesuffix(".") + ". ")[0].removesuffix(" (own)")
+        text = re.sub(r"(?<!\.)\.$", "", re.sub(r" \(own[^)]*\)", "", self.text))
+        first = re.split(r"(?<!e\.g)[.;] ", text)[0]
+        if text.startswith('"') or len(first) < 20:  # the values or symbols that the next sentences explain
+            return text
         return first if len(values) < 2 or values[0] in first else f"{first}: {', '.join(values)}"
 
 
@@ -65,18 +66,19 @@ def arguments_of(source: Any, *without: str) -> dict[str, Argument]:
 
 
 def _documented(source: Any) -> Iterator[tuple[str, str]]:
-    """Argument -> its numpydoc description, on one line."""
-    text = (inspect.getdoc(source) or "").partition("Parameters\n----------\n")[2]
-    text = re.split(r"\n\w+\n---+\n", text)[0] + "\n"
-    for names, described in re.findall(r"^(\S.*)\n((?:    .*\n|\n(?=    ))+)", text, flags=re.M):
-        yield from ((name.strip(), " ".join(described.replace("`", "").split())) for name in names.split(","))
+    """Argument -> its numpydoc description, on one line; of a dataclass, those that it derives from as well."""
+    for documented in reversed(getattr(source, "__mro__", [source])):
+        text = inspect.cleandoc(documented.__doc__ or "").partition("Parameters\n----------\n")[2]
+        text = re.split(r"\n\w+\n---+\n", text)[0] + "\n"
+        for names, described in re.findall(r"^(\S.*)\n((?:    .*\n|\n(?=    ))+)", text, flags=re.M):
+            yield from ((name.strip(), " ".join(described.replace("`", "").split())) for name in names.split(","))
 
 
 def add_options(group: Any, arguments: Mapping[str, Argument], *, shown: bool = True, **special: Any) -> None:
     """An option for each argument, absent unless given; `special` says what does not follow from its annotation."""
     options = {name: argument.option for name, argument in arguments.items()}
     for name, argument in arguments.items():
-        own = special.get(name, {})
+        own = dict(special.get(name, {}))
         text, default = own.pop("help", in_shell(argument.summary, options)), argument.default
         text = text[:1].lower() + text[1:] if text[1:2].islower() else text
         if default is not None and default is not False and "(default:" not in text:

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -60,6 +61,44 @@ examples:
   # every setting
   scgim fit --settings
 """
+_SYNTHETIC = {
+    "help": "simulated systems with known truth",
+    "description": """\
+Simulated systems with known graph, targets and dose responses: predicted cells in
+distribution, for new doses and for new targets, and learned graphs and targets
+against the true ones. Experiments: designs (mechanism x graph x intervention),
+paper (the paper's preset and the default), and sweeps of the number of features,
+conditions and cells.
+""",
+    "epilog": """\
+examples:
+  # see it run: small systems, minutes
+  scgim benchmark synthetic --small --out try
+  # one design, ten systems, two processes
+  scgim benchmark synthetic --experiments designs --mechanisms mlp --graphs er --interventions hard \\
+      --seeds 400:410 --jobs 2 --out mlp
+  # other methods (some need: pip install "scgim[baselines]")
+  scgim benchmark synthetic --experiments designs --methods gim mean_shift ut_igsp condot --out all
+""",
+}
+_SCIPLEX3 = {
+    "help": "HDAC inhibitors, the highest dose held out",
+    "description": """\
+The paper's single-cell experiment: in each of three cell lines each of four HDAC
+inhibitors is held out at 10,000 nM and predicted from its lower doses and the
+other drugs. The file is scPerturb's SciPlex3 (2.5 GB, downloaded once; extra
+"datasets") or one in its format.
+""",
+    "epilog": """\
+examples:
+  # see it run: few genes, few steps, minutes
+  scgim benchmark sciplex3 --data SrivatsanTrapnell2020_sciplex3.h5ad --small --out try
+  # all twelve settings, three seeds, two processes; tuned with four trials each
+  scgim benchmark sciplex3 --data SrivatsanTrapnell2020_sciplex3.h5ad --tune 4 --jobs 2
+  # also the paper's preset (ten minutes or more a fit)
+  scgim benchmark sciplex3 --methods gim gim_paper mean_shift control --out paper
+""",
+}
 _SAMPLE = """\
 Draws cells under perturbations from a file that `scgim fit` wrote (or write_h5ad
 after scgim.tl.fit_gim).
@@ -243,8 +282,8 @@ def fit_arguments() -> tuple[dict[str, Argument], dict[str, Argument], dict[str,
     # No shell can give these, --seed does, or they have no use where one file becomes another.
     left_out = ("copy", "return_summary", "progress", "group", "rng", "settings")
     prepare = _shell.arguments_of(pp.prepare, *left_out)
-    fit = _shell.arguments_of(tl.fit_gim, *left_out, *prepare)
-    settings = _shell.arguments_of(FitConfig, *fit)
+    settings = _shell.arguments_of(FitConfig, "mechanism", "intervention")
+    fit = _shell.arguments_of(tl.fit_gim, *left_out, *prepare, *settings)
     return prepare, {**fit, "max_steps": settings.pop("max_steps")}, settings
 
 
@@ -269,7 +308,11 @@ def _fit_options(parser: Any) -> None:
         combination_sep={"type": lambda text: text or None, "metavar": "SEP",
                          "help": "what separates the perturbations of a combination; '' if nothing does"},
     )  # fmt: skip
-    _shell.add_options(parser.add_argument_group("the fit (arguments of scgim.tl.fit_gim)"), fit)
+    _shell.add_options(
+        parser.add_argument_group("the fit (arguments of scgim.tl.fit_gim)"),
+        fit,
+        preset={"help": "default, or paper: random start and log-mean-exp objective"},
+    )
     group = parser.add_argument_group("all other settings of the fit (scgim.inference.FitConfig)")
     _shell.add_options(group if parser.everything else parser, settings, shown=parser.everything)
     _add_common(parser)
@@ -298,7 +341,7 @@ def _setting(known: dict[str, Argument]) -> Callable[[str], tuple[str, Any]]:
 def gather(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of `pp.prepare` and of `tl.fit_gim`, from options and --set, checked as far as no data are needed."""
     from scgim.pp.inputs import check_settings as check_prepare
-    from scgim.tl.fit_gim import check_settings as check_fit
+    from scgim.tl._fit_gim import check_settings as check_fit
 
     prepare, fit, settings = fit_arguments()
     given = {name: value for name, value in vars(args).items() if name in {**prepare, **fit, **settings}}
@@ -369,6 +412,62 @@ def _sample(args: argparse.Namespace) -> None:
     print(f"wrote {plural(cells.n_obs, 'cell')} x {plural(cells.n_vars, 'gene')} to {args.out}")
 
 
+def _benchmark_options(parser: Any) -> None:
+    from scgim import benchmark as bm
+
+    experiments = parser.add_subparsers(dest="experiment", metavar="EXPERIMENT", required=True)
+    data = _shell.arguments_of(bm.extract)
+    for name, run, what, texts in (
+        ("synthetic", bm.run_synthetic, _shell.arguments_of(bm.SyntheticExperiment, "options", "tuned"), _SYNTHETIC),
+        ("sciplex3", bm.run_sciplex3, data | _shell.arguments_of(bm.SciPlex3Experiment, "tuned"), _SCIPLEX3),
+    ):
+        usage = f"scgim benchmark {name} [--small] [--jobs N] [--out DIR] [...]"
+        own = experiments.add_parser(name, usage=usage, **texts)
+        out = Path(f"benchmark-{name}")
+        own.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"folder (default: {out})")
+        if name == "sciplex3":
+            own.add_argument("--data", type=Path, metavar="FILE", help="h5ad in scPerturb's format (default: download)")
+        how = _shell.arguments_of(run, "progress", "command") | _shell.arguments_of(bm.run, "progress")
+        flags = {flag: {"action": "store_true"} for flag in ("small", "retry_failed", "report_only")}
+        _shell.add_options(own.add_argument_group("what is run"), what, **flags)
+        _shell.add_options(own.add_argument_group("how"), how, **flags)
+        _add_common(own, seed=False, threads=False)
+
+
+def _benchmark(args: argparse.Namespace) -> None:
+    from scgim import benchmark as bm
+
+    if args.out.exists() and not args.out.is_dir():
+        raise InvalidValue(f"--out {args.out} is a file; give a folder.")
+    given = vars(args)
+    kept = [word for word in _without_place(args.argv)]
+    how = {"progress": _show_progress(args), "command": shlex.join(["scgim", *kept])}
+    if args.experiment == "synthetic":
+        seeds = {"seeds": [400], "sweep_seeds": [400]} if "small" in given else {}
+        experiment: Any = bm.SyntheticExperiment(**seeds | _of(bm.SyntheticExperiment, given))
+        page = bm.run_synthetic(experiment, args.out, **how, **_of(bm.run_synthetic, given))
+    else:
+        if args.data is not None and not args.data.is_file():
+            raise NotFound(f"--data {args.data}: there is no such file.")
+        seeds = {"seeds": [0]} if "small" in given else {}
+        extracts = bm.extract(args.data, args.out / "data", **_of(bm.extract, given))
+        experiment = bm.SciPlex3Experiment(extracts, **seeds | _of(bm.SciPlex3Experiment, given))
+        page = bm.run_sciplex3(experiment, args.out, **how, **_of(bm.run_sciplex3, given))
+    print(page.read_text())
+    print(f"wrote {page}, results.csv and figures to {args.out}")
+
+
+def _of(function: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the given options that a function takes."""
+    return {name: given[name] for name in _shell.arguments_of(function) if name in given}
+
+
+def _without_place(argv: Sequence[str]) -> list[str]:
+    """The arguments without `--out`, and of `--data` the name alone: a page must not name a place on one machine."""
+    joined = re.sub(r"(?m)^--(?:out[=\n].*|report)\n?", "", "\n".join(argv))
+    return re.sub(r"(?m)^(--data[=\n]).*/", r"\1", joined).split("\n")
+
+
 def _show_progress(args: argparse.Namespace) -> bool:
     return not args.quiet and sys.stderr.isatty()  # a bar is noise in the log of a cluster job
 
@@ -420,5 +519,13 @@ _COMMANDS: dict[str, tuple[Callable[[Any], None], Callable[[argparse.Namespace],
         "help": "predict cells with a fitted model",
         "usage": "scgim sample H5AD --perturbation NAME[=DOSE] [-n N] --out FILE [...]",
         "description": _SAMPLE, "epilog": _SAMPLE_EPILOG,
+    }),
+    "benchmark": (_benchmark_options, _benchmark, {
+        "help": "an experiment of the paper, with baselines",
+        "description": """\
+Runs an experiment of the paper: every method on every data set, in processes of
+their own, then tables, figures and a page. What is finished is kept in the
+output folder: interrupt, and run the same command again to go on.
+""",
     }),
 }  # fmt: skip
