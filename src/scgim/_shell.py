@@ -49,7 +49,7 @@ class Argument(NamedTuple):
         """The first sentence of its documentation, and which values there are."""
         values = re.findall(r'"(\w+)"(?=: )', self.text)
         text = re.sub(r"(?<!\.)\.$", "", re.sub(r" \(own[^)]*\)", "", self.text))
-        first = re.split(r"(?<!e\.g)[.;] ", text)[0]
+        first = re.match(r"(?:\([^()]*\)|e\.g\.|[^.;]|[.;](?! ))*", text)[0]  # type: ignore[index]
         if text.startswith('"') or len(first) < 20:  # the values or symbols that the next sentences explain
             return text
         return first if len(values) < 2 or values[0] in first else f"{first}: {', '.join(values)}"
@@ -71,7 +71,8 @@ def _documented(source: Any) -> Iterator[tuple[str, str]]:
         text = inspect.cleandoc(documented.__doc__ or "").partition("Parameters\n----------\n")[2]
         text = re.split(r"\n\w+\n---+\n", text)[0] + "\n"
         for names, described in re.findall(r"^(\S.*)\n((?:    .*\n|\n(?=    ))+)", text, flags=re.M):
-            yield from ((name.strip(), " ".join(described.replace("`", "").split())) for name in names.split(","))
+            plain = " ".join(re.sub(r":\w+:(?=`)|`", "", described).split())
+            yield from ((name.strip(), plain) for name in names.split(","))
 
 
 def add_options(group: Any, arguments: Mapping[str, Argument], *, shown: bool = True, **special: Any) -> None:
@@ -80,9 +81,9 @@ def add_options(group: Any, arguments: Mapping[str, Argument], *, shown: bool = 
     for name, argument in arguments.items():
         own = dict(special.get(name, {}))
         text, default = own.pop("help", in_shell(argument.summary, options)), argument.default
-        text = text[:1].lower() + text[1:] if text[1:2].islower() else text
+        text = re.sub(r"^[A-Z](?![A-Z])", lambda first: first[0].lower(), text)
         if default is not None and default is not False and "(default:" not in text:
-            text += f" (default: {default})"
+            text += f" (default: {' '.join(map(str, default)) if 'Sequence' in argument.annotation else default})"
         text = text.replace("%", "%%") if shown else argparse.SUPPRESS
         given = own or _read_as(argument)
         group.add_argument(argument.option, dest=name, default=argparse.SUPPRESS, help=text, **given)

@@ -440,8 +440,8 @@ def _benchmark(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise InvalidValue(f"--out {args.out} is a file; give a folder.")
     given = vars(args)
-    kept = [word for word in _without_place(args.argv)]
-    how = {"progress": _show_progress(args), "command": shlex.join(["scgim", *kept])}
+    command = shlex.join(["scgim", *_without_place(args.argv)])
+    how: dict[str, Any] = {"progress": _show_progress(args), "command": command}
     if args.experiment == "synthetic":
         seeds = {"seeds": [400], "sweep_seeds": [400]} if "small" in given else {}
         experiment: Any = bm.SyntheticExperiment(**seeds | _of(bm.SyntheticExperiment, given))

@@ -126,7 +126,7 @@ def _rows(adata: AnnData, cells: Any) -> np.ndarray:
     values = np.atleast_1d(np.asarray(cells))
     if values.dtype == bool:
         if len(values) != adata.n_obs:
-            raise ValueError(f"cells is a mask of {len(values)} entries, but adata has {adata.n_obs} cells.")
+            raise ValueError(f"cells is a mask for {plural(len(values), 'cell')}, but adata has {adata.n_obs}.")
         rows = np.flatnonzero(values)
     else:
         rows = adata.obs_names.get_indexer(pd.Index(values.astype(str)))
