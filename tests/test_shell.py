@@ -50,7 +50,7 @@ def messages() -> Iterator[str]:
                     if isinstance(part, ast.JoinedStr):
                         yield "".join(p.value if isinstance(p, ast.Constant) else "1" for p in part.values)
                     elif isinstance(part, ast.Constant) and isinstance(part.value, str) and " " in part.value:
-                        yield re.sub(r"%\.?\d*[dsrfg]", "1", part.value)
+                        yield part.value
 
 
 def test_no_message_speaks_python_to_a_shell_user(options: dict[str, str]) -> None:

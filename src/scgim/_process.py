@@ -1,21 +1,14 @@
-"""scgim as a guest in the user's process: its log lines, and what a call must leave as it found it."""
+"""What a call must leave as it found it, and what it needs of the process while it runs."""
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-
-#: Silent below INFO until the user configures it.
-logger = logging.getLogger("scgim")
-#: Seconds between two lines of something that goes on for long.
-INTERVAL = 20.0
 
 #: torch's random state and default type, Pyro's handlers and warning filters are the process's: one call at a time.
 _lock = threading.RLock()
@@ -105,30 +98,3 @@ def one_thread(when: bool = True) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class Spoken:
-    """When something under way was last reported: a log must neither fall silent for minutes nor fill up."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
-
-    def due(self) -> bool:
-        """Whether the next line is due; if so, it counts as said."""
-        now = time.perf_counter()
-        if now - self.last < INTERVAL:
-            return False
-        self.last = now
-        return True
-
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.perf_counter() - self.start
-
-
-@contextmanager
-def log_duration(message: str) -> Iterator[None]:
-    """Log `message` with the seconds that the block took."""
-    start = time.perf_counter()
-    yield
-    logger.info("%s (%.1f s)", message, time.perf_counter() - start)

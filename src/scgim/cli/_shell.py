@@ -1,4 +1,4 @@
-"""The words of a shell: options from the arguments of functions, values as they are written, messages as they read.
+"""The words of a shell: values as they are written, and messages as they read.
 
 Help and messages are written once, for Python; here `min_counts=` becomes `--min-counts`, `pp.prepare` `scgim fit`.
 """
@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import argparse
 import ast
-import inspect
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-#: Arguments whose option is not called after them.
-_RENAMED = {"max_steps": "--steps", "tune_trials": "--tune", "report_only": "--report"}
 #: Arguments that can be None and are something else unless given: nothing, in the shell.
 _NOTHING = ("combination_sep", "control")
 _COMMANDS = {
@@ -31,79 +28,6 @@ _VERBS = "leave|lower|raise|correct|check|without|change|give|pass"
 _DOSE = r"_(\d[\d.]*(?:e-?\d+)?)"
 
 
-class Argument(NamedTuple):
-    """An argument of a function, or a field of a dataclass."""
-
-    name: str
-    default: Any
-    annotation: str  # as it is written
-    text: str  # its documentation
-
-    @property
-    def option(self) -> str:
-        """How it is given to a command."""
-        return _RENAMED.get(self.name, "--" + self.name.replace("_", "-"))
-
-    @property
-    def summary(self) -> str:
-        """The first sentence of its documentation, and which values there are."""
-        values = re.findall(r'"(\w+)"(?=: )', self.text)
-        text = re.sub(r"(?<!\.)\.$", "", re.sub(r" \(own[^)]*\)", "", self.text))
-        first = re.match(r"(?:\([^()]*\)|e\.g\.|[^.;]|[.;](?! ))*", text)[0]  # type: ignore[index]
-        if text.startswith('"') or len(first) < 20:  # the values or symbols that the next sentences explain
-            return text
-        return first if len(values) < 2 or values[0] in first else f"{first}: {', '.join(values)}"
-
-
-def arguments_of(source: Any, *without: str) -> dict[str, Argument]:
-    """What a function, or a dataclass, takes and need not be given, with its documentation; `without` some."""
-    texts = dict(_documented(source))
-    return {
-        name: Argument(name, parameter.default, str(parameter.annotation), texts.get(name, ""))
-        for name, parameter in inspect.signature(source).parameters.items()
-        if parameter.default is not parameter.empty and name not in without
-    }
-
-
-def _documented(source: Any) -> Iterator[tuple[str, str]]:
-    """Argument -> its numpydoc description, on one line; of a dataclass, those that it derives from as well."""
-    for documented in reversed(getattr(source, "__mro__", [source])):
-        text = inspect.cleandoc(documented.__doc__ or "").partition("Parameters\n----------\n")[2]
-        text = re.split(r"\n\w+\n---+\n", text)[0] + "\n"
-        for names, described in re.findall(r"^(\S.*)\n((?:    .*\n|\n(?=    ))+)", text, flags=re.M):
-            plain = " ".join(re.sub(r":\w+:(?=`)|`", "", described).split())
-            yield from ((name.strip(), plain) for name in names.split(","))
-
-
-def add_options(group: Any, arguments: Mapping[str, Argument], *, shown: bool = True, **special: Any) -> None:
-    """An option for each argument, absent unless given; `special` says what does not follow from its annotation."""
-    options = {name: argument.option for name, argument in arguments.items()}
-    for name, argument in arguments.items():
-        own = dict(special.get(name, {}))
-        text, default = own.pop("help", in_shell(argument.summary, options)), argument.default
-        text = re.sub(r"^[A-Z](?![A-Z])", lambda first: first[0].lower(), text)
-        if default is not None and default is not False and "(default:" not in text:
-            text += f" (default: {' '.join(map(str, default)) if 'Sequence' in argument.annotation else default})"
-        text = text.replace("%", "%%") if shown else argparse.SUPPRESS
-        given = own or _read_as(argument)
-        group.add_argument(argument.option, dest=name, default=argparse.SUPPRESS, help=text, **given)
-
-
-def _read_as(argument: Argument) -> dict[str, Any]:
-    """How the words of an option become the value of its argument."""
-    types = set(re.findall(r"\w+", argument.annotation))
-    if {"Sequence", "int"} <= types:
-        return {"type": seeds, "metavar": "A:B"}
-    if "Sequence" in types:
-        return {"nargs": "+", "metavar": "NAME"}
-    metavar = "COL" if argument.name.endswith("_key") or argument.name == "groupby" else "VALUE"
-    if "list" in types:
-        return {"action": "append", "metavar": metavar}
-    if types & {"int", "float", "bool", "tuple", "Mapping"}:
-        return {"type": literal, "metavar": "N" if types <= {"int", "float"} else metavar}
-    return {"metavar": metavar}
-
-
 def literal(text: str) -> Any:
     """A number, None, True, a list or a dict as Python writes them; anything else is text."""
     try:
@@ -117,10 +41,8 @@ def whole(least: int) -> Any:
 
     def whole_number(text: str) -> int:
         value = literal(text)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        if type(value) is not int or value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
         return value
 
     return whole_number
@@ -175,7 +97,7 @@ def in_shell(text: str, options: Mapping[str, str], *, doses: bool = False) -> s
 
     Where conditions have `doses`, their labels (`A_10`) are shown as they are to be written (`A=10`).
 
-    >>> from scgim._shell import in_shell
+    >>> from scgim.cli._shell import in_shell
     >>> in_shell('Lower min_counts, or pass input="log1p" to scgim.pp.prepare.', {"min_counts": "--min-counts"})
     'Lower --min-counts, or pass input="log1p" to scgim fit.'
     """
