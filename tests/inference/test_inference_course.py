@@ -23,7 +23,8 @@ from scgim.inference import (
     resolve_sparsity,
     start_from_search,
 )
-from scgim.inference.fit import graphs_per_step, make_optimiser, negative_bound
+from scgim.inference.fit import negative_bound
+from scgim.inference.schedule import graphs_per_step, make_optimiser, ramp
 from scgim.inference.search import SearchResult
 from scgim.model import is_acyclic
 
@@ -84,7 +85,7 @@ def test_target_sparsity_rises_from_nothing_but_after_a_search(init: str, acts: 
         gim = build(resolve_sparsity(config, linear_data()), linear_data(), np.random.default_rng(0))
         batch = BalancedSampler(linear_data(), 64).draw()
         torch.manual_seed(1)
-        seen.append(float(negative_bound(gim, batch, config, 2, sparsity * FIT._ramp(config, 0)).detach()))
+        seen.append(float(negative_bound(gim, batch, config, 2, sparsity * ramp(config, 0)).detach()))
     assert (abs(seen[1] - seen[0]) > 100) == acts
 
 

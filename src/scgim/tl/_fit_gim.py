@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,11 +15,12 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._storage import to_storable
 from scgim._validation import check_anndata, plural
+from scgim.data import PerturbationData
 from scgim.inference import FitConfig, TrainingData, fit, make_config
 from scgim.slots import Entry, groups_of, read_entry
 
 from ._device import resolve_device
-from ._prepared import check_expression, check_known_values, known_arrays, training_tensors
+from ._known import check_expression, check_known_values, known_arrays
 from ._store import check_free, remember, restore, store_fit
 
 if TYPE_CHECKING:
@@ -191,7 +192,8 @@ class _Job:
         config = _config(given["preset"], given["mechanism"], given["intervention"], settings, automatic)
         genes = np.array(entry.genes, dtype=object)
         known = known_arrays(entry, given["known_targets"], given["known_interventions"])
-        data = training_tensors(adata, entry, known)
+        cells = PerturbationData.from_anndata(adata, key=entry.keys.key, group=entry.keys.group)
+        data = TrainingData.of(replace(cells, known_targets=known[0], known_values=known[1]))
         check_expression(data.x.numpy(), genes, config.mechanism)
         check_known_values(known[1], genes, config.mechanism)
         if data.n_conditions < 2:
