@@ -52,11 +52,6 @@ def exponential_trace(weights: Tensor) -> Tensor:
     return torch.trace(torch.matrix_exp(weights)) - weights.shape[0]
 
 
-def is_acyclic(graph: np.ndarray) -> bool:
-    """Whether a boolean adjacency matrix (row = cause) has no directed cycle."""
-    return nx.is_directed_acyclic_graph(nx.from_numpy_array(np.asarray(graph) != 0, create_using=nx.DiGraph))
-
-
 def break_cycles(probability: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, int]:
     """Threshold edge probabilities; while a cycle is left, drop the weakest edge of one.
 
@@ -79,9 +74,3 @@ def break_cycles(probability: np.ndarray, threshold: float = 0.5) -> tuple[np.nd
         graph[source, target] = False
         dropped += 1
     return graph, dropped
-
-
-def topological_order(graph: np.ndarray) -> list[int]:
-    """Genes from causes to effects; ties by index, so that the order is reproducible."""
-    directed = nx.from_numpy_array(np.asarray(graph) != 0, create_using=nx.DiGraph)
-    return list(nx.lexicographical_topological_sort(directed))
