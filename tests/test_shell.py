@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import scgim
-from scgim import _shell, cli
-from scgim._shell import in_shell
+from scgim import cli
+from scgim.cli import _options, _shell
+from scgim.cli._shell import in_shell
 
 PACKAGE = Path(scgim.__file__).parent
 #: Parts whose messages `scgim fit` and `scgim sample` can end in.
@@ -33,7 +34,7 @@ def options() -> dict[str, str]:
     return cli._fit_spellings()
 
 
-def arguments() -> dict[str, _shell.Argument]:
+def arguments() -> dict[str, _options.Argument]:
     """Everything that `scgim fit` takes for `prepare` and `fit_gim`."""
     prepare, fit, settings = cli.fit_arguments()
     return {**prepare, **fit, **settings}
@@ -199,7 +200,7 @@ def test_no_setting_takes_nonsense(name: str) -> None:
         if name in ("network_hidden",) and value == "[]":  # no hidden layer
             continue
         with pytest.raises((ValueError, TypeError), match=name):
-            cli.gather(parsed("fit", "--set", f"{name}={value}"))
+            cli._given(parsed("fit", "--set", f"{name}={value}"))
 
 
 def test_options_and_settings_reach_their_functions(tmp_path: Path) -> None:
@@ -215,15 +216,15 @@ def test_options_and_settings_reach_their_functions(tmp_path: Path) -> None:
         "--prepare",
         "warmup_steps=3",
     ]
-    prepare, fit = cli.gather(parsed("fit", *words))
+    prepare, fit = cli._given(parsed("fit", *words))
     assert prepare == {
         "groupby": ["line", "time"], "control": "NT", "min_counts": 20, "genes": ["A", "B"], "combination_sep": None,
-        "hold_out": ["X+Y"], "valid_fraction": 0.2, "rng": 4,
+        "hold_out": ["X+Y"], "valid_fraction": 0.2,
     }  # fmt: skip
-    expected = {"max_steps": 7, "device": "cpu", "known_targets": {"A": "B"}, "warmup_steps": 3, "rng": 4}
+    expected = {"max_steps": 7, "device": "cpu", "known_targets": {"A": "B"}, "warmup_steps": 3}
     expected |= {"network_hidden": [5, 5]}
     assert fit == expected
-    assert cli.gather(parsed("fit")) == ({"rng": 0}, {"rng": 0})
+    assert cli._given(parsed("fit")) == ({}, {})
 
 
 def test_the_shell_lines_of_the_readme_give_the_fit_of_its_quick_start(tmp_path: Path, monkeypatch) -> None:

@@ -218,7 +218,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     how = {"progress": _show_progress(args), "command": command, **of(bm.run_experiment)}
     report = bm.run_experiment(experiment, args.out, **how)
     print(report.read_text())
-    print(f"wrote {report} and tables to {args.out}")
+    print(f"wrote {report.name}, results.csv, summary.csv and settings.json to {args.out}")
 
 
 def _without_place(argv: Sequence[str]) -> list[str]:
