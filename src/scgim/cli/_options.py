@@ -316,7 +316,7 @@ def _sample(parser: Any) -> None:
 def _benchmark(parser: Any) -> None:
     from scgim import benchmark as bm
 
-    experiments = parser.add_subparsers(dest="experiment", metavar="EXPERIMENT", required=True)
+    experiments = parser.add_subparsers(prog="scgim benchmark", dest="experiment", metavar="EXPERIMENT", required=True)
     sciplex3 = arguments_of(bm.extract) | arguments_of(bm.SciPlex3Experiment, "tuned")
     how = arguments_of(bm.run_experiment, "progress", "command") | arguments_of(bm.run, "progress")
     flags: dict[str, Any] = {key: {"action": "store_true"} for key in ("small", "retry_failed", "report_only")}

@@ -88,7 +88,8 @@ def held_out(entries: Sequence[Any], *, has_dose: bool) -> dict[str, Any] | list
 def spellings(parser: argparse.ArgumentParser) -> dict[str, str]:
     """Argument -> the option of the parser's command that gives it."""
     found = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
-    found |= {"rng": found["seed"]} if "seed" in found else {}
+    for said, meant in (("rng", "seed"), ("method", "methods")):
+        found |= {said: found[meant]} if meant in found else {}
     return {name: option for name, option in found.items() if name not in ("help", "set", "settings")}
 
 
