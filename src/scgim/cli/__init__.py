@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scgim._errors import InvalidValue, NotFound, ScgimError
+from scgim._errors import InvalidValue, ScgimError
 from scgim._logging import logger
 
 from ._options import arguments_of, build_parser, fit_arguments
@@ -54,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, debug = f"scgim {argv[0]}", "--debug" in argv
     refusals: tuple[type[Exception], ...] = (ScgimError, OSError)
     refusals += (ValueError, TypeError, KeyError)  # TODO-MERGE: until every refusal is a ScgimError
+    args = argparse.Namespace(argv=argv, command="", parser=argparse.ArgumentParser())
     try:
         _limit_threads(argv)
-        args = build_parser(argv).parse_args(argv, argparse.Namespace(argv=argv))
+        build_parser(argv).parse_args(argv, args)
         _set_up(args)
         _RUN[args.command](args)
         sys.stdout.flush()
@@ -197,22 +198,21 @@ def _benchmark(args: argparse.Namespace) -> None:
     from scgim import benchmark as bm
 
     given, synthetic = vars(args), args.experiment == "synthetic"
-    if args.out.exists() and not args.out.is_dir():
-        raise InvalidValue(f"--out {args.out} is a file; give a folder.")
-    if not synthetic and args.data is not None and not args.data.is_file():
-        raise NotFound(f"--data {args.data}: there is no such file.")
     if "small" in given:
         given = {key: [400 if synthetic else 0] for key in ("seeds", "sweep_seeds")} | given
-    given = {"slow_seeds": given["seeds"][:1]} | given if "seeds" in given else given
+    if "seeds" in given:
+        given = {"slow_seeds": given["seeds"][:1]} | given
 
     def of(function: Any) -> dict[str, Any]:
         return {name: given[name] for name in arguments_of(function) if name in given}
 
+    if args.out.is_file():
+        raise InvalidValue(f"--out {args.out} is a file; give a folder.")
     experiment: Any
     if synthetic:
         experiment = bm.SyntheticExperiment(**of(bm.SyntheticExperiment))
     else:
-        extracts = bm.extract(args.data, args.out / "data", **of(bm.extract))
+        extracts = bm.extract(args.path, args.out / "data", **of(bm.extract))
         experiment = bm.SciPlex3Experiment(extracts, **of(bm.SciPlex3Experiment))
     command = shlex.join(["scgim", *_without_place(args.argv)])
     how = {"progress": _show_progress(args), "command": command, **of(bm.run_experiment)}

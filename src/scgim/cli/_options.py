@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,7 +29,7 @@ examples:
 each command has its own help: scgim fit --help
 exit codes: 0 done, 1 unexpected error, 2 bad usage or bad input, 130 interrupted
 """
-#: Command (or experiment of `benchmark`) -> its help, usage and description; examples follow after an empty line.
+#: Command -> its help, usage and description; examples follow after an empty line.
 _TEXTS = {
     "demo": """\
 the whole workflow on simulated data
@@ -74,32 +75,14 @@ examples:
 an experiment of the paper, with baselines
 scgim benchmark EXPERIMENT [--small] [--jobs N] [--out DIR] [...]
 Every method on every data set, in processes of their own, then tables. What is
-finished is kept in the output folder: run the same command again to go on.""",
-    "synthetic": """\
-simulated systems with known truth
-scgim benchmark synthetic [--small] [--jobs N] [--out DIR] [...]
-Simulated systems with known graph, targets and dose responses: predicted cells in
-distribution, for new doses and for new targets, and learned graphs and targets
-against the true ones.
+finished is kept in the output folder: run the same command again to go on.
 
 examples:
   # see it run: small systems, minutes
   scgim benchmark synthetic --small --out try
   # ten systems, two processes, other methods (some need: pip install "scgim[baselines]")
   scgim benchmark synthetic --experiments designs --seeds 400:410 --methods gim ut_igsp condot --jobs 2
-""",
-    "sciplex3": """\
-HDAC inhibitors, the highest dose held out
-scgim benchmark sciplex3 [--data FILE] [--small] [--jobs N] [--out DIR] [...]
-The paper's single-cell experiment: in each of three cell lines each of four HDAC
-inhibitors is held out at 10,000 nM and predicted from its lower doses and the
-other drugs. The file is scPerturb's SciPlex3 (2.5 GB, downloaded once; extra
-"datasets") or one in its format.
-
-examples:
-  # see it run: few genes, few steps, minutes
-  scgim benchmark sciplex3 --data SrivatsanTrapnell2020_sciplex3.h5ad --small --out try
-  # all twelve settings, three seeds, two processes; tuned with four trials each
+  # the twelve settings of the paper's single-cell experiment, tuned with four trials each
   scgim benchmark sciplex3 --data SrivatsanTrapnell2020_sciplex3.h5ad --tune 4 --jobs 2
 """,
 }
@@ -118,7 +101,9 @@ def build_parser(argv: Sequence[str] = ("",)) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"scgim {__version__}")
     commands = parser.add_subparsers(prog="scgim", dest="command", metavar="COMMAND", required=True)
     for name, add in _OPTIONS.items():
-        own = _add_command(commands, name)
+        text, _, examples = _TEXTS[name].partition("\n\n")
+        line, usage, description = text.split("\n", 2)
+        own: Any = commands.add_parser(name, help=line, usage=usage, description=description, epilog=examples)
         own.everything = "--settings" in argv
         if argv[0] in ("", name):
             add(own)
@@ -134,12 +119,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def _add_command(commands: Any, name: str) -> Any:
-    text, _, examples = _TEXTS[name].partition("\n\n")
-    line, usage, description = text.split("\n", 2)
-    return commands.add_parser(name, help=line, usage=usage, description=description, epilog=examples)
 
 
 def _add_common(parser: Any, *, seed: bool = True) -> None:
@@ -317,15 +296,19 @@ def _benchmark(parser: Any) -> None:
     from scgim import benchmark as bm
 
     experiments = parser.add_subparsers(prog="scgim benchmark", dest="experiment", metavar="EXPERIMENT", required=True)
-    sciplex3 = arguments_of(bm.extract) | arguments_of(bm.SciPlex3Experiment, "tuned")
     how = arguments_of(bm.run_experiment, "progress", "command") | arguments_of(bm.run, "progress")
     flags: dict[str, Any] = {key: {"action": "store_true"} for key in ("small", "retry_failed", "report_only")}
-    for name, what in (("synthetic", arguments_of(bm.SyntheticExperiment, "tuned")), ("sciplex3", sciplex3)):
-        own = _add_command(experiments, name)
-        out = Path(f"benchmark-{name}")
+    for name, experiment in (("synthetic", bm.SyntheticExperiment), ("sciplex3", bm.SciPlex3Experiment)):
+        text = inspect.cleandoc(experiment.__doc__ or "").partition("\n\nParameters\n")[0]
+        text = "\n\n".join(textwrap.fill(paragraph, 84) for paragraph in text.split("\n\n"))
+        usage = f"scgim benchmark {name} [--small] [--jobs N] [--out DIR] [...]"
+        own = experiments.add_parser(name, help=text.partition(".\n")[0], usage=usage, description=text)
+        out, what = Path(f"benchmark-{name}"), arguments_of(experiment, "tuned")
         own.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"folder (default: {out})")
         if name == "sciplex3":
-            own.add_argument("--data", type=Path, metavar="FILE", help="h5ad in scPerturb's format (default: download)")
+            own.add_argument("--data", dest="path", type=Path, metavar="FILE",
+                             help="h5ad in scPerturb's format (default: download it)")  # fmt: skip
+            what = arguments_of(bm.extract) | what
         add_options(own.add_argument_group("what is run"), what, **flags)
         add_options(own.add_argument_group("how"), how, **flags)
         _add_common(own, seed=False)
