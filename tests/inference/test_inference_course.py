@@ -248,3 +248,14 @@ def test_the_model_has_the_priors_and_scales_of_the_settings() -> None:
     gim = build(config, linear_data(), np.random.default_rng(0))
     assert {name: getattr(gim.priors, name) for name in given} == given
     assert (gim.gumbel_scale, gim.graph.inverse_temperature, gim.sample_targets) == (0.6, 2.0, True)
+
+
+def test_the_prior_of_the_networks_holds_what_they_learn_of_the_search() -> None:
+    data, sizes = linear_data(), []
+    for scale in (0.01, 3.0):
+        config = resolve_sparsity(quick(init="search", intervention_scale=scale), data)
+        gim = build(config, data, np.random.default_rng(0))
+        found = SearchResult(GRAPH, torch.eye(6, 5, dtype=torch.bool).roll(1, 0), 0.0, np.zeros((5, 5)), 0)
+        start_from_search(gim, data, found, n_steps=50)
+        sizes.append(float(gim.interventions.effect_net[0].skip.weight.detach().norm()))
+    assert sizes[0] < 0.3 * sizes[1]

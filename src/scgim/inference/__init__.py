@@ -2,7 +2,7 @@
 
 from .config import PRESETS, FitConfig, make_config
 from .data import BalancedSampler, TrainingData
-from .fit import FitResult, fit, held_out_loss
+from .fit import HISTORY, FitResult, fit, held_out_loss
 from .refit import refit_effects
 from .schedule import AugmentedLagrangian, half_cosine
 from .scores import LocalScores
@@ -10,6 +10,7 @@ from .search import SearchResult, search_structure
 from .start import build, condition_moments, find_structure, new_model, resolve_sparsity, start_from_search
 
 __all__ = [
+    "HISTORY",
     "PRESETS",
     "AugmentedLagrangian",
     "BalancedSampler",

@@ -8,7 +8,7 @@ import networkx as nx
 from scgim._validation import check_number
 from scgim.slots import read_entry
 
-from ._fit import genes_of, stored_table
+from ._names import genes_of, stored_table
 
 
 def graph(

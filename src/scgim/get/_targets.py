@@ -10,8 +10,7 @@ import pandas as pd
 from scgim._validation import check_number
 from scgim.slots import read_entry
 
-from ._fit import genes_of, stored_table
-from ._names import check_known
+from ._names import check_known, genes_of, stored_table
 
 
 def targets(
