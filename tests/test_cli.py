@@ -20,8 +20,7 @@ from scgim._errors import InvalidType, InvalidValue, MissingPackage, NotFound
 from scgim.cli import _options
 from scgim.cli._shell import held_out, perturbation
 
-#: Until every `raise` is of scgim's own classes.
-TODO_MERGE = pytest.mark.xfail(reason="ValueError and its like still count as refusals")
+TODO_MERGE = pytest.mark.xfail(reason="ValueError and its like still count as refusals")  # TODO-MERGE
 SHORT = ["--n-genes", "6", "--steps", "5", "--quiet"]
 
 

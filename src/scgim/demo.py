@@ -71,7 +71,7 @@ def run_demo(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     small = QUICK if quick else {}
-    fit = {"max_steps": steps or small.get("max_steps")} if steps or quick else {}
+    max_steps = steps or small.get("max_steps")
     adata = datasets.simulated_sciplex3(rng=seed)
     pp.prepare(
         adata,
@@ -83,7 +83,8 @@ def run_demo(
         rng=seed,
     )
     start = time.perf_counter()
-    tl.fit_gim(adata, rng=seed, device=device, progress=progress, **fit)
+    limit = {} if max_steps is None else {"max_steps": max_steps}
+    tl.fit_gim(adata, rng=seed, device=device, progress=progress, **limit)
     seconds = time.perf_counter() - start
     if str(adata.uns["gim"]["params"]["fit"]["stopped"]) == "interrupted":
         raise KeyboardInterrupt  # half a fit would be no demonstration
