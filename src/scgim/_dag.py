@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def is_acyclic(graph: np.ndarray) -> bool:
@@ -13,7 +18,9 @@ def is_acyclic(graph: np.ndarray) -> bool:
     graph
         (genes, genes), non-zero where row -> column.
     """
-    return len(_causes_first(graph)) == len(graph)
+    import networkx as nx
+
+    return nx.is_directed_acyclic_graph(_directed(graph))
 
 
 def topological_order(graph: np.ndarray) -> np.ndarray:
@@ -41,21 +48,15 @@ def topological_order(graph: np.ndarray) -> np.ndarray:
     >>> topological_order(np.array([[0, 0], [1, 0]])).tolist()
     [1, 0]
     """
-    order = _causes_first(graph)
-    if len(order) < len(graph):
-        raise ValueError("graph has a cycle: no topological order exists.")
-    return np.array(order, dtype=int)
+    import networkx as nx
+
+    try:
+        return np.array(list(nx.lexicographical_topological_sort(_directed(graph))), dtype=int)
+    except nx.NetworkXUnfeasible as error:
+        raise ValueError("graph has a cycle: no topological order exists.") from error
 
 
-def _causes_first(graph: np.ndarray) -> list[int]:
-    """The order as far as it goes: without the genes of cycles and those behind them."""
-    edges = np.asarray(graph) != 0
-    waiting = edges.sum(axis=0)  # parents that have not come yet
-    order: list[int] = []
-    ready = np.flatnonzero(waiting == 0)
-    while len(ready):
-        order.append(int(ready[0]))
-        waiting = waiting - edges[ready[0]]
-        waiting[ready[0]] = -1
-        ready = np.flatnonzero(waiting == 0)
-    return order
+def _directed(graph: np.ndarray) -> nx.DiGraph:
+    import networkx as nx
+
+    return nx.from_numpy_array(np.asarray(graph) != 0, create_using=nx.DiGraph)

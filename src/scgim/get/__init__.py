@@ -1,7 +1,6 @@
 """Stored slots as objects: `graph`, `targets`, `history`, `params`."""
 
 from ._course import history, params
-from ._graph import graph
-from ._targets import targets
+from ._results import graph, targets
 
 __all__ = ["graph", "history", "params", "targets"]

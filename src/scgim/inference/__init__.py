@@ -1,6 +1,15 @@
 """Optimisation: from tensors to a fitted GIM."""
 
-from .config import PRESETS, FitConfig, make_config
+from .config import (
+    PRESETS,
+    AcyclicitySettings,
+    FitConfig,
+    ModelSettings,
+    OptimisationSettings,
+    PriorSettings,
+    SearchSettings,
+    make_config,
+)
 from .data import BalancedSampler, TrainingData
 from .fit import HISTORY, FitResult, fit, held_out_loss
 from .refit import refit_effects
@@ -12,12 +21,17 @@ from .start import build, condition_moments, find_structure, new_model, resolve_
 __all__ = [
     "HISTORY",
     "PRESETS",
+    "AcyclicitySettings",
     "AugmentedLagrangian",
     "BalancedSampler",
     "FitConfig",
     "FitResult",
     "LocalScores",
+    "ModelSettings",
+    "OptimisationSettings",
+    "PriorSettings",
     "SearchResult",
+    "SearchSettings",
     "TrainingData",
     "build",
     "condition_moments",

@@ -2,11 +2,10 @@
 
 from scgim._dag import is_acyclic, topological_order
 
-from .acyclicity import break_cycles, exponential_trace, spectral_radius
 from .distributions import GumbelBernoulli, ZeroInflatedLogNormal, normal_log_prob, ziln_log_prob
 from .fitted import FittedGIM, Interventions
 from .gim import GIM, OBJECTIVES, Batch, Priors
-from .graph import LatentGraph
+from .graph import LatentGraph, break_cycles, exponential_trace, spectral_radius
 from .interventions import (
     INTERVENTIONS,
     AmortizedInterventions,
