@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from ._run import failures, notes, results, run, stored, summarise
 from ._tune import ValidationTask, tune
-from .experiments import run_experiment, tune_methods
+from .experiments import run_experiment
+from .experiments import tune_methods as tune_methods
 from .sciplex3 import Extract, SciPlex3Experiment, SciPlex3Task, extract
 from .scores import effect_curves, score
 from .synthetic import SyntheticExperiment, SyntheticTask
@@ -37,5 +38,4 @@ __all__ = [
     "stored",
     "summarise",
     "tune",
-    "tune_methods",
 ]

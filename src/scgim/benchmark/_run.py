@@ -248,7 +248,7 @@ def results(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:
         of_fit = {"failed": float(found["failure"] is not None), **found["fit"]}
         rows += [{**identity, "split": "fit", "metric": k, "value": v, "n": 1} for k, v in of_fit.items()]
         rows += [{**identity, **row} for row in found["rows"]]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=RESULT_COLUMNS)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["task", *RESULT_COLUMNS])
 
 
 def failures(cells: Sequence[Cell], out: str | Path) -> pd.DataFrame:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from scgim._optional import optional_import
-from scgim.baselines import Choice, Range, TrainingData
+from scgim.baselines import Choice, Range
+from scgim.data import PerturbationData
 
 from ._run import run
 from .tasks import Cell, Method, Query, Task, TaskSpec
@@ -69,7 +70,7 @@ class ValidationTask:
         return Task(data.of_cells(~held), {"valid": queries}, None, task.defaults, task.genes)
 
 
-def _held_out(data: TrainingData, kind: str, rng: np.random.Generator) -> np.ndarray:
+def _held_out(data: PerturbationData, kind: str, rng: np.random.Generator) -> np.ndarray:
     """bool (cells,)"""
     trained = data.trained
     if kind == "cells":
@@ -144,23 +145,23 @@ def tune(
     space = method.cls.search_space
     tasks = [ValidationTask(spec, kind if method.cls.can_predict_unseen else "cells") for spec in specs]
     trials = range(n_trials if space else 1)
-    study = _study(seed) if len(trials) > 1 else None
+    study = _Study(space, seed) if len(trials) > 1 else None
     rows: list[dict[str, Any]] = []
     for first in range(0, len(trials), max(1, jobs)):
-        asked = {trial: study.ask() if study and trial else None for trial in trials[first : first + max(1, jobs)]}
-        proposed = {trial: _propose(found, space) if found else {} for trial, found in asked.items()}
+        batch = trials[first : first + max(1, jobs)]
+        asked = {trial: study.ask() if study and trial else (None, {}) for trial in batch}
         cells = [
             Cell(task, Method(f"{method.name}-trial{trial}", method.cls, {**method.options, **options}))
-            for trial, options in proposed.items()
+            for trial, (_, options) in asked.items()
             for task in tasks
         ]
         table = run(cells, out, jobs=jobs, time_limit=time_limit, progress=progress)
-        for trial, options in proposed.items():
+        for trial, (token, options) in asked.items():
             own = table[table["method"] == f"{method.name}-trial{trial}"]
             losses, seconds = (own.loc[own["metric"] == name, "value"] for name in ("kde_nll", "seconds"))
             value = float(losses.mean()) if losses.notna().sum() == len(tasks) else math.inf
-            if study and asked[trial] is not None:
-                _tell(study, asked[trial], value)
+            if study and token is not None:
+                study.tell(token, value)
             rows.append({"trial": trial, **options, "kde_nll": value, "seconds": seconds.mean()})
     table = pd.DataFrame(rows)
     if not np.isfinite(table["kde_nll"]).any():
@@ -176,28 +177,30 @@ def require_optuna() -> Any:
     return optional_import("optuna", extra="tune")
 
 
-def _study(seed: int) -> Any:
+class _Study:
     """Proposals that are the same every time for the same seed and the same values."""
-    optuna = require_optuna()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
-    return optuna.create_study(sampler=sampler, direction="minimize")
 
+    def __init__(self, space: Mapping[str, Range | Choice], seed: int) -> None:
+        optuna = require_optuna()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+        self.study = optuna.create_study(sampler=sampler, direction="minimize")
+        self.space, self.known = space, optuna.distributions
 
-def _propose(trial: Any, space: Mapping[str, Range | Choice]) -> dict[str, Any]:
-    options = {}
-    for name, where in space.items():
+    def ask(self) -> tuple[Any, dict[str, Any]]:
+        """A trial and its options. Only plain values can be proposed: of others (tuples of widths) the position is."""
+        trial = self.study.ask({name: self._distribution(where) for name, where in self.space.items()})
+        chosen = [(name, self.space[name], value) for name, value in trial.params.items()]
+        return trial, {name: w.values[value] if isinstance(w, Choice) else value for name, w, value in chosen}
+
+    def _distribution(self, where: Range | Choice) -> Any:
         if isinstance(where, Choice):
-            # Only plain values can be proposed: the position of others (tuples of widths) is.
-            options[name] = where.values[trial.suggest_categorical(name, list(range(len(where.values))))]
-        elif where.whole:
-            options[name] = trial.suggest_int(name, int(where.low), int(where.high), log=where.log)
-        else:
-            options[name] = trial.suggest_float(name, where.low, where.high, log=where.log)
-    return options
+            return self.known.CategoricalDistribution(range(len(where.values)))
+        if where.whole:
+            return self.known.IntDistribution(int(where.low), int(where.high), log=where.log)
+        return self.known.FloatDistribution(where.low, where.high, log=where.log)
 
-
-def _tell(study: Any, trial: Any, value: float) -> None:
-    states = require_optuna().trial.TrialState
-    finite = math.isfinite(value)
-    study.tell(trial, value if finite else None, state=states.COMPLETE if finite else states.FAIL)
+    def tell(self, trial: Any, value: float) -> None:
+        """The loss of a trial; a failed one has none."""
+        failed = require_optuna().trial.TrialState.FAIL
+        self.study.tell(trial, *((value,) if math.isfinite(value) else (None, failed)))

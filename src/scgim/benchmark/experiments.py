@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import pandas as pd
 
@@ -17,6 +17,12 @@ from scgim import __version__
 from ._run import RESULT_COLUMNS, failures, notes, results, run, stored, summarise
 from ._tune import require_optuna, tune
 from .tasks import Cell, Method, TaskSpec
+
+if TYPE_CHECKING:
+    from .sciplex3 import SciPlex3Experiment
+    from .synthetic import SyntheticExperiment
+
+    Experiment: TypeAlias = SyntheticExperiment | SciPlex3Experiment
 
 logger = logging.getLogger("scgim")
 
@@ -34,83 +40,28 @@ class Tuning(NamedTuple):
     kind: Literal["conditions", "highest_dose"]
 
 
-class Experiment(Protocol):
-    """What :func:`run_experiment` needs of :class:`SyntheticExperiment` and :class:`SciPlex3Experiment`."""
-
-    tuned: Mapping[tuple[str, str], Mapping[str, Any]] | None
-
-    def cells(self) -> dict[str, list[Cell]]:
-        """Part of the experiment -> its cells. A cell that belongs to several is computed once."""
-
-    def about(self) -> str:
-        """What the data are: simulated, a stand-in or real, and whether the setting is small."""
-
-    def reported(self) -> set[int]:
-        """Seeds that are reported."""
-
-    def tuning(self, seeds: Sequence[int]) -> Iterator[Tuning]:
-        """What hyper-parameters are chosen for, on tasks with these seeds."""
-
-
-AnyExperiment = TypeVar("AnyExperiment", bound=Experiment)
-
-
 def method_of(name: str, options: Mapping[str, Any], small: Mapping[str, Mapping[str, Any]]) -> Method:
     """A method by its name, "gim_paper" being GIM with the paper's preset, with what a small setting changes."""
     kind = "gim" if name == "gim_paper" else name
     preset = {"preset": "paper"} if name == "gim_paper" else {}
-    return Method(name, kind, {**options, **preset, **small.get(kind, {})})
+    return Method(name, kind, {**small.get(kind, {}), **options, **preset})
 
 
 def tune_methods(
-    experiment: AnyExperiment,
-    out: str | Path,
-    *,
-    n_trials: int,
-    seeds: Sequence[int] = (500,),
-    jobs: int = 1,
-    time_limit: float | None = None,
-    progress: bool = True,
-) -> tuple[AnyExperiment, pd.DataFrame]:
-    """Choose the options of every method of an experiment, with the same budget for each.
-
-    Synthetic: once per mechanism family, on hard interventions and ER graphs. SciPlex3: per method and encoding, as in
-    the paper: one random drug at its highest dose is held out as well, in one setting per cell line (the drug that is
-    held out in it changes from line to line); the cells that these settings hold out for the report are not looked at.
-
-    Parameters
-    ----------
-    experiment
-        A :class:`SyntheticExperiment` or a :class:`SciPlex3Experiment`.
-    out
-        Folder; finished trials are kept in ``out/tuning``.
-    n_trials
-        Trials of every method, its defaults included. 1: only measures the defaults.
-    seeds
-        Of the systems to tune on, or of the preparation; none of them may be reported.
-    jobs, time_limit, progress
-        As for :func:`scgim.benchmark.run`.
-
-    Returns
-    -------
-    experiment
-        With `tuned` set.
-    trials
-        One row per method, trial, and mechanism or encoding.
-    """
+    experiment: Experiment, out: str | Path, *, n_trials: int, seeds: Sequence[int] = (500,), **how: Any
+) -> tuple[Experiment, pd.DataFrame]:
+    """The experiment with the options chosen by :func:`tune` for each of its methods, and the table of trials."""
     shared = sorted(set(seeds) & experiment.reported())
     if shared:
         raise ValueError(f"Seeds {shared} are reported: choose hyper-parameters on other ones.")
     if n_trials > 1:
         require_optuna()  # an error before the first trial, not after hours
-    tuned, tables = {}, []
+    tuned: dict[Any, dict[str, Any]] = {}
+    tables = []
     for key, method, specs, kind in experiment.tuning(seeds):
         what = ", ".join(key.values())
         try:
-            chosen, table = tune(
-                method, specs, Path(out) / "tuning", n_trials=n_trials, kind=kind, jobs=jobs, time_limit=time_limit,
-                progress=progress,
-            )  # fmt: skip
+            chosen, table = tune(method, specs, Path(out) / "tuning", n_trials=n_trials, kind=kind, **how)
         except RuntimeError as error:  # every trial failed: the comparison will say so with the defaults
             logger.warning("%s: %s", what, error)
             continue
@@ -119,7 +70,7 @@ def tune_methods(
         tables.append(table.assign(**key))
         logger.info("%s: %s", what, found or "its defaults")
     trials = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    return replace(experiment, tuned=tuned), trials  # type: ignore[type-var]
+    return replace(experiment, tuned=tuned), trials
 
 
 def run_experiment(
@@ -146,7 +97,10 @@ def run_experiment(
     jobs, time_limit, retry_failed, progress
         As for :func:`scgim.benchmark.run`.
     tune_trials, tune_seeds
-        Choose hyper-parameters first, see :func:`tune_methods`; 0: keep the defaults.
+        Choose hyper-parameters first, with so many trials for every method and on systems (or preparations) with these
+        seeds, none of which may be reported; 0: keep the defaults. Synthetic: once per mechanism family, on hard
+        interventions and ER graphs. SciPlex3: per method and encoding, as in the paper: one random drug at its highest
+        dose is held out as well, in one setting per cell line. The first trial is the defaults.
     command
         The command line, for `settings.json`.
     report_only
@@ -161,14 +115,14 @@ def run_experiment(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    experiment.cells()  # refuses now what cannot be run
     file = out / "settings.json"
     if report_only and file.is_file():
         known = ast.literal_eval(json.loads(file.read_text())["tuned"])
-        experiment = replace(experiment, tuned=known)  # type: ignore[type-var]
+        experiment = replace(experiment, tuned=known)
     elif tune_trials:
-        experiment, trials = tune_methods(
-            experiment, out, n_trials=tune_trials, seeds=tune_seeds, jobs=jobs, time_limit=time_limit, progress=progress
-        )
+        how = {"jobs": jobs, "time_limit": time_limit, "progress": progress}
+        experiment, trials = tune_methods(experiment, out, n_trials=tune_trials, seeds=tune_seeds, **how)
         trials.to_csv(out / "tuning.csv", index=False, float_format="%.6g")
     parts = experiment.cells()
     cells = list({cell.name: cell for own in parts.values() for cell in own}.values())  # each once
@@ -176,7 +130,7 @@ def run_experiment(
         table = results(cells, out)
     else:
         table = run(cells, out, jobs=jobs, time_limit=time_limit, retry_failed=retry_failed, progress=progress)
-    table.to_csv(out / "results.csv", index=False, float_format="%.6g")
+    table.to_csv(out / "results.csv", index=False)
     by = [name for name in table if name not in ("task", "seed", *RESULT_COLUMNS)]
     summary = summarise(table, by)
     summary.to_csv(out / "summary.csv", index=False, float_format="%.6g")

@@ -68,22 +68,16 @@ class SciPlex3Task:
 
     Parameters
     ----------
-    cell_line, drug
-        The setting.
+    cell_line, drug, dose
+        The setting; the dose that is held out in nM.
     seed
         Of preparation, fitting and sampling.
     features
         How a perturbation is described, see `scgim.pp.prepare`; "auto" is the paper's nine numbers.
     n_genes, n_top_genes
         Modelled genes, and the highly variable genes that they are taken from.
-    dose
-        What is held out, nM.
-    digest
-        Of the data, see :class:`Extract`.
-    file
-        Of the data; no part of the identity of the task.
-    problem
-        Why the data cannot be had: loading then fails with it.
+    digest, file, problem
+        Of the data, see :class:`Extract`. Where there is a problem, loading fails with it.
     """
 
     cell_line: str
@@ -106,47 +100,34 @@ class SciPlex3Task:
         """The setting, without the data's place."""
         return {k: v for k, v in asdict(self).items() if k not in ("file", "problem", "digest")}
 
-    def prepared(self, also_without: Sequence[str] = ()) -> AnnData:
-        """The cells of the line, prepared; the conditions `also_without` are held out as well.
-
-        A ValueError where there are no such cells, or the drug or dose does not exist.
-        """
-        import anndata as ad
-
-        from scgim.pp import prepare
-
-        if self.problem:
-            raise ValueError(self.problem)
-        adata = ad.read_h5ad(self.file)
-        prepare(
-            adata, dose_key="dose_value", dose_unit_key="dose_unit", control="control", features=self.features,
-            hold_out=[self._label, *also_without], n_genes=self.n_genes, n_top_genes=self.n_top_genes,
-            small_conditions="drop", rng=self.seed,
-        )  # fmt: skip
-        return adata
-
     def load(self) -> Task:
-        """Read and prepare."""
-        return self._task(self.prepared(), [self._label], SPLIT)
+        """Read and prepare; a ValueError where there are no such cells, drug or dose."""
+        return self._load(SPLIT, [])
 
     def load_without(self, labels: Sequence[str]) -> Task:
         """The same with these conditions held out as well, and asked for in place of the task's own: for tuning."""
-        return self._task(self.prepared(labels), labels, "valid")
+        return self._load("valid", labels)
 
-    @property
-    def _label(self) -> str:
+    def _load(self, split: str, also: Sequence[str]) -> Task:
+        import anndata as ad
+
+        from scgim.baselines.prepared import prepared_condition, training_data
+        from scgim.pp import prepare
         from scgim.pp.labels import part_label
 
-        return part_label(self.drug, self.dose)
-
-    def _task(self, adata: AnnData, labels: Sequence[str], split: str) -> Task:
-        from scgim.baselines.prepared import prepared_condition, training_data
-
+        if self.problem:
+            raise ValueError(self.problem)
+        held_out = part_label(self.drug, self.dose)
+        adata = ad.read_h5ad(self.file)
+        prepare(
+            adata, dose_key="dose_value", dose_unit_key="dose_unit", control="control", hold_out=[held_out, *also],
+            features=self.features, n_genes=self.n_genes, n_top_genes=self.n_top_genes, small_conditions="drop",
+            rng=self.seed,
+        )  # fmt: skip
         entry = read_entry(adata)
-        found = entry.codes(adata)
-        queries = []
-        for label in labels:
-            rows = np.flatnonzero(found == entry.labels.index(label))
+        codes, queries = entry.codes(adata), []
+        for label in also or [held_out]:
+            rows = np.flatnonzero(codes == entry.labels.index(label))
             queries.append(Query(prepared_condition(adata, label), entry.expression(adata, rows)))
         defaults = options_of_data({"mechanism": "ziln"}, positive=True)
         return Task(training_data(adata), {split: queries}, None, defaults, tuple(entry.genes))
@@ -258,7 +239,7 @@ class SciPlex3Experiment:
     n_genes
         Modelled genes.
     tuned
-        (method, encoding) -> options, see :func:`tune_methods`.
+        (method, encoding) -> chosen options, see :func:`run_experiment`.
     small
         Fewer genes and steps.
     """
@@ -280,16 +261,6 @@ class SciPlex3Experiment:
         for name in self.encodings:
             check_choice(name, "encodings", ("auto", "onehot", "rescaled", "hill", "potency"))
 
-    @property
-    def source(self) -> str:
-        """Where the cells come from."""
-        return next((found.source for found in self.extracts if found.source), "no data were found")
-
-    @property
-    def semi_synthetic(self) -> bool:
-        """The file says of itself that its counts are simulated."""
-        return "synthetic" in self.source.lower() or "simulated" in self.source.lower()
-
     def cells(self) -> dict[str, list[Cell]]:
         """Every setting x seed x method x encoding, seed by seed: an interrupted run has whole seeds."""
         if all(found.problem for found in self.extracts):
@@ -303,10 +274,16 @@ class SciPlex3Experiment:
         ]
         return {"settings": cells}
 
+    @property
+    def semi_synthetic(self) -> bool:
+        """The file says of itself that its counts are simulated."""
+        return any(word in found.source.lower() for found in self.extracts for word in ("synthetic", "simulated"))
+
     def about(self) -> str:
         """What the data are."""
         kind = "Semi-synthetic stand-in, no number is one of SciPlex3" if self.semi_synthetic else "Real data"
-        return f"{kind} ({self.source})." + (SMALL_NOTE if self.small else "")
+        source = next((found.source for found in self.extracts if found.source), "no data were found")
+        return f"{kind} ({source})." + (SMALL_NOTE if self.small else "")
 
     def reported(self) -> set[int]:
         """Seeds that are reported."""

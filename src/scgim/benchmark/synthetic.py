@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgim._validation import check_choice
-from scgim.baselines import Condition, TrainingData
+from scgim.data import Condition, PerturbationData
 from scgim.simulate import sample_truth, synthetic, truth_at
 
 from .experiments import SMALL_NOTE, Tuning, method_of
@@ -97,7 +97,7 @@ class SyntheticTask:
         codes = adata.obs["condition"].astype(str).map({label: row for row, label in codes.items()}).to_numpy(dtype=int)
         x = np.asarray(adata.X, dtype=np.float32)
         used = split_of[codes] == "train"
-        train = TrainingData(x[used], codes[used], table, truth["features"])
+        train = PerturbationData(x[used], codes[used], table, truth["features"])
         splits: dict[str, list[Query]] = {}
         for split in SPLITS:
             rows = np.flatnonzero((split_of == split) & treated)
@@ -148,7 +148,7 @@ class SyntheticExperiment:
     methods
         Methods of "designs": names that `scgim.baselines.fit` knows.
     tuned
-        (mechanism, method) -> options, see :func:`tune_methods`.
+        (mechanism, method) -> chosen options, see :func:`run_experiment`.
     small
         Small systems and short fits.
     """

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scgim.baselines import Baseline, Condition, TrainingData
+from scgim.baselines import Baseline
 from scgim.baselines.prepared import method_class
+from scgim.data import Condition, PerturbationData
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Task:
         Their names, where they have any.
     """
 
-    train: TrainingData
+    train: PerturbationData
     splits: dict[str, list[Query]]
     graph: np.ndarray | None = None  # (genes, genes)
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)

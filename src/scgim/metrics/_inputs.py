@@ -74,12 +74,9 @@ def as_graph_pair(true: ArrayLike, predicted: ArrayLike) -> tuple[np.ndarray, np
     return pair
 
 
-def as_scores(x: ArrayLike, name: str, *, square: bool = False) -> np.ndarray:
+def as_scores(x: ArrayLike, name: str) -> np.ndarray:
     """`x` as a two-dimensional float64 array of finite scores (probabilities, or anything that ranks)."""
-    array = _as_matrix(x, name).astype(np.float64, copy=False)
-    if square:
-        check_square(array, name)
-    return array
+    return _as_matrix(x, name).astype(np.float64, copy=False)
 
 
 def check_same_shape(true: np.ndarray, predicted: np.ndarray) -> None:

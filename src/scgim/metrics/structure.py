@@ -156,8 +156,7 @@ def edge_auprc(true: ArrayLike, probability: ArrayLike) -> float:
     >>> edge_auprc([[0, 1], [0, 0]], [[0, 0.9], [0.2, 0]])
     1.0
     """
-    graph = as_graph(true, "true")
-    scores = as_scores(probability, "probability", square=True)
+    graph, scores = as_graph(true, "true"), as_scores(probability, "probability")
     check_same_shape(graph, scores)
     off_diagonal = ~np.eye(len(graph), dtype=bool)
     return _average_precision(graph[off_diagonal], scores[off_diagonal])

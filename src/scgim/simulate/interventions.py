@@ -46,7 +46,7 @@ def hill(dose: Any, maximum: Any, half_dose: Any, exponent: Any) -> np.ndarray:
 def draw_target_sets(
     n_genes: int, n_sets: int, *, sizes: Sequence[int] = (1, 2), rng: RngLike = 0
 ) -> list[tuple[int, ...]]:
-    """Draw distinct sets of target genes: a uniform size, then a uniform subset of that size.
+    """Draw distinct sets of target genes (sorted indices): a uniform size, then a uniform subset of that size.
 
     Where every subset of a size has been drawn, the other sizes go on (20 genes have 20 single targets).
 
@@ -60,11 +60,6 @@ def draw_target_sets(
         Numbers of targets that occur.
     rng
         Seed or generator.
-
-    Returns
-    -------
-    list of tuple of int
-        Sorted gene indices of every set; a ValueError where there are not so many sets.
 
     Examples
     --------
@@ -102,21 +97,14 @@ def draw_hill_parameters(
 
     Parameters
     ----------
-    perturbations
-        Names, one per target set.
-    target_sets
-        Gene indices of each perturbation's targets.
+    perturbations, target_sets
+        Names, and the gene indices of the targets of each.
     gene_names
         Names of all genes.
     maximum, half_dose, exponent
-        Ranges of the uniform distributions (own).
+        Ranges of the uniform distributions (own); columns of the result, after perturbation and gene.
     rng
         Seed or generator.
-
-    Returns
-    -------
-    pd.DataFrame
-        Columns perturbation, gene, maximum, half_dose, exponent; one row per (perturbation, target).
 
     Examples
     --------

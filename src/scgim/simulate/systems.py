@@ -32,7 +32,7 @@ ZERO_PROBABILITIES = (0.1, 0.5)
 
 
 def random_dag(n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 2.0, rng: RngLike = 0) -> np.ndarray:
-    """Draw a random DAG whose causal order is a uniform permutation of the genes.
+    """Draw a random DAG, uint8 (genes, genes), whose causal order is a uniform permutation of the genes.
 
     Parameters
     ----------
@@ -48,11 +48,6 @@ def random_dag(n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 
         have fewer earlier genes to draw from, so that the number of edges is slightly lower.
     rng
         Seed or generator.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 (genes, genes), zero diagonal.
 
     Examples
     --------
