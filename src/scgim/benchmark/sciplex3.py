@@ -216,7 +216,11 @@ def _digest(adata: AnnData) -> str:
 
 @dataclass(frozen=True)
 class SciPlex3Experiment:
-    """What `scgim benchmark sciplex3` runs.
+    """The paper's single-cell experiment: HDAC inhibitors, the highest dose held out.
+
+    In each of three cell lines each of four inhibitors is held out at 10,000 nM and predicted from its lower doses and
+    the other drugs. The file is scPerturb's SciPlex3 (2.5 GB, downloaded once; extra "datasets") or one in its format.
+    This is what `scgim benchmark sciplex3` runs.
 
     Parameters
     ----------
