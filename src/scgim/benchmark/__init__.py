@@ -15,8 +15,6 @@ from .scores import effect_curves, score
 from .synthetic import SyntheticExperiment, SyntheticTask
 from .tasks import Cell, Method, Query, Task, TaskSpec
 
-run_synthetic = run_sciplex3 = run_experiment
-
 __all__ = [
     "Cell",
     "Extract",

@@ -131,7 +131,10 @@ class SyntheticTask:
 
 @dataclass(frozen=True)
 class SyntheticExperiment:
-    """What `scgim benchmark synthetic` runs.
+    """Simulated systems with known truth.
+
+    Predicted cells in distribution, for new doses and for new targets, and learned graphs and targets are compared
+    with the truth of each system. This is what `scgim benchmark synthetic` runs.
 
     Parameters
     ----------
