@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
+from scgim._errors import InvalidValue
 from scgim._validation import listing
 from scgim.slots import Entry, read_entry
 
@@ -106,10 +107,10 @@ class PerturbationData:
     def __post_init__(self) -> None:
         missing = {"condition", "perturbation", "dose", "is_control"} - set(self.conditions.columns)
         if missing:
-            raise ValueError(f"`conditions` lacks the columns {sorted(missing)}.")
+            raise InvalidValue(f"`conditions` lacks the columns {sorted(missing)}.")
         alone = self.membership is None
         if self.parts is None and not alone:
-            raise ValueError("`membership` needs `parts`, the labels of its columns.")
+            raise InvalidValue("`membership` needs `parts`, the labels of its columns.")
         membership = np.diag(~self.is_control) if alone else self.membership
         valid = np.zeros(len(self.x)) if self.valid is None else self.valid
         normal = {
@@ -129,12 +130,12 @@ class PerturbationData:
         """Refuse what does not fit together; `rows` is what a row of `features` is called."""
         n_conditions, n_parts, n_genes = len(self.conditions), len(self.parts), self.x.shape[-1]
         if self.x.ndim != 2 or self.codes.shape != (len(self.x),) or self.codes.dtype.kind not in "iu":
-            raise ValueError(
+            raise InvalidValue(
                 f"`x` must be (cells, genes) and `codes` integers (cells,), got {self.x.shape} and "
                 f"{self.codes.dtype} {self.codes.shape}."
             )
         if not all(isinstance(part, str) for part in self.parts):
-            raise ValueError("`parts` must be text, one label for each row of `features`; `membership` says whose.")
+            raise InvalidValue("`parts` must be text, one label for each row of `features`; `membership` says whose.")
         shapes = {
             "valid": ("cells", (len(self.x),)),
             "features": (f"{rows}, p", (n_parts, *self.features.shape[-1:])),
@@ -145,16 +146,16 @@ class PerturbationData:
         for name, (axes, shape) in shapes.items():
             value = getattr(self, name)
             if value is not None and value.shape != shape:
-                raise ValueError(f"`{name}` must be ({axes}), here {shape}, got {value.shape}.")
+                raise InvalidValue(f"`{name}` must be ({axes}), here {shape}, got {value.shape}.")
         for name in ("x", "features"):
             if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"`{name}` has values that are not finite (NaN or infinite).")
+                raise InvalidValue(f"`{name}` has values that are not finite (NaN or infinite).")
         if len(self.codes) and (self.codes.min() < 0 or self.codes.max() >= n_conditions):
-            raise ValueError(f"`codes` must lie in 0 to {n_conditions - 1}, the rows of `conditions`.")
+            raise InvalidValue(f"`codes` must lie in 0 to {n_conditions - 1}, the rows of `conditions`.")
         if not np.isin(self.membership, [0, 1]).all() or (self.is_control == self.membership.any(axis=1)).any():
-            raise ValueError("`membership` must be 0 or 1: zeros for the control, at least one part for all others.")
+            raise InvalidValue("`membership` must be 0 or 1: zeros for the control, at least one part for all others.")
         if not self.control.any():
-            raise ValueError("There is no control cell among the training cells.")
+            raise InvalidValue("There is no control cell among the training cells.")
 
     @classmethod
     def from_anndata(
@@ -255,7 +256,7 @@ def _check_split(entry: Entry, split: np.ndarray, codes: np.ndarray) -> None:
     has_any, has_other = (np.isin(np.arange(len(entry.labels)), found) for found in (codes, codes[split != "test"]))
     wrong = has_any & (has_other == (entry.conditions["split"] == "test").to_numpy())
     if wrong.any():
-        raise ValueError(
+        raise InvalidValue(
             f"adata.obs[{entry.keys.split!r}] was changed for {listing(np.array(entry.labels)[wrong])}: genes and "
             "features were chosen with other conditions held out. Run scgim.pp.hold_out (or scgim.pp.prepare) with the "
             "conditions that are not to be trained on."

@@ -10,6 +10,7 @@ import pytest
 from awkward_baselines import Drawing, Failing, Sleeping
 
 import scgim
+from scgim._errors import InvalidType
 from scgim.baselines import CannotPredict, MeanShift, TimeLimitExceeded, fit_within
 
 
@@ -44,7 +45,7 @@ def test_starting_the_process_does_not_count(doses):
         ("odd", RuntimeError, "Odd: this and that"),
         ("killed", CannotPredict, r"failing cannot be fitted: .*signal 9, most often for want of memory"),
         ("exit", CannotPredict, r"failing cannot be fitted: .*exit code 3"),
-        ("unpicklable", TypeError, "failing was fitted, but the result cannot be sent back"),
+        ("unpicklable", InvalidType, "failing was fitted, but the result cannot be sent back"),
     ],
 )
 def test_an_error_arrives_with_its_type_and_text(doses, how, kind, text):

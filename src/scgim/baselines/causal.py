@@ -10,8 +10,9 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 
 from scgim._dag import topological_order
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
-from scgim._validation import check_choice, listing
+from scgim._validation import check_choice, check_int, listing
 
 from .equivalence import draw_dag
 from .protocol import Baseline, CannotPredict, Condition, TrainingData
@@ -201,7 +202,7 @@ class LinearGaussian:
             # Sums of shifted intercepts cost a degree of freedom each.
             n_free = len(y) - len(np.unique(group[used])) - len(parents)
             if n_free < 1:
-                raise ValueError(
+                raise InvalidValue(
                     f"The mechanism of gene {gene} with {len(parents)} parents cannot be estimated: only {len(y)} "
                     f"cells are in conditions that do not target it."
                 )
@@ -225,7 +226,7 @@ class LinearGaussian:
         """
         target = self.targets[row]
         if np.isnan(self.target_means[row, target]).any():
-            raise ValueError(f"Condition {row} had no cells to learn from what happens to its targets.")
+            raise InvalidValue(f"Condition {row} had no cells to learn from what happens to its targets.")
         mean = np.where(target, self.target_means[row], self.intercepts)
         sd = np.sqrt(np.where(target, self.target_variances[row], self.variances))
         cut = target & (self.intervention == "hard")
@@ -259,13 +260,12 @@ def check_levels(**levels: float) -> None:
     """Refuse levels of tests that are none."""
     for option, level in levels.items():
         if not 0 < level < 1:
-            raise ValueError(f"{option} is the level of a test, between 0 and 1, got {level}.")
+            raise InvalidValue(f"{option} is the level of a test, between 0 and 1, got {level}.")
 
 
 def standard_normal(n: int, n_genes: int, rng: RngLike) -> np.ndarray:
     """(n, genes) noise of `n` cells."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}.")
+    check_int(n, "n", least=1)
     return as_generator(rng).standard_normal((n, n_genes))
 
 

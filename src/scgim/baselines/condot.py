@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from scgim._errors import InvalidValue
 from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 
@@ -101,7 +102,7 @@ class CondOT(Control):
 
     def __post_init__(self) -> None:
         if not self.hidden:
-            raise ValueError("hidden must name at least one layer.")
+            raise InvalidValue("hidden must name at least one layer.")
         check_positive(hidden=self.hidden, steps=self.steps, inner_steps=self.inner_steps, batch_size=self.batch_size)
         check_positive(learning_rate=self.learning_rate, partner_rate=self.partner_rate)
         check_positive(weight_decay=self.weight_decay, zero=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse.csgraph import connected_components, shortest_path
 
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
 
 
@@ -41,7 +42,7 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
     """
     cpdag, truth = _as_class(cpdag, "cpdag"), _as_class(truth, "truth")
     if cpdag.shape != truth.shape:
-        raise ValueError(f"`cpdag` has shape {cpdag.shape} and `truth` has shape {truth.shape}; they must agree.")
+        raise InvalidValue(f"`cpdag` has shape {cpdag.shape} and `truth` has shape {truth.shape}; they must agree.")
     generator = as_generator(rng)
     undirected = cpdag & cpdag.T
     graph = (cpdag & ~undirected) | (undirected & truth)
@@ -116,7 +117,7 @@ def essential_graph(dag: np.ndarray, targets: np.ndarray | None = None) -> np.nd
     # Conditions with the same targets say the same.
     known = np.zeros((0, n), dtype=bool) if targets is None else np.unique(np.asarray(targets, dtype=bool), axis=0)
     if known.shape[1:] != (n,):
-        raise ValueError(f"`targets` must be (conditions, {n} genes), got shape {known.shape}.")
+        raise InvalidValue(f"`targets` must be (conditions, {n} genes), got shape {known.shape}.")
     size = n + len(known)
     whole = np.zeros((size, size), dtype=bool)
     whole[:n, :n] = dag
@@ -173,8 +174,8 @@ def _sink(part: np.ndarray, generator: np.random.Generator) -> int:
 def _as_class(matrix: np.ndarray, name: str) -> np.ndarray:
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"`{name}` must be square (genes, genes), got shape {matrix.shape}.")
+        raise InvalidValue(f"`{name}` must be square (genes, genes), got shape {matrix.shape}.")
     matrix = matrix.astype(bool)
     if matrix.diagonal().any():
-        raise ValueError(f"`{name}` has an edge from a gene to itself: the diagonal must be zero.")
+        raise InvalidValue(f"`{name}` has an edge from a gene to itself: the diagonal must be zero.")
     return matrix

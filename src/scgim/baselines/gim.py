@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from scgim._errors import InvalidType
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
-from scgim._validation import listing
+from scgim._validation import check_int, listing
 
 from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData
 
@@ -68,7 +69,7 @@ class InterventionModel(Baseline):
 
         settings = {"intervention": intervention, "amortised": self._amortised, **settings}
         if settings["amortised"] != self._amortised:
-            raise TypeError(f"amortised cannot be set: it distinguishes gim from bacadi, and this is {self.name}.")
+            raise InvalidType(f"amortised cannot be set: it distinguishes gim from bacadi, and this is {self.name}.")
         # Settings that do not exist are refused now, before any data.
         make_config(preset, mechanism="mlp" if mechanism == "auto" else mechanism, **settings)
         self.preset, self.mechanism, self.device, self.settings = preset, mechanism, device, settings
@@ -132,8 +133,7 @@ class InterventionModel(Baseline):
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` cells by ancestral sampling, atomic interventions drawn for each; float32 (n, genes)."""
         found = self._interventions([condition])
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}.")
+        check_int(n, "n", least=1)
         return self.fitted_.sample(found, 0, n, torch_generator(as_generator(rng)))
 
     def _interventions(self, conditions: Sequence[Condition]) -> Interventions:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from scgim._apart import Apart, ProcessGone, TimeLimit, peak_memory
+from scgim._errors import InvalidType, InvalidValue
 from scgim._rng import RngLike
 
 from .protocol import Baseline, CannotPredict, TrainingData
@@ -66,11 +67,11 @@ def fit_within(
     True
     """
     if seconds is not None and not seconds > 0:
-        raise ValueError(f"The time limit must be positive, got {seconds} seconds.")
+        raise InvalidValue(f"The time limit must be positive, got {seconds} seconds.")
     try:
         call = Apart(_fit, baseline, data, rng, seconds=seconds)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise TypeError(f"{baseline.name} cannot be sent to a separate process: {error}") from error
+        raise InvalidType(f"{baseline.name} cannot be sent to a separate process: {error}") from error
     try:
         fitted, state, fit_seconds, memory = pickle.loads(call.result())
     except TimeLimit:
@@ -97,7 +98,7 @@ def _fit(limited: AbstractContextManager[None], baseline: Baseline, data: Traini
     try:
         return pickle.dumps((vars(fitted), state, seconds, peak_memory()))
     except Exception as error:
-        raise TypeError(
+        raise InvalidType(
             f"{baseline.name} was fitted, but the result cannot be sent back from the process of the fit "
             f"({error}). Fit it without a time limit."
         ) from error

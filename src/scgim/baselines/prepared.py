@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from scgim._errors import NotFound
 from scgim._logging import log_duration
 from scgim._process import undisturbed
 from scgim._rng import RngLike
@@ -98,7 +99,7 @@ def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: s
     """
     entry = read_entry(adata, key, group)
     if label not in entry.labels:
-        raise KeyError(
+        raise NotFound(
             f"Condition {label!r} does not exist.{suggestion(label, entry.labels)} The conditions are: "
             f"{listing(entry.labels)}."
         )

@@ -9,8 +9,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
-from scgim._validation import check_number
+from scgim._validation import check_int, check_number
 from scgim.data import Condition, PerturbationData
 
 #: What a baseline is fitted on, by the name that it has here.
@@ -34,7 +35,7 @@ class Choice:
     values: tuple[object, ...]
 
 
-class CannotPredict(ValueError):
+class CannotPredict(InvalidValue):
     """A baseline has no prediction (or no graph, or no targets) to give; the message says why."""
 
 
@@ -97,11 +98,10 @@ def check_positive(*, zero: bool = False, **options: float | Sequence[float] | N
     for name, given in options.items():
         for value in given if isinstance(given, Sequence) else [] if given is None else [given]:
             if not (check_number(value, name) >= 0 if zero else check_number(value, name) > 0):
-                raise ValueError(f"{name} must be {'at least' if zero else 'above'} 0, got {value!r}.")
+                raise InvalidValue(f"{name} must be {'at least' if zero else 'above'} 0, got {value!r}.")
 
 
 def draw_cells(cells: np.ndarray, n: int, rng: RngLike) -> np.ndarray:
     """`n` rows of `cells` at random: without replacement where there are enough, else with."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}.")
+    check_int(n, "n", least=1)
     return cells[as_generator(rng).choice(len(cells), size=n, replace=n > len(cells))]
