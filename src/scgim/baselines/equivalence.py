@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components, shortest_path
 
 from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
+from scgim.metrics._inputs import as_graph
 
 
 def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray:
@@ -40,7 +41,7 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
     >>> favour(undirected, np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]])).astype(int).tolist()
     [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
     """
-    cpdag, truth = _as_class(cpdag, "cpdag"), _as_class(truth, "truth")
+    cpdag, truth = as_graph(cpdag, "cpdag"), as_graph(truth, "truth")
     if cpdag.shape != truth.shape:
         raise InvalidValue(f"`cpdag` has shape {cpdag.shape} and `truth` has shape {truth.shape}; they must agree.")
     generator = as_generator(rng)
@@ -76,7 +77,7 @@ def draw_dag(cpdag: np.ndarray, rng: RngLike = 0) -> np.ndarray:
     >>> int(draw_dag(np.array([[0, 1], [1, 0]])).sum())
     1
     """
-    cpdag = _as_class(cpdag, "cpdag")
+    cpdag = as_graph(cpdag, "cpdag")
     generator = as_generator(rng)
     adjacent = cpdag | cpdag.T
     graph = np.zeros_like(cpdag)
@@ -112,7 +113,7 @@ def essential_graph(dag: np.ndarray, targets: np.ndarray | None = None) -> np.nd
     >>> essential_graph(chain, targets=np.array([[1, 0, 0]])).astype(int).tolist()
     [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
     """
-    dag = _as_class(dag, "dag")
+    dag = as_graph(dag, "dag")
     n = len(dag)
     # Conditions with the same targets say the same.
     known = np.zeros((0, n), dtype=bool) if targets is None else np.unique(np.asarray(targets, dtype=bool), axis=0)
@@ -169,13 +170,3 @@ def _sink(part: np.ndarray, generator: np.random.Generator) -> int:
         costs.append((not closed[gene], int(directed[gene].sum()), int(apart.sum()), -int(directed[:, gene].sum())))
     best = min(costs)
     return int(generator.choice([gene for gene, cost in enumerate(costs) if cost == best]))
-
-
-def _as_class(matrix: np.ndarray, name: str) -> np.ndarray:
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise InvalidValue(f"`{name}` must be square (genes, genes), got shape {matrix.shape}.")
-    matrix = matrix.astype(bool)
-    if matrix.diagonal().any():
-        raise InvalidValue(f"`{name}` has an edge from a gene to itself: the diagonal must be zero.")
-    return matrix
