@@ -1,4 +1,4 @@
-"""Figures of a comparison: systems as dots beside their mean, and sweeps as lines."""
+"""Figures of a comparison: systems as dots with their mean, sweeps as lines, dose responses."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from records import heading, method_name
 
-from .report import heading
-from .scores import HIGHER_IS_BETTER
+from scgim.metrics import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,17 +17,6 @@ if TYPE_CHECKING:
 #: Methods other than GIM take these in turn (Okabe and Ito 2008).
 _COLORS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#7A7A7A", "#B58900", "#4B3F72", "#8C510A")
 _GIM = "#D55E00"
-#: How methods are called in figures, where the name with spaces is not it.
-METHOD_NAMES = {
-    "gim": "GIM", "gim_paper": "GIM, paper's preset", "mean_shift": "mean-shift MLP", "condot": "CondOT",
-    "bacadi": "BaCaDI*", "gnies": "GnIES", "ut_igsp": "UT-IGSP", "jci_pc": "JCI-PC",
-    "jci_pc_context": "JCI-PC (Context)",
-}  # fmt: skip
-
-
-def method_name(method: str) -> str:
-    """E.g. "next lower dose"."""
-    return METHOD_NAMES.get(method, method.replace("_", " "))
 
 
 def method_colors(methods: Sequence[str]) -> dict[str, str]:
@@ -49,7 +38,7 @@ def strips(
     Parameters
     ----------
     results
-        As :func:`scgim.benchmark.results`, of one design per value of `rows`.
+        As `scgim.benchmark.results`, of one design per value of `rows`.
     metrics
         What to show. A metric of the graph has one column, others one per split.
     splits
@@ -151,11 +140,11 @@ def sweep(
     Parameters
     ----------
     results
-        As :func:`scgim.benchmark.results`.
+        As `scgim.benchmark.results`.
     setting
         Column of `results` on the horizontal axis.
     metrics, splits, rows
-        As for :func:`strips`.
+        As for `strips`.
     label
         Of the horizontal axis.
     log
@@ -198,7 +187,7 @@ def sweep(
                 ax.set_xlabel(label or setting, fontsize=8)
             if j == 0:
                 ax.set_ylabel(str(value), fontsize=9, fontweight="bold")
-            if metric in HIGHER_IS_BETTER:  # shares: the whole range, so that panels compare
+            if METRICS[metric].better == "higher":  # shares: the whole range, so that panels compare
                 ax.set_ylim(0, 1.03)
             else:
                 ax.set_ylim(bottom=0)
@@ -225,7 +214,7 @@ def hill_curves(curves: pd.DataFrame, *, n: int = 8, doses: Sequence[float] = ()
     ----------
     curves
         One row per perturbation, gene and dose: true and learned (effect on the scale of the data), probability
-        (of the target). As :func:`scgim.benchmark.effect_curves`.
+        (of the target). As `scgim.benchmark.effect_curves`.
     n
         True targets to show: the first of them, in the order of the table.
     doses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from scgim._errors import InvalidValue
 from scgim._optional import optional_import
-from scgim.baselines import Choice, Range, TrainingData
+from scgim.baselines import Choice, Range
+from scgim.data import PerturbationData
 
-from .methods import Method
-from .run import run
-from .stored import Cell
-from .tasks import Query, Task, TaskSpec
+from ._run import run
+from .tasks import Cell, Method, Query, Task, TaskSpec
 
 #: Share of the conditions, or of the cells of every condition, that is held out (`own`).
 _SHARE = {"conditions": 0.1, "cells": 0.2}
@@ -32,7 +32,8 @@ class ValidationTask:
     Parameters
     ----------
     spec
-        The task.
+        The task. A recipe that can prepare its data without some conditions (`load_without`, a method from their labels
+        to a task that asks for them under "valid") does so: genes and features are then chosen without them, too.
     kind
         "conditions": a tenth of the trained conditions is held out; "highest_dose": one random perturbation at its
         highest trained dose, as the paper does for SciPlex3; "cells": a fifth of the cells of every condition, for
@@ -57,25 +58,20 @@ class ValidationTask:
         return self.spec.columns()
 
     def load(self) -> Task:
-        """Load the task and hold out part of its training cells.
-
-        A recipe that can prepare its data without some conditions (`load_without`, a method from their labels to a
-        task that asks for them under "valid") does so: genes and features are then chosen without them, too.
-        """
+        """Load the task and hold out part of its training cells."""
         task = self.spec.load()
         data = task.train
         held = _held_out(data, self.kind, np.random.default_rng([self.seed, 4]))
+        rows = [int(row) for row in np.unique(data.codes[held])]
         if self.kind != "cells" and hasattr(self.spec, "load_without"):
-            return self.spec.load_without([data.condition(int(row)).label for row in np.unique(data.codes[held])])
+            return self.spec.load_without([data.condition(row).label for row in rows])
         queries = [
-            Query(data.condition(int(row)), data.x[held & (data.codes == row)])
-            for row in np.unique(data.codes[held])
-            if row in data.trained
+            Query(data.condition(row), data.x[held & (data.codes == row)]) for row in rows if row in data.trained
         ]
         return Task(data.of_cells(~held), {"valid": queries}, None, task.defaults, task.genes)
 
 
-def _held_out(data: TrainingData, kind: str, rng: np.random.Generator) -> np.ndarray:
+def _held_out(data: PerturbationData, kind: str, rng: np.random.Generator) -> np.ndarray:
     """bool (cells,)"""
     trained = data.trained
     if kind == "cells":
@@ -85,14 +81,13 @@ def _held_out(data: TrainingData, kind: str, rng: np.random.Generator) -> np.nda
             held[cells[: int(_SHARE["cells"] * len(cells))]] = True
         return held
     if len(trained) < 2:
-        raise ValueError("Two perturbed conditions are needed to hold one out.")
+        raise InvalidValue("Two perturbed conditions are needed to hold one out.")
     if kind == "highest_dose":
         table = data.conditions.iloc[trained]
         drug = rng.choice(np.sort(table["perturbation"].astype(str).unique()))
-        own = table[table["perturbation"].astype(str) == drug]
-        rows = np.array([own["dose"].astype(float).idxmax()])
-    else:
-        rows = rng.choice(trained, size=max(1, round(_SHARE["conditions"] * len(trained))), replace=False)
+        doses = table.loc[table["perturbation"].astype(str) == drug, "dose"].astype(float)
+        return data.codes == doses.idxmax()
+    rows = rng.choice(trained, size=max(1, round(_SHARE["conditions"] * len(trained))), replace=False)
     return np.isin(data.codes, rows)
 
 
@@ -147,16 +142,15 @@ def tune(
         If every trial failed.
     """
     if n_trials < 1:
-        raise ValueError(f"n_trials must be at least 1, got {n_trials}.")
+        raise InvalidValue(f"n_trials must be at least 1, got {n_trials}.")
     space = method.cls.search_space
-    what = kind if method.cls.can_predict_unseen else "cells"
-    tasks = [ValidationTask(spec, what) for spec in specs]
-    study = _Study(space if n_trials > 1 else {}, seed)
-    rows: list[dict[str, Any]] = []
+    tasks = [ValidationTask(spec, kind if method.cls.can_predict_unseen else "cells") for spec in specs]
     trials = range(n_trials if space else 1)
+    study = _Study(space, seed) if len(trials) > 1 else None
+    rows: list[dict[str, Any]] = []
     for first in range(0, len(trials), max(1, jobs)):
         batch = trials[first : first + max(1, jobs)]
-        asked = {trial: study.ask() if trial else (None, {}) for trial in batch}
+        asked = {trial: study.ask() if study and trial else (None, {}) for trial in batch}
         cells = [
             Cell(task, Method(f"{method.name}-trial{trial}", method.cls, {**method.options, **options}))
             for trial, (_, options) in asked.items()
@@ -165,11 +159,11 @@ def tune(
         table = run(cells, out, jobs=jobs, time_limit=time_limit, progress=progress)
         for trial, (token, options) in asked.items():
             own = table[table["method"] == f"{method.name}-trial{trial}"]
-            losses = own.loc[own["metric"] == "kde_nll", "value"]
+            losses, seconds = (own.loc[own["metric"] == name, "value"] for name in ("kde_nll", "seconds"))
             value = float(losses.mean()) if losses.notna().sum() == len(tasks) else math.inf
-            study.tell(token, value)
-            seconds = own.loc[own["metric"] == "seconds", "value"].mean()
-            rows.append({"trial": trial, **options, "kde_nll": value, "seconds": seconds})
+            if study and token is not None:
+                study.tell(token, value)
+            rows.append({"trial": trial, **options, "kde_nll": value, "seconds": seconds.mean()})
     table = pd.DataFrame(rows)
     if not np.isfinite(table["kde_nll"]).any():
         raise RuntimeError(f"Every trial of {method.name} failed: see the cells in {Path(out).name}.")
@@ -180,37 +174,34 @@ def tune(
 
 
 def require_optuna() -> Any:
-    """optuna, or an ImportError that says how to install it: known before the first trial, not after hours."""
+    """optuna, or an ImportError that says how to install it."""
     return optional_import("optuna", extra="tune")
 
 
 class _Study:
-    """Proposals from a search space, the same every time for the same seed and the same values."""
+    """Proposals that are the same every time for the same seed and the same values."""
 
-    def __init__(self, space: Any, seed: int) -> None:
-        self.space = space
-        if space:
-            optuna = require_optuna()
-            optuna.logging.set_verbosity(optuna.logging.WARNING)
-            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
-            self.study = optuna.create_study(sampler=sampler, direction="minimize")
+    def __init__(self, space: Mapping[str, Range | Choice], seed: int) -> None:
+        optuna = require_optuna()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+        self.study = optuna.create_study(sampler=sampler, direction="minimize")
+        self.space, self.known = space, optuna.distributions
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
-        trial = self.study.ask()
-        return trial, {name: self._suggest(trial, name, where) for name, where in self.space.items()}
+        """A trial and its options. Only plain values can be proposed: of others (tuples of widths) the position is."""
+        trial = self.study.ask({name: self._distribution(where) for name, where in self.space.items()})
+        chosen = [(name, self.space[name], value) for name, value in trial.params.items()]
+        return trial, {name: w.values[value] if isinstance(w, Choice) else value for name, w, value in chosen}
 
-    @staticmethod
-    def _suggest(trial: Any, name: str, where: Range | Choice) -> Any:
+    def _distribution(self, where: Range | Choice) -> Any:
         if isinstance(where, Choice):
-            # Only plain values can be proposed: the position of others (tuples of widths) is.
-            return where.values[trial.suggest_categorical(name, list(range(len(where.values))))]
+            return self.known.CategoricalDistribution(range(len(where.values)))
         if where.whole:
-            return trial.suggest_int(name, int(where.low), int(where.high), log=where.log)
-        return trial.suggest_float(name, where.low, where.high, log=where.log)
+            return self.known.IntDistribution(int(where.low), int(where.high), log=where.log)
+        return self.known.FloatDistribution(where.low, where.high, log=where.log)
 
     def tell(self, trial: Any, value: float) -> None:
-        if trial is not None:
-            optuna = require_optuna()
-            failed = not math.isfinite(value)
-            state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
-            self.study.tell(trial, None if failed else value, state=state)
+        """The loss of a trial; a failed one has none."""
+        failed = require_optuna().trial.TrialState.FAIL
+        self.study.tell(trial, *((value,) if math.isfinite(value) else (None, failed)))

@@ -1,8 +1,7 @@
-"""Tasks, runs that resume, and what is made of their results."""
+"""Runs that resume, failures that are recorded, what is kept."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -14,51 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from benchmark_methods import TINY, Broken, Dying, Known, Slow
+from benchmark_methods import TINY, Broken, Dying, Known, Slow, value
 
 from scgim import benchmark as bm
-from scgim.benchmark import report, scores
-from scgim.benchmark.experiments import SWEEPS, SyntheticExperiment
-
-run_module = importlib.import_module("scgim.benchmark.run")  # the package has a function of that name
-
-
-def value(table: pd.DataFrame, split: str, metric: str) -> float:
-    found = table.loc[(table["split"] == split) & (table["metric"] == metric), "value"]
-    assert len(found) == 1
-    return float(found.iloc[0])
-
-
-def test_a_task_is_the_same_every_time_and_holds_out_what_it_asks() -> None:
-    first, again, other = (bm.SyntheticTask(**TINY, seed=s).load() for s in (0, 0, 1))
-    for split, queries in first.splits.items():
-        for query, same in zip(queries, again.splits[split], strict=True):
-            assert np.array_equal(query.cells, same.cells)
-    assert not np.array_equal(first.train.x, other.train.x)
-    trained = {first.train.condition(row).label for row in first.train.trained}
-    assert {q.condition.label for q in first.splits["train"]} == trained
-    unseen = {q.condition.label for split in ("new_dose", "new_target") for q in first.splits[split]}
-    assert unseen and not unseen & trained
-    # judged on fresh cells: none of them was trained on
-    rows = {row.tobytes() for row in first.train.x}
-    assert not any(cell.tobytes() in rows for split in first.splits.values() for q in split for cell in q.cells)
-
-
-def test_names_tell_tasks_apart() -> None:
-    specs = [bm.SyntheticTask(), bm.SyntheticTask(seed=1), bm.SyntheticTask(n_genes=10), bm.SyntheticTask(graph="sf")]
-    assert len({spec.name for spec in specs}) == len(specs)
-
-
-def test_scores_of_a_method_that_knows_the_truth(tmp_path: Path) -> None:
-    task = bm.SyntheticTask(**TINY)
-    cells = [bm.Cell(task, bm.Method("known", Known)), bm.Cell(task, bm.Method("flipped", Known, {"flip": True}))]
-    table = bm.run(cells, tmp_path, jobs=0, progress=False)
-    known, flipped = (table[table["method"] == name] for name in ("known", "flipped"))
-    assert value(known, "graph", "edge_f1") == 1 and value(known, "graph", "sid") == 0
-    assert value(flipped, "graph", "edge_f1") == 0 and value(flipped, "graph", "skeleton_f1") == 1
-    for split in ("train", "new_dose", "new_target"):
-        assert value(known, split, "target_f1") == 1
-        assert value(known, split, "mean_distance") > 0
+from scgim.benchmark import _run
 
 
 def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,14 +53,6 @@ def test_failures_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "cells" / f"{cells[0].name}.json").stat().st_mtime_ns > min(before.values())
 
 
-def test_no_ratio_to_a_method_that_failed(tmp_path: Path) -> None:
-    columns = ["seed", "method", "split", "metric", "value", "n"]
-    rows = [(0, "gim", "fit", "failed", 1.0, 1), (0, "mean_shift", "train", "mean_distance", 2.0, 3)]
-    table = pd.DataFrame(rows, columns=columns)
-    assert report.ratios(table, ["seed"], "mean_distance", "gim", "mean_shift").empty
-    assert report.ratios(table.assign(seed=1), ["seed"], "kde_nll", "gim", "mean_shift").empty
-
-
 def test_a_metric_without_its_package_is_empty_and_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,29 +78,11 @@ def test_a_metric_without_its_package_is_empty_and_noted(
     assert bm.notes(cells, tmp_path).empty
 
 
-@pytest.mark.parametrize("metric", ["edge_f1", "target_f1", "kde_nll", "wasserstein", "pearson_delta"])
-def test_a_metric_that_fails_leaves_the_others(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scgim import metrics
-
-    def fail(*args: object, **kwargs: object) -> float:
-        raise RuntimeError("no")
-
-    known, task = Known().fit(bm.SyntheticTask(**TINY).load().train), bm.SyntheticTask(**TINY).load()
-    complete = {(row["split"], row["metric"]) for row in bm.score(known, task, 0)}
-    monkeypatch.setattr(metrics, metric, fail)
-    if metric == "pearson_delta":  # the table of scores holds the function itself
-        monkeypatch.setitem(scores._CELL_METRICS, metric, fail)
-    rows = bm.score(known, task, 0)
-    assert {(row["split"], row["metric"]) for row in rows} == complete
-    for row in rows:
-        assert np.isnan(row["value"]) == (row["metric"] == metric) == (row.get("note") == f"{metric}: no")
-
-
 def test_what_fails_after_the_scores_leaves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no drawing")
 
-    monkeypatch.setattr(run_module, "details", fail)
+    monkeypatch.setattr(_run, "details", fail)
     cells = [bm.Cell(bm.SyntheticTask(**TINY), bm.Method("known", Known))]
     table = bm.run(cells, tmp_path, jobs=0, progress=False)
     assert value(table, "graph", "edge_f1") == 1
@@ -223,29 +155,10 @@ def test_nan_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_summaries() -> None:
-    rows = [
-        ("mlp", seed, method, "test", "mean_distance", v)
-        for method, values in {"gim": (1.0, 2.0), "mean_shift": (2.0, 2.0)}.items()
-        for seed, v in enumerate(values)
-    ]
-    table = pd.DataFrame(rows, columns=["mechanism", "seed", "method", "split", "metric", "value"])
-    summary = report.summarise(table, ["mechanism"]).set_index("method")
-    assert summary.loc["gim", "mean"] == 1.5 and summary.loc["gim", "systems"] == 2
-    assert summary.loc["gim", "sem"] == pytest.approx(0.5)
-    ratio = report.ratios(table, ["mechanism"], "mean_distance", "gim", "mean_shift")
-    assert ratio["mean"].item() == pytest.approx(0.75) and ratio["sem"].item() == pytest.approx(0.25)
-    wide = report.wide(summary.reset_index(), ["mechanism", "method"], [("test", "mean_distance"), ("test", "sid")])
-    assert wide.iloc[0, 2] == "1.500 ± 0.500" and wide.shape == (2, 3)
-
-
-def test_experiments_share_cells_and_vary_one_setting() -> None:
-    experiment = SyntheticExperiment(seeds=(1, 2), sweep_seeds=(1,), mechanisms=("mlp",))
-    cells = experiment.cells()
-    assert len(cells["designs"]) == 4 * 2 * len(experiment.methods)
-    for name, (setting, values) in SWEEPS.items():
-        default = getattr(bm.SyntheticTask(), setting)
-        assert default in values  # the design of the other tables is one point of every sweep
-        assert {getattr(c.task, setting) for c in cells[name]} == set(values)
-        assert {c.name for c in cells[name]} & {c.name for c in cells["designs"]}
-    with pytest.raises(ValueError, match="experiments"):
-        SyntheticExperiment(experiments=("nothing",))
+    rows = [(seed, method, value) for method, pair in {"a": (1.0, 2.0), "b": (2.0, np.nan)}.items()
+            for seed, value in enumerate(pair)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["seed", "method", "value"]).assign(mechanism="mlp", split="test", metric="m")
+    summary = bm.summarise(table, ["mechanism"]).set_index("method")
+    assert summary.loc["a", "mean"] == 1.5 and summary.loc["a", "systems"] == 2
+    assert summary.loc["a", "sem"] == pytest.approx(0.5)
+    assert summary.loc["b", "mean"] == 2.0 and np.isnan(summary.loc["b", "sem"])

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from .figures import method_colors, method_name
-from .report import heading
+from figures import method_colors
+from records import heading, method_name
 
 #: Methods in the order of their hues, and how much lighter a method's next encodings are.
 _ORDER = ("gim", "mean_shift", "ridge", "condot", "next_lower_dose", "control", "gim_paper")
@@ -58,7 +57,7 @@ def settings(
                     chosen = (own["cell_line"] == line) & (own["drug"] == drug) & (own["method"] == method)
                     values = own.loc[chosen, "value"].dropna().to_numpy()
                     at = x + (k - (len(methods) - 1) / 2) * step
-                    label = method_label(method) if x == 0 else None
+                    label = method_name(method) if x == 0 else None
                     ax.plot(np.full(len(values), at), values, "o", color=colors[method], markersize=3, alpha=0.5,
                             markeredgewidth=0)  # fmt: skip
                     mean = [values.mean()] if len(values) else []
@@ -89,12 +88,6 @@ def settings(
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)
     return axes
-
-
-def method_label(method: str) -> str:
-    """E.g. "ridge, hill" for "ridge:hill"."""
-    name, _, encoding = method.partition(":")
-    return method_name(name) + (f", {encoding}" if encoding else "")
 
 
 def _colors(methods: Sequence[str]) -> dict[str, str]:
@@ -144,7 +137,7 @@ def marginal_panels(
     for g, (gene, ax) in enumerate(zip(genes, axes.flat, strict=False)):
         groups: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
             "truth": (true[:, g], {"color": "black", "linewidth": 1.6}),
-            **{method_label(m): (x[:, g], {"color": colors[m], "linewidth": 1.4}) for m, x in predicted.items()},
+            **{method_name(m): (x[:, g], {"color": colors[m], "linewidth": 1.4}) for m, x in predicted.items()},
             "control": (control[:, g], {"color": "0.55", "linewidth": 1.2, "linestyle": ":"}),
         }
         top = max(np.quantile(values, 0.995) for values, _ in groups.values())
@@ -199,7 +192,7 @@ def calibration(table: pd.DataFrame) -> np.ndarray:
         above.plot(own["zero_true"], own["zero_predicted"], "o", color=colors[method], markersize=2.5, alpha=0.4,
                    markeredgewidth=0)  # fmt: skip
         error = (own["zero_true"] - own["zero_predicted"]).abs().mean()
-        above.set_title(f"{method_label(method)}\nmean abs. error {error:.3f}", fontsize=8)
+        above.set_title(f"{method_name(method)}\nmean abs. error {error:.3f}", fontsize=8)
         above.set_xlabel("observed zero fraction", fontsize=8)
         below.hist(own["coverage"], bins=np.linspace(0, 1, 26), color=colors[method])
         below.axvline(0.9, color="0.4", linewidth=0.8, linestyle="--")

@@ -1,24 +1,24 @@
-"""Tests that JCI asks: between genes given all contexts, and between a gene and every context (Mooij et al. 2020).
+"""Tests of independence and of invariance for linear Gaussian data, of two genes or of a gene and a context.
 
-Contexts (which condition, or its features) are causes and never effects of genes. So conditioning on all of them at
-once opens no path, and nothing is lost by it: two genes without an edge are independent given the parents of one and
-all contexts, and a context without an edge to a gene is independent of it given the gene's parents and all other
-contexts. The tests here do that, instead of a search over subsets of the contexts.
+Contexts (which condition, or its features) are causes and never effects of genes (Mooij et al. 2020). So conditioning
+on all of them at once opens no path, and nothing is lost by it: two genes without an edge are independent given the
+parents of one and all contexts, and a context without an edge to a gene is independent of it given the gene's parents
+and all other contexts. The tests here do that, instead of a search over subsets of the contexts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 
 import numpy as np
-from scipy.special import fdtrc, stdtr
+from scipy.special import fdtr, fdtrc, ndtri, stdtr
 from scipy.stats import chi2, norm
 
-from .gaussian_tests import GaussianTests
 from .protocol import TrainingData
 
+#: A predictor of which the others leave a smaller share of its second moment unexplained adds nothing (`own`).
+_RANK = 1e-10
 #: Added to variances before they are inverted; genes have the unit of their standard deviation in the control.
 _JITTER = 1e-9
 #: Level of the test of lack of fit (`own`).
@@ -27,14 +27,84 @@ _LACK_OF_FIT = 0.05
 _CACHE = 2_000
 
 
-class ContextTests(Protocol):
-    """What the search asks."""
+class GaussianTests:
+    """Tests from second moments, each done once; `alpha`, `alpha_inv`: levels for independence and for invariance."""
 
-    def between_genes(self, given: tuple[int, ...]) -> np.ndarray:
-        """p-values (genes, genes): each pair is independent given these genes and all contexts."""
+    def __init__(self, data: TrainingData, alpha: float, alpha_inv: float) -> None:
+        control = data.x[data.control].astype(np.float64)
+        # The scale of the control cells, so that one bound on eigenvalues suits all genes.
+        centre, scale = control.mean(axis=0), control.std(axis=0)
+        self.n_control, self.n_genes = control.shape
+        self.correlation = np.corrcoef(control, rowvar=False).reshape(self.n_genes, self.n_genes)
+        moments = []
+        for cells in [control, *(data.x[data.codes == row].astype(np.float64) for row in data.trained)]:
+            design = np.column_stack([np.ones(len(cells)), (cells - centre) / scale])
+            moments.append(design.T @ design)
+        self.control_moments = moments[0]  # (1 + genes, 1 + genes), the intercept first
+        self.moments = np.stack(moments[1:])  # (conditions, 1 + genes, 1 + genes)
+        self.n_cells = self.moments[:, 0, 0]  # (conditions,)
+        self.critical = -ndtri(alpha / 2)
+        self.alpha_inv = alpha_inv
+        self.targeting = cache(self._targeting)
+        self._parents = cache(self._dependent)
 
-    def of_contexts(self, gene: int, given: tuple[int, ...]) -> np.ndarray:
-        """p-values (contexts,): `gene` is independent of each context given these genes and the other contexts."""
+    def parents(self, gene: int, before: Iterable[int]) -> tuple[int, ...]:
+        """Those genes of `before` on which `gene` depends given all others of `before`, sorted."""
+        return self._parents(gene, tuple(sorted(before)))
+
+    def _dependent(self, gene: int, before: tuple[int, ...]) -> tuple[int, ...]:
+        if not before:
+            return ()
+        nodes = [*before, gene]
+        precision = np.linalg.inv(self.correlation[np.ix_(nodes, nodes)])
+        diagonal = precision.diagonal()
+        partial = -precision[-1, :-1] / np.sqrt(diagonal[-1] * diagonal[:-1])
+        # The conditioning set of each test is `before` without one gene.
+        z = np.arctanh(np.clip(partial, -1 + 1e-12, 1 - 1e-12)) * np.sqrt(self.n_control - len(before) - 2)
+        return tuple(i for i, value in zip(before, np.abs(z), strict=True) if value > self.critical)
+
+    def _targeting(self, gene: int, parents: tuple[int, ...]) -> np.ndarray:
+        """bool (conditions,): the regression of `gene` on `parents` is not that of the control cells."""
+        return self.invariance(gene, parents) < self.alpha_inv
+
+    def invariance(self, gene: int, parents: Sequence[int]) -> np.ndarray:
+        """p-values (conditions,) of the hypothesis that `gene` depends on `parents` as it does among the control cells.
+
+        Twice the smaller one of two p-values: of the same coefficients and intercept (Chow's F test) and of the
+        same residual variance (F test). Where a condition has fewer cells than coefficients, the first asks whether
+        the regression of the control cells predicts them, and the second says nothing.
+        """
+        columns = [0, *(i + 1 for i in parents)]
+        n = len(self.moments)
+        stacked = np.concatenate([self.moments, self.moments + self.control_moments, self.control_moments[None]])
+        residual, rank = _regress(stacked, gene + 1, columns)
+        rss, pooled, rss_control = residual[:n], residual[n:-1], residual[-1]
+        rank, rank_control = rank[:n], rank[-1]
+        free, free_control = self.n_cells - rank, self.n_control - rank_control
+        separate = rss_control + rss
+        gained = np.maximum(pooled - separate, 0.0)
+        p_coefficients = fdtrc(rank, free_control + free, gained / rank / (separate / (free_control + free)))
+        at_least_one = np.maximum(free, 1)
+        ratio = (rss / at_least_one) / (rss_control / free_control)
+        tails = fdtr(at_least_one, free_control, ratio), fdtrc(at_least_one, free_control, ratio)
+        p_variance = np.where(free > 0, 2 * np.minimum(*tails), 1.0)
+        return np.minimum(1.0, 2 * np.minimum(p_coefficients, p_variance))
+
+
+def _regress(moments: np.ndarray, target: int, columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Residual sums of squares and ranks of regressions, from second moments (n, nodes, nodes), by elimination."""
+    nodes = [*columns, target]
+    left = moments[:, nodes][:, :, nodes]
+    # A column that is a combination of those before leaves nothing to divide by: it is skipped.
+    smallest = _RANK * np.diagonal(left, axis1=1, axis2=2)
+    rank = np.zeros(len(left), dtype=int)
+    for c in range(len(columns)):
+        pivot = left[:, c, c]
+        new = pivot > smallest[:, c]
+        factor = np.where(new, 1.0 / np.where(new, pivot, 1.0), 0.0)[:, None] * left[:, c, c + 1 :]
+        left[:, c + 1 :, c + 1 :] -= factor[:, :, None] * left[:, c, None, c + 1 :]
+        rank += new
+    return np.maximum(left[:, -1, -1], 0.0), rank
 
 
 class ConditionTests:
@@ -46,30 +116,10 @@ class ConditionTests:
     an intervention breaks); the smaller p-value counts, doubled.
 
     Given all other indicators, that of one condition compares its cells with the control cells: the gene is independent
-    of it where its regression on `given` is the same in both
-    (:meth:`~scgim.baselines.gaussian_tests.GaussianTests.invariance`).
+    of it where its regression on `given` is the same in both (:meth:`GaussianTests.invariance`).
 
     Both are `own` (JCI leaves the test open). A Fisher z-test with the indicators as numbers is what comes to mind
     first; it sees shifts of the mean only and takes one slope for all conditions, which no hard intervention respects.
-
-    Parameters
-    ----------
-    data
-        Training cells.
-
-    Examples
-    --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import TrainingData
-    >>> from scgim.baselines.context_tests import ConditionTests
-    >>> rng = np.random.default_rng(0)
-    >>> cause = rng.normal(size=600) + np.repeat([0.0, 3.0], 300)     # the condition shifts the cause ...
-    >>> x = np.stack([cause, cause + rng.normal(size=600)], axis=1)   # ... and the effect through the cause alone
-    >>> table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"],
-    ...                       "dose": [np.nan, np.nan], "is_control": [True, False]})
-    >>> tests = ConditionTests(TrainingData(x, np.repeat([0, 1], 300), table, np.eye(2)))
-    >>> bool(tests.of_contexts(1, ())[0] < 0.01), bool(tests.of_contexts(1, (0,))[0] > 0.01)
-    (True, True)
     """
 
     def __init__(self, data: TrainingData) -> None:
@@ -85,10 +135,11 @@ class ConditionTests:
         self.between_genes = lru_cache(_CACHE)(self._between_genes)
 
     def of_contexts(self, gene: int, given: tuple[int, ...]) -> np.ndarray:
-        """p-values (perturbed conditions,)."""
+        """p-values (contexts,): `gene` is independent of each context given these genes and the other contexts."""
         return self.invariance(gene, given)
 
     def _between_genes(self, given: tuple[int, ...]) -> np.ndarray:
+        """p-values (genes, genes): each pair is independent given these genes and all contexts."""
         weights = self.sizes - len(given) - 3.0  # 1 / variance of Fisher's z
         usable = weights > 0
         z, known = _fisher_z(_given(self.covariances[usable], given))
@@ -109,13 +160,8 @@ class FeatureTests(ConditionTests):
     error from them, not from the cells (`own`). Cells as independent points would find every context at work on every
     gene, as no intervention is quite linear in its features.
 
-    Parameters
-    ----------
-    data
-        Training cells.
-    contexts
-        (conditions, contexts), 0 for the control; linearly independent of each other and of a constant over the
-        conditions that have cells.
+    `contexts`: (conditions, contexts), 0 for the control, linearly independent of each other and of a constant over the
+    conditions that have cells.
     """
 
     def __init__(self, data: TrainingData, contexts: np.ndarray) -> None:
@@ -129,7 +175,6 @@ class FeatureTests(ConditionTests):
         self.inverse = np.linalg.pinv((self.design.T * self.sizes) @ self.design)
 
     def of_contexts(self, gene: int, given: tuple[int, ...]) -> np.ndarray:
-        """p-values (contexts,)."""
         causes = list(given)
         slopes = np.linalg.solve(_steadied(self.within[None, causes][:, :, causes])[0], self.within[causes, gene])
         means = self.means[:, gene] - self.means[:, causes] @ slopes
