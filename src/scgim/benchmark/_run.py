@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from scgim import __version__
 from scgim._apart import Apart, ProcessGone, TimeLimit, peak_memory
+from scgim._errors import InvalidValue
 from scgim._process import one_thread
 
 from .scores import details, effect_curves, score
@@ -84,9 +85,9 @@ def run(
     cells, out = list(cells), Path(out)
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
-        raise ValueError(f"Two cells have the name {next(n for n in names if names.count(n) > 1)!r}.")
+        raise InvalidValue(f"Two cells have the name {next(n for n in names if names.count(n) > 1)!r}.")
     if jobs == 0 and time_limit is not None:
-        raise ValueError("A time limit needs jobs >= 1: a fit in this process cannot be ended.")
+        raise InvalidValue("A time limit needs jobs >= 1: a fit in this process cannot be ended.")
     for method in {cell.method.name: cell.method for cell in cells}.values():
         method.cls  # noqa: B018  an unknown method is an error now, not after hours
     (out / "cells").mkdir(parents=True, exist_ok=True)
@@ -146,6 +147,8 @@ def _outcome(call: Apart) -> dict[str, Any]:
         return _failed(str(reason))
     except ProcessGone as reason:  # memory, a crash in compiled code
         return _failed(f"the process of the fit is gone, {reason}")
+    except Exception as error:  # the class of the method cannot be imported there
+        return _failed(f"{type(error).__name__}: {error}")
 
 
 def _failed(reason: str, fit: dict[str, float] | None = None) -> dict[str, Any]:

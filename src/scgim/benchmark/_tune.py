@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from scgim._errors import InvalidValue
 from scgim._optional import optional_import
 from scgim.baselines import Choice, Range
 from scgim.data import PerturbationData
@@ -80,7 +81,7 @@ def _held_out(data: PerturbationData, kind: str, rng: np.random.Generator) -> np
             held[cells[: int(_SHARE["cells"] * len(cells))]] = True
         return held
     if len(trained) < 2:
-        raise ValueError("Two perturbed conditions are needed to hold one out.")
+        raise InvalidValue("Two perturbed conditions are needed to hold one out.")
     if kind == "highest_dose":
         table = data.conditions.iloc[trained]
         drug = rng.choice(np.sort(table["perturbation"].astype(str).unique()))
@@ -141,7 +142,7 @@ def tune(
         If every trial failed.
     """
     if n_trials < 1:
-        raise ValueError(f"n_trials must be at least 1, got {n_trials}.")
+        raise InvalidValue(f"n_trials must be at least 1, got {n_trials}.")
     space = method.cls.search_space
     tasks = [ValidationTask(spec, kind if method.cls.can_predict_unseen else "cells") for spec in specs]
     trials = range(n_trials if space else 1)

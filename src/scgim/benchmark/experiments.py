@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import pandas as pd
 
 from scgim import __version__
+from scgim._errors import InvalidValue
 
 from ._run import RESULT_COLUMNS, failures, notes, results, run, stored, summarise
 from ._tune import require_optuna, tune
@@ -53,7 +54,7 @@ def tune_methods(
     """The experiment with the options chosen by :func:`tune` for each of its methods, and the table of trials."""
     shared = sorted(set(seeds) & experiment.reported())
     if shared:
-        raise ValueError(f"Seeds {shared} are reported: choose hyper-parameters on other ones.")
+        raise InvalidValue(f"Seeds {shared} are reported: choose hyper-parameters on other ones.")
     if n_trials > 1:
         require_optuna()  # an error before the first trial, not after hours
     tuned: dict[Any, dict[str, Any]] = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgim._errors import InvalidValue
 from scgim._validation import check_choice
 from scgim.datasets import sciplex3
 from scgim.slots import read_entry
@@ -116,7 +117,7 @@ class SciPlex3Task:
         from scgim.pp.labels import part_label
 
         if self.problem:
-            raise ValueError(self.problem)
+            raise InvalidValue(self.problem)
         held_out = part_label(self.drug, self.dose)
         adata = ad.read_h5ad(self.file)
         prepare(
@@ -200,7 +201,7 @@ def _read(path: str | Path | None, line: str, drugs: list[str]) -> AnnData:
             except ValueError as reason:
                 logger.warning("%s, %s: %s", line, drug, reason)
         if not found or len(found) == len(drugs):
-            raise ValueError(str(error)) from error
+            raise InvalidValue(str(error)) from error
         return sciplex3(cell_line=line, perturbations=found, path=path)
 
 
@@ -264,7 +265,7 @@ class SciPlex3Experiment:
     def cells(self) -> dict[str, list[Cell]]:
         """Every setting x seed x method x encoding, seed by seed: an interrupted run has whole seeds."""
         if all(found.problem for found in self.extracts):
-            raise ValueError("Nothing can be run. " + " ".join(found.problem for found in self.extracts))
+            raise InvalidValue("Nothing can be run. " + " ".join(found.problem for found in self.extracts))
         cells = [
             Cell(self.task(found, drug, seed, encoding), self._method(name, encoding))
             for seed in dict.fromkeys([*self.slow_seeds, *self.seeds])

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
 
 InterventionKind = Literal["hard", "shift"]
@@ -69,7 +70,7 @@ def draw_target_sets(
     """
     possible = sum(comb(n_genes, size) for size in sizes)
     if n_sets > possible:
-        raise ValueError(
+        raise InvalidValue(
             f"{n_sets} distinct target sets were asked for, but {n_genes} genes have only {possible} subsets "
             f"of {' or '.join(map(str, sizes))} genes: lower the number of perturbations or raise n_genes."
         )
