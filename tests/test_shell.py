@@ -87,6 +87,11 @@ def test_one_of_a_thing_is_no_plural() -> None:
         ("The genes are few; control cells too.", "The genes are few; control cells too."),
         ("groupby=['line', 'time'] is unknown.", "--groupby line --groupby time is unknown."),
         ("Leave layer out, or run scgim.pp.prepare(adata, layer='raw').", "Leave --layer out, or run scgim fit."),
+        ("pass features='fingerprint' or a DataFrame.", "pass --features fingerprint."),
+        (
+            "preset must be one of default, paper, or a FitConfig; got 3.",
+            "--preset must be one of default, paper; got 3.",
+        ),
         ("dose_key=None: there are no doses.", "no --dose-key: there are no doses."),
         ("rng must not be negative, got -1.", "--seed must not be negative, got -1."),
         ("graph_sparsity must be at least 0.", "--graph-sparsity must be at least 0."),

@@ -119,6 +119,7 @@ def _translate(text: str, options: Mapping[str, str]) -> str:
     text = re.sub(r"(?i)\b(seen by|given to|which|run|without|by) prepare\b", r"\1 scgim fit", text)
     text = re.sub(r"\bfit_gim\b", "scgim fit", text)
     text = re.sub(r" Then fit it: run scgim fit\.", "", text)
+    text = re.sub(r"[,;]? or (?:with )?a (?:DataFrame(?: of features)?|(?:scgim\.inference\.)?FitConfig)\b", "", text)
     text = re.sub(r"\(['\"]([^'\"]+)['\"], (?:dose|['\"]?([\d._]+(?: \w+)?)['\"]?)\)", _as_pair, text)
     for name in sorted(options, key=len, reverse=True):
         text = _with_value(text, name, options[name])
