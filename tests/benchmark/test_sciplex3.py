@@ -174,4 +174,4 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert code == 0, said.err
     assert str(tmp_path) not in (out / "report.txt").read_text()
     assert main(["benchmark", "sciplex3", "--data", str(tmp_path / "no.h5ad"), "--out", str(out)]) == 2
-    assert "there is no such file" in capsys.readouterr().err
+    assert "no.h5ad: No such file" in capsys.readouterr().err
