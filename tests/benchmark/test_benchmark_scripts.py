@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import anndata as ad
 import networkx as nx
@@ -14,26 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = {
     "real_dose_series": "a549_dex_sciplex2.h5ad",
     "real_knockouts": "papalexi2021_thp1_eccite_299genes.h5ad",
     "many_genes": "sciplex3_standin.h5ad",
 }
 FAST = ["--seeds", "0", "--steps", "3", "--threads", "1"]
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    """Imports a script as `python benchmarks/<name>.py` would."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in (*SCRIPTS, "recording", "speed", "scaling", "sciplex3_calibration", "counting_noise"):
-        sys.modules.pop(name, None)
 
 
 def counts(conditions: list[str], genes: list[str], n: int, changed: dict[str, str], seed: int = 0) -> ad.AnnData:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TINY = ["--genes", "4", "--perturbations", "3", "--cells", "60", "--controls", "300", "--large-seeds="]
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("causal_baselines")
-    for name in ("causal_baselines", "recording"):
-        sys.modules.pop(name, None)
+def script(script):
+    """The script itself."""
+    return script("causal_baselines")
 
 
 def test_page_and_table(script, tmp_path, capsys):

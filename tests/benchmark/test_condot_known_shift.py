@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("condot_known_shift")
-    for name in ("condot_known_shift", "recording"):
-        sys.modules.pop(name, None)
+def script(script):
+    """The script itself."""
+    return script("condot_known_shift")
 
 
 @pytest.mark.parametrize("case", ["shift", "affine map"])

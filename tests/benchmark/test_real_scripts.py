@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from anndata import AnnData
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module
-    for name in ("real_combinations", "real_doses_left_out", "real_dose_series", "real_knockouts", "recording"):
-        sys.modules.pop(name, None)
 
 
 def test_doubles_with_both_singles_can_be_predicted(script) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import anndata as ad
 import matplotlib
@@ -19,7 +18,6 @@ from scgim.benchmark.sciplex3 import SPLIT
 from scgim.cli import main
 
 matplotlib.use("Agg")
-PAPER = Path(__file__).resolve().parents[2] / "benchmarks" / "paper"
 DRUGS = ("Belinostat (PXD101)", "Dacinostat (LAQ824)")
 METHODS = ("gim", "ridge", "next_lower_dose", "control")
 
@@ -67,14 +65,9 @@ def folder(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def write_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path, Path], str]]:
+def write_page(script: Callable[[str], ModuleType]) -> Callable[[Path, Path], str]:
     """The page of a run, as `python benchmarks/paper/sciplex3.py` writes it."""
-    monkeypatch.syspath_prepend(str(PAPER))
-    monkeypatch.syspath_prepend(str(PAPER.parent))
-    main = importlib.import_module("sciplex3").main
-    yield lambda run, out: main([str(run), "--name", "mine", "--out", str(out)]).read_text()
-    for name in ("sciplex3", "sciplex3_figures", "figures", "records", "recording"):
-        sys.modules.pop(name, None)
+    return lambda run, out: script("sciplex3").main([str(run), "--name", "mine", "--out", str(out)]).read_text()
 
 
 def test_page_has_scores_targets_figures_and_says_that_the_data_are_simulated(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +24,6 @@ from scgim.benchmark.synthetic import SPLITS, SWEEPS
 from scgim.cli import main
 
 matplotlib.use("Agg")
-PAPER = Path(__file__).resolve().parents[2] / "benchmarks" / "paper"
 SHORT = {("linear", "gim"): {"max_steps": 60}, ("linear", "mean_shift"): {"steps": 50}}
 SMALL = bm.SyntheticExperiment(
     experiments=("designs", "features"), mechanisms=("linear",), graphs=("er",), interventions=("hard",), seeds=(0,),
@@ -38,16 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic")
     bm.run_experiment(SMALL, out, jobs=0, progress=False, command="scgim benchmark synthetic --small")
     return out
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a script as `python benchmarks/paper/<name>.py` would."""
-    monkeypatch.syspath_prepend(str(PAPER))
-    monkeypatch.syspath_prepend(str(PAPER.parent))
-    yield importlib.import_module
-    for name in ("synthetic", "figures", "records", "recording"):
-        sys.modules.pop(name, None)
 
 
 def write_page(script: Callable[[str], ModuleType], run: Path, out: Path) -> str:
