@@ -1,21 +1,33 @@
-"""Colours, sizes and labels shared by every figure.
+"""Colours, sizes, labels and grids of panels shared by every figure.
 
 Sizes follow the user's `font.size`, colours the user's background: nothing global is changed.
-Colours are Okabe and Ito's (2008), legible with colour blindness; ramps vary lightness within one hue.
+Colours are Okabe and Ito's (2008), legible with colour blindness.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.typing import ColorType
+
+Drawn = TypeVar("Drawn", Axes, np.ndarray)
+#: Ticks of a colour bar of target probabilities times direction.
+DIRECTION_TICKS = {-1.0: "1, lowered", 0.0: "0", 1.0: "1, raised"}
+
+
+# -- colours ------------------------------------------------------------------------------------------------
 
 
 class Palette(NamedTuple):
@@ -23,10 +35,14 @@ class Palette(NamedTuple):
 
     ink: str
     paper: str
-    observed: str
-    predicted: str
+    observed: str  # also: lowered
+    predicted: str  # also: raised
     control: str
     muted: str
+
+    def of_sign(self, sign: int) -> str:
+        """Colour of what is raised (1), lowered (-1), or neither."""
+        return {1: self.predicted, -1: self.observed}.get(sign, self.ink)
 
 
 def palette(ax: Axes) -> Palette:
@@ -37,11 +53,13 @@ def palette(ax: Axes) -> Palette:
     return Palette(ink, "white", "#0072B2", "#D55E00", "#8C8C8C", "#B8B8B8")
 
 
-def sequential(colors: Palette) -> LinearSegmentedColormap:
-    """Probabilities: from the background (0) through blue to the strongest contrast (1)."""
-    dark = luminance(colors.paper) < 0.5
-    steps = ["#000000", "#0A4A73", "#56B4E9", "#F0F8FF"] if dark else ["#FFFFFF", "#9CCBE8", "#0072B2", "#052A47"]
-    return LinearSegmentedColormap.from_list("scgim_probability", steps)
+def diverging(colors: Palette) -> LinearSegmentedColormap:
+    """Target probabilities with their direction: blue (lowered, -1), background (0), orange (raised, 1)."""
+    blue, orange = colors.observed, colors.predicted
+    ends = ("#D8EFFC", "#FFE7B8") if luminance(colors.paper) < 0.5 else ("#052A47", "#5C2400")
+    steps = [ends[0], blue, blend(blue, colors.paper, 0.4), colors.paper]
+    steps += [blend(orange, colors.paper, 0.4), orange, ends[1]]
+    return LinearSegmentedColormap.from_list("scgim_direction", steps)
 
 
 def luminance(color: ColorType) -> float:
@@ -60,6 +78,9 @@ def blend(color: ColorType, paper: ColorType, weight: float) -> tuple[float, flo
     pairs = zip(to_rgb(color), to_rgb(paper), strict=True)
     red, green, blue = (weight * top + (1 - weight) * bottom for top, bottom in pairs)
     return red, green, blue
+
+
+# -- text ---------------------------------------------------------------------------------------------------
 
 
 def font_size(scale: float = 1.0) -> float:
@@ -112,12 +133,14 @@ def condition_title(table: pd.DataFrame, condition: str, unit: str, *, note: boo
     return f"{name} (held out)" if held_out else name
 
 
+# -- axes ---------------------------------------------------------------------------------------------------
+
+
 def clean(ax: Axes) -> None:
     """Leave the left and lower spine, and small ticks."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=font_size(0.85), length=2.5, width=0.6, pad=2)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_linewidth(0.6)
+    ax.spines[["left", "bottom"]].set_linewidth(0.6)
 
 
 def axes_size(ax: Axes) -> tuple[float, float]:
@@ -127,3 +150,99 @@ def axes_size(ax: Axes) -> tuple[float, float]:
         figure.draw_without_rendering()  # a layout engine decides when it draws
     box, dots = ax.get_window_extent(), figure.dpi / 72
     return box.width / dots, box.height / dots
+
+
+def finish(drawn: Drawn, save: str | Path | None) -> Drawn:
+    """The axes, after their figure was written where `save` names a file."""
+    if save is not None:
+        first = drawn[0] if isinstance(drawn, np.ndarray) else drawn
+        first.figure.canvas.figure.savefig(save, bbox_inches="tight")
+    return drawn
+
+
+class Panels(NamedTuple):
+    """Axes of one figure, one per gene or quantity."""
+
+    axes: np.ndarray  # (panels,)
+    own: bool  # whether their figure was made here
+    columns: int
+
+    def label(self, x: str = "", y: str = "") -> None:
+        """Label the left and the lowest panels of a new figure; on axes of the user's, all."""
+        for i, ax in enumerate(self.axes):
+            if y and (i % self.columns == 0 or not self.own):
+                ax.set_ylabel(y, fontsize=font_size(0.9))
+            if x and (i + self.columns >= len(self.axes) or not self.own):
+                ax.set_xlabel(x, fontsize=font_size(0.9))
+
+    def header(self, handles: Sequence[Artist], title: str = "", note: str = "") -> None:
+        """Title and legend above the whole figure, `note` below it; the legend inside the first of the user's axes.
+
+        The title is the legend's own, so that the two never overlap; the figure grows by the lines they need.
+        """
+        first = self.axes[0]
+        ink, figure = palette(first).ink, first.figure
+        style: dict[str, Any] = {"frameon": False, "fontsize": font_size(0.9), "labelcolor": ink, "borderaxespad": 0.2}
+        if not self.own:
+            if handles:
+                first.legend(handles=handles, loc="best", handlelength=1.4, **style)
+            return
+        width, height = figure.get_size_inches()
+        if title:
+            fitting = fit_text(title, font_size(1.1), 72 * width - font_size())
+            style |= {"title": fitting, "title_fontproperties": {"size": font_size(1.1)}}
+        columns = _legend_columns(handles, 72 * width)
+        lines = bool(title) + -(-len(handles) // columns)
+        if lines:
+            height += (1.45 * lines + 0.6) * font_size() / 72
+            box = figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.6, **style)
+            box.get_title().set_color(ink)
+        if note:
+            height += 1.6 * font_size() / 72
+            figure.supxlabel(fit_text(note, font_size(0.9), 72 * width), fontsize=font_size(0.9), color=ink)
+        figure.set_size_inches(width, height)
+
+
+def make_panels(
+    n: int, *, ax: Any, n_cols: int, size: tuple[float, float], min_width: float = 24, n_small: int = 0
+) -> Panels:
+    """`n` axes: the user's (`ax`, one or an array), or those of a new figure with `n_cols` columns.
+
+    `size` of a panel and `min_width` of a new figure (room for its legend) are multiples of the font size. The last
+    `n_small` panels of a new figure stand one more in a row.
+    """
+    if ax is not None:
+        axes = np.asarray([ax] if isinstance(ax, Axes) else ax, dtype=object).ravel()
+        if len(axes) < n:
+            raise ValueError(f"ax holds {len(axes)} axes, but {n} panels are to be drawn.")
+        return Panels(axes[:n], False, 1)
+    if n_cols < 1:
+        raise ValueError(f"n_cols must be at least 1, not {n_cols}.")
+    n_large = n - n_small
+    columns = min(n_large, n_cols) or n_cols
+    rows = [min(columns, n_large - i) for i in range(0, n_large, columns)]
+    rows += [min(columns + 1, n_small - i) for i in range(0, n_small, columns + 1)]
+    small = [False] * -(-n_large // columns) + [True] * -(-n_small // (columns + 1))
+    em = font_size() / 72
+    ratios = [0.8 if row else 1.0 for row in small]
+    inches = (max(columns * size[0] + 1, min_width) * em, (sum(ratios) * size[1] + 0.5) * em)
+    figure = plt.figure(figsize=inches, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.4 * em, h_pad=0.4 * em, wspace=0.02, hspace=0.03)  # type: ignore[union-attr,call-arg]
+    grid = figure.add_gridspec(len(rows), columns * (columns + 1), height_ratios=ratios)
+    spans = [columns if row else columns + 1 for row in small]
+    axes = [
+        figure.add_subplot(grid[i, j * spans[i] : (j + 1) * spans[i]])
+        for i, n_row in enumerate(rows)
+        for j in range(n_row)
+    ]
+    return Panels(np.array(axes, dtype=object), True, columns)
+
+
+def _legend_columns(handles: Sequence[Artist], width: float) -> int:
+    """As many legend columns as fit into `width` points (a legend fills one column after the other)."""
+    size = font_size(0.9)
+    rooms = [text_width(str(handle.get_label()), size) + 4.6 * size for handle in handles]
+    for columns in range(len(rooms), 1, -1):
+        if sum(max(column) for column in np.array_split(rooms, columns)) + size <= width:
+            return columns
+    return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -19,13 +20,16 @@ from scgim.get._fit import genes_of
 from scgim.get._names import check_known
 from scgim.slots import Entry, read_entry
 
+from ._cells import find_genes, gene_labels
 from ._style import (
+    DIRECTION_TICKS,
     axes_size,
     blend,
+    diverging,
+    finish,
     font_size,
     format_dose,
     palette,
-    sequential,
     shorten,
     text_on,
     text_width,
@@ -33,6 +37,7 @@ from ._style import (
 
 _COLUMN = 1.65  # width of a gene's column, in multiples of the label's font size
 _ROW = 1.9  # height of a condition's row
+_MOST_PROBABLE = 10  # genes shown where none is a target
 
 
 def targets(
@@ -40,16 +45,19 @@ def targets(
     *,
     conditions: str | Iterable[str] | None = None,
     genes: str | Iterable[str] | None = None,
+    gene_symbols: str | None = None,
     cmap: str | Colormap | None = None,
     legend: bool = True,
     ax: Axes | None = None,
+    save: str | Path | None = None,
     key: str = "gim",
     group: str | None = None,
 ) -> Axes:
-    """Heat map of target probabilities, conditions by genes; a dot marks each called target.
+    """Heat map of targets, conditions by genes: the probability, and whether the gene is raised or lowered.
 
-    Rows are ordered by perturbation and dose. Columns: genes with similar targeting stand side by side, those
-    that no condition targets come last.
+    A dot marks each called target. Rows are ordered by perturbation and dose; genes with similar targeting stand side
+    by side. Genes that no condition shown targets are left out, and counted below (where there is no target at all, the
+    most probable genes are drawn).
 
     Parameters
     ----------
@@ -58,13 +66,18 @@ def targets(
     conditions
         Labels of the conditions to show. None shows all but the control.
     genes
-        Genes to show, in this order. None shows all that are modelled.
+        Genes to show, in this order. None shows those that a condition targets.
+    gene_symbols
+        Column of `adata.var` to label the genes by. None labels them by their names.
     cmap
-        Colour map for probabilities from 0 to 1. None takes one that starts at the background's colour.
+        Diverging colour map from -1 (certainly a target, lowered) to 1 (certainly a target, raised). None takes one
+        from blue to orange with the background's colour in the middle.
     legend
         Whether to draw the colour bar and the meaning of the dots.
     ax
         Axes to draw into. None makes a new figure, as large as the labels need at the user's font size.
+    save
+        File to write the figure to.
     key
         The `key_added` that was given to `pp.prepare`.
     group
@@ -73,12 +86,12 @@ def targets(
     Returns
     -------
     matplotlib.axes.Axes
-        The heat map: its first collection holds the probabilities, (conditions, genes).
+        The heat map: its first collection holds probability times direction, (conditions, genes).
 
     Raises
     ------
     KeyError
-        If there is no fit under `key`.
+        If there is no fit under `key`, or no column `gene_symbols`.
     ValueError
         If a condition or gene is unknown, or only the control is left.
 
@@ -91,44 +104,46 @@ def targets(
     rows = _row_order(slots, conditions)
     table = get.targets(adata, conditions=rows["condition"], key=key, group=group)
     nodes = genes_of(adata, slots)
+    labels = gene_labels(adata, nodes, gene_symbols).map(shorten)
+    wide = table.assign(signed=table["probability"] * table["direction"]).pivot(index="condition", columns="gene")
     shape = {"index": rows["condition"], "columns": nodes}
-    wide = table.pivot(index="condition", columns="gene", values=["probability", "is_target"])
-    probability = wide["probability"].reindex(**shape).astype(float).fillna(0.0)
+    signed = wide["signed"].reindex(**shape).astype(float).fillna(0.0)
     called = wide["is_target"].reindex(**shape) == True  # noqa: E712 (missing pairs are not targets)
-    chosen = _gene_order(probability) if genes is None else check_known(genes, nodes, "gene")
-    values = probability[chosen].to_numpy(dtype=float)
+    if genes is None:
+        chosen, note = _gene_order(signed, called)
+    else:
+        chosen, note = find_genes(genes, gene_labels(adata, nodes, gene_symbols)), ""
+    values, names = signed[chosen].to_numpy(), labels[chosen].tolist()
 
     em = font_size(0.85)
-    label_width = max(text_width(shorten(name), em, style="italic") for name in chosen)
-    unit = slots.dose_unit
     if ax is None:
-        ax = _new_axes(values.shape, rows, label_width, unit, em)
+        ax = _new_axes(values.shape, rows, max(text_width(name, em, style="italic") for name in names), slots, em)
     colors = palette(ax)
-    shades = plt.get_cmap(cmap) if cmap is not None else sequential(colors)
+    shades = plt.get_cmap(cmap) if cmap is not None else diverging(colors)
     grid = blend(colors.ink, colors.paper, 0.12)
-    mesh = ax.pcolormesh(values, cmap=shades, vmin=0, vmax=1, edgecolors=grid, linewidth=0.4)
+    mesh = ax.pcolormesh(values, cmap=shades, vmin=-1, vmax=1, edgecolors=grid, linewidth=0.4)
     ax.set_ylim(len(rows), 0)
     where = np.argwhere(called[chosen].to_numpy())
-    ink = [text_on(shades(values[i, j])) for i, j in where]
+    ink = [text_on(shades((values[i, j] + 1) / 2)) for i, j in where]
     ax.scatter(where[:, 1] + 0.5, where[:, 0] + 0.5, s=(0.42 * em) ** 2, c=ink, linewidths=0, gid="called")
     ax.spines[:].set_visible(False)
 
-    ax.set_xticks(np.arange(len(chosen)) + 0.5, [shorten(name) for name in chosen])
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, style="italic")
     ax.tick_params(axis="x", labelrotation=90, labelsize=em, length=0, pad=2)
-    for label in ax.get_xticklabels():
-        label.set_fontstyle("italic")
-    _row_labels(ax, rows, unit, em, colors.ink)
+    if note:
+        ax.set_xlabel(note, fontsize=em, color=colors.ink, loc="right" if len(names) > 12 else "center")
+    _row_labels(ax, rows, slots.dose_unit, em, colors.ink)
     if legend:
         _color_bar(ax, mesh, em, colors.ink)
-    ax.tick_params(axis="x", labelsize=min(em, axes_size(ax)[0] / len(chosen) / 1.25))
-    return ax
+    ax.tick_params(axis="x", labelsize=min(em, axes_size(ax)[0] / len(names) / 1.25))
+    return finish(ax, save)
 
 
 def _color_bar(ax: Axes, mesh: QuadMesh, em: float, ink: str) -> None:
     width, height = axes_size(ax)
     shrink, pad = min(1.0, 14 * em / height), min(1.2 * em / width, 0.3)
-    bar = ax.figure.colorbar(mesh, ax=ax, shrink=shrink, aspect=12, pad=pad, ticks=[0, 0.5, 1])
-    bar.ax.set_yticklabels(["0", "0.5", "1"])
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=shrink, aspect=12, pad=pad, ticks=list(DIRECTION_TICKS))
+    bar.ax.set_yticklabels(DIRECTION_TICKS.values())
     bar.ax.tick_params(labelsize=em, length=2, width=0.6)
     bar.outline.set_linewidth(0.6)
     bar.set_label("Target probability\n(dot: called)", fontsize=em, color=ink)
@@ -148,20 +163,24 @@ def _row_order(slots: Entry, conditions: str | Iterable[str] | None) -> pd.DataF
     return table.iloc[order].reset_index(drop=True)
 
 
-def _gene_order(probability: pd.DataFrame) -> list[str]:
-    """Genes by hierarchical clustering of their columns; those never probable targets at the end."""
-    high = probability.max(axis=0) >= 0.5
-    likely, rest = probability.loc[:, high], probability.loc[:, ~high]
-    if likely.shape[1] > 2:
+def _gene_order(signed: pd.DataFrame, called: pd.DataFrame) -> tuple[list[str], str]:
+    """Genes that are targets, by hierarchical clustering of their columns, and a note on the others."""
+    likely = signed.loc[:, called.any(axis=0).to_numpy()]
+    n_all, n = signed.shape[1], likely.shape[1]
+    if n == 0:
+        most = signed.abs().max(axis=0).sort_values(ascending=False, kind="stable").index[:_MOST_PROBABLE].tolist()
+        return most, f"No target called. Shown: the {len(most)} most probable of {n_all} genes"
+    if n > 2:
         tree = linkage(likely.to_numpy().T, method="average", optimal_ordering=True)
         likely = likely.iloc[:, leaves_list(tree)]
-    if likely.shape[1] > 1:  # start with the genes of the first rows
-        weight = likely.to_numpy()
+    if n > 1:  # start with the genes of the first rows
+        weight = likely.abs().to_numpy()
         row = np.arange(len(likely)) @ weight / weight.sum(axis=0)
-        if np.polyfit(np.arange(len(row)), row, 1)[0] < 0:
+        if np.polyfit(np.arange(n), row, 1)[0] < 0:
             likely = likely.iloc[:, ::-1]
-    rest = rest.iloc[:, np.argsort(-rest.max(axis=0).to_numpy(), kind="stable")]
-    return [*likely.columns, *rest.columns]
+    left_out = n_all - n
+    note = f"{left_out} gene{'s' * (left_out > 1)} that no condition targets not shown" if left_out else ""
+    return likely.columns.tolist(), note
 
 
 def _row_text(rows: pd.DataFrame, unit: str) -> tuple[list[str], list[tuple[str, int, int]]]:
@@ -174,14 +193,13 @@ def _row_text(rows: pd.DataFrame, unit: str) -> tuple[list[str], list[tuple[str,
         else:
             names = [format_dose(dose, unit) for dose in run["dose"]]
             blocks.append((shorten(run["perturbation"].iloc[0]), int(run.index[0]), int(run.index[-1]) + 1))
-        held_out = run["split"] == "test"
-        for i, name, out in zip(run.index, names, held_out, strict=True):
+        for i, name, out in zip(run.index, names, run["split"] == "test", strict=True):
             labels[i] = f"{name} (held out)" if out else name
     return labels, blocks
 
 
 def _row_labels(ax: Axes, rows: pd.DataFrame, unit: str, em: float, ink: str) -> None:
-    """Doses next to the rows, perturbations outside them, beside a line that spans their rows."""
+    """Doses next to the rows, perturbations outside them, next to a line that spans their rows."""
     labels, blocks = _row_text(rows, unit)
     ax.set_yticks(np.arange(len(rows)) + 0.5, labels)
     size = min(em, axes_size(ax)[1] / len(rows) / 1.25)
@@ -191,23 +209,22 @@ def _row_labels(ax: Axes, rows: pd.DataFrame, unit: str, em: float, ink: str) ->
         if start > 0:
             ax.axhline(start, color=ink, linewidth=0.6, gid="separator")
         span = ax.plot([0, 0], [start + 0.15, stop - 0.15], color=ink, linewidth=0.8, clip_on=False, gid="block")
-        span[0].set_transform(_beside(ax, offset))
+        span[0].set_transform(_left_of(ax, offset))
         text = ax.text(0, (start + stop) / 2, name, ha="right", va="center", size=1.08 * size, color=ink)
-        text.set(transform=_beside(ax, offset + 0.5 * em), gid="perturbation")
+        text.set(transform=_left_of(ax, offset + 0.5 * em), gid="perturbation")
 
 
-def _beside(ax: Axes, points: float) -> Transform:
+def _left_of(ax: Axes, points: float) -> Transform:
     """x: `points` left of the axes; y: data."""
     shift = ScaledTranslation(-points / 72, 0, ax.figure.dpi_scale_trans)
     return blended_transform_factory(ax.transAxes, ax.transData) + shift
 
 
-def _new_axes(shape: tuple[int, int], rows: pd.DataFrame, label_width: float, unit: str, em: float) -> Axes:
+def _new_axes(shape: tuple[int, int], rows: pd.DataFrame, label_width: float, slots: Entry, em: float) -> Axes:
     """A figure in which every row and column has room for its label."""
-    labels, blocks = _row_text(rows, unit)
+    labels, blocks = _row_text(rows, slots.dose_unit)
     left = max(text_width(label, em) for label in labels)
     left += max((text_width(name, 1.08 * em) for name, *_ in blocks), default=0.0) + 2 * em
-    width = left + shape[1] * _COLUMN * em + 9 * em
-    height = label_width + max(shape[0] * _ROW, 10) * em + em
-    _, ax = plt.subplots(figsize=(width / 72, height / 72), layout="constrained")
-    return ax
+    width = left + max(shape[1] * _COLUMN, 6) * em + 11 * em
+    height = label_width + max(shape[0] * _ROW, 10) * em + 2.5 * em
+    return plt.subplots(figsize=(width / 72, height / 72), layout="constrained")[1]

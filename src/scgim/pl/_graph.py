@@ -1,0 +1,341 @@
+"""The learned causal graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import networkx as nx
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
+from matplotlib.path import Path as Line
+
+import scgim.get as get
+from scgim._process import undisturbed
+from scgim.get._names import check_known
+from scgim.slots import read_entry
+
+from ._cells import gene_labels
+from ._layout import Layout, arrange, place
+from ._style import (
+    DIRECTION_TICKS,
+    Palette,
+    axes_size,
+    blend,
+    condition_title,
+    diverging,
+    finish,
+    font_size,
+    palette,
+    shorten,
+    text_on,
+    text_width,
+)
+
+# Lengths in multiples of the font size.
+_PADDING = 1.0  # of a gene's box, left and right together
+_STRIP = 4.0  # height of the legend
+_SAMPLE = 2.4  # length of a line in the legend
+_BAR = 12.0  # width of the colour bar
+_TEXT = 0.95  # font size of the legend
+
+
+class _Look(NamedTuple):
+    """How edges are drawn: `size` is the font size on the page, `floor` the least probability of an edge."""
+
+    colors: Palette
+    size: float
+    floor: float
+
+
+class _Sample(NamedTuple):
+    """A line of the legend: `sign` as in `_signs`; `muted` lines do not leave a called target."""
+
+    label: str
+    sign: int
+    probability: float
+    muted: bool = False
+
+
+def graph(
+    adata: ad.AnnData,
+    *,
+    condition: str | None = None,
+    threshold: float | None = None,
+    layout: str | Mapping[str, tuple[float, float]] = "layered",
+    isolated: bool = True,
+    gene_symbols: str | None = None,
+    title: bool = True,
+    legend: bool = True,
+    ax: Axes | None = None,
+    save: str | Path | None = None,
+    key: str = "gim",
+    group: str | None = None,
+) -> Axes:
+    """Draw the learned graph, causes left of their effects.
+
+    An arrow raises its effect, a bar lowers it: the sign of the mean derivative of the effect's location along its
+    cause, over unperturbed cells of the model. Edges are wider and stronger in colour the more probable they are;
+    those of one cause leave it as one line that branches. Genes without edges stand in rows below; of a graph without
+    any edge, only the called targets are drawn.
+
+    Parameters
+    ----------
+    adata
+        Fitted with `tl.fit_gim`. Nothing is written.
+    condition
+        Colour the genes by the probability that this condition targets them, and by the direction in which it moves
+        them; the edges that do not leave its called targets become grey. None leaves the genes uncoloured.
+    threshold
+        Draw only the edges with at least this probability. None draws the graph of the fit.
+    layout
+        `"layered"`, or a mapping from each gene to its position (x, y), in any unit.
+    isolated
+        Whether to draw the genes without edges; where False, their number is noted.
+    gene_symbols
+        Column of `adata.var` to label the genes by. None labels them by their names.
+    title
+        Whether to name the condition above the graph.
+    legend
+        Whether to draw the legend of the edges and the colour bar.
+    ax
+        Axes to draw into; their frame is hidden. None makes a new figure, as large as the graph needs at the
+        user's font size.
+    save
+        File to write the figure to.
+    key
+        The `key_added` that was given to `pp.prepare`.
+    group
+        Value of the `groupby` column, where one model was fitted per group.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With one `FancyArrowPatch` per edge, whose `gid` is `edge:cause->effect`.
+
+    Raises
+    ------
+    KeyError
+        If there is no fit under `key`, or no column `gene_symbols`.
+    ValueError
+        If the condition or the layout is unknown, `threshold` is not a probability, or `layout` lacks a gene.
+
+    Examples
+    --------
+    >>> import scgim
+    >>> scgim.pl.graph(adata, condition="Dacinostat_10000")  # doctest: +SKIP
+    """
+    slots = read_entry(adata, key, group, fitted=True)
+    dag = get.graph(adata, threshold=threshold, key=key, group=group)
+    n_genes, labels = len(dag), gene_labels(adata, list(dag), gene_symbols).map(shorten)
+    targeted: pd.Series | None = None
+    called: set[str] | None = None
+    heading = ""
+    if condition is not None:
+        condition = check_known(condition, slots.conditions["condition"].tolist(), "condition")[0]
+        rows = get.targets(adata, conditions=condition, key=key, group=group).set_index("gene")
+        targeted = (rows["probability"] * rows["direction"]).reindex(list(dag)).fillna(0.0)  # no rows for the control
+        called = set(rows.index[rows["is_target"]])
+        heading = (
+            shorten(condition_title(slots.conditions, condition, slots.dose_unit, note=False), 60) if title else ""
+        )
+    alone = [v for v in dag if dag.degree(v) == 0]
+    hidden = [v for v in alone if not isolated or (dag.size() == 0 and v not in (called or ()))]
+    dag.remove_nodes_from(hidden)
+
+    em = font_size(0.85)
+    widths = {v: text_width(labels[v], em, style="italic") + _PADDING * em for v in dag}
+    if isinstance(layout, str):
+        check_known(layout, ["layered"], "layout")
+        plan = arrange(dag, widths, em)
+    else:
+        plan = place(dag, widths, em, layout)
+    signs = _signs(adata, key, group) if dag.size() else {}
+    floor = 0.5 if threshold is None else min(threshold, 0.5)
+    samples = _samples(dag, signs, called, floor) if legend else []
+    color_bar = legend and targeted is not None and bool(plan.centers)
+    note = _note(n_genes, hidden, dag, threshold)
+    bar_room = (_BAR + 1.0) * em * color_bar
+    rooms = [
+        plan.size[0],
+        sum(_room(sample, em) for sample in samples) + bar_room,
+        text_width(note, em) + bar_room,
+        text_width(heading, font_size(1.1)) if ax is None else 0.0,
+    ]
+    width = max(rooms)
+    plan = plan.moved((width - plan.size[0]) / 2, 0.0)._replace(size=(width, plan.size[1]))
+    strip = _STRIP * em if samples or color_bar else 1.5 * em * bool(note)
+    ax, scale = _canvas(ax, plan.size, strip, heading, em)
+
+    look = _Look(palette(ax), em * scale, floor)
+    _edges(ax, dag, plan, signs, called, look)
+    _nodes(ax, plan, labels, targeted, set(alone), look, em)
+    _legend(ax, samples, look, em)
+    if color_bar:
+        _color_bar(ax, width, look, em)
+    if note:
+        ax.text(0, -0.9 * em, note, size=look.size, color=look.colors.ink, va="center", gid="note")
+    return finish(ax, save)
+
+
+@undisturbed()
+def _signs(adata: ad.AnnData, key: str, group: str | None) -> dict[tuple[str, str], int]:
+    """Whether a cause raises (1) or lowers (-1) its effect in the fitted model, by (cause, effect)."""
+    from scgim.model import edge_slopes
+    from scgim.tl.stored import load
+
+    model = load(adata, key, group)
+    slopes = edge_slopes(model.gim, model.graph)
+    return {(str(model.genes[i]), str(model.genes[j])): int(np.sign(slopes[i, j])) for i, j in np.argwhere(slopes != 0)}
+
+
+def _note(n_genes: int, hidden: list[str], dag: nx.DiGraph, threshold: float | None) -> str:
+    if dag.size() == 0:
+        least = "" if threshold is None else f" with a probability of at least {threshold:g}"
+        return f"No edge{least} found among {n_genes} gene{'s' * (n_genes > 1)}"
+    return f"{len(hidden)} gene{'s' * (len(hidden) > 1)} without edges not shown" if hidden else ""
+
+
+def _canvas(ax: Axes | None, size: tuple[float, float], strip: float, heading: str, em: float) -> tuple[Axes, float]:
+    """Axes whose data unit is a point (of text at full size), and the scale of everything in them."""
+    width, height = size[0], size[1] + strip
+    if ax is None:
+        margin, top = 0.8 * em, (3.0 if heading else 0.8) * em
+        total = (width + 2 * margin, height + margin + top)
+        figure = plt.figure(figsize=(total[0] / 72, total[1] / 72))
+        ax = figure.add_axes((margin / total[0], margin / total[1], width / total[0], height / total[1]))
+    ax.set_axis_off()
+    if heading:
+        ax.set_title(heading, fontsize=font_size(1.1), color=palette(ax).ink)
+    room = axes_size(ax)
+    scale = min(1.0, room[0] / max(width, em), room[1] / max(height, em))
+    spare = room[0] / scale - width
+    ax.set_xlim(-spare / 2, width + spare / 2)
+    ax.set_ylim(size[1] - room[1] / scale, size[1])
+    return ax, scale
+
+
+def _arrow(points: np.ndarray, sign: int, probability: float, muted: bool, look: _Look) -> FancyArrowPatch:
+    """An arrow along `points`, or a line that ends in a bar, where the cause lowers its effect."""
+    weight = float(np.clip((probability - look.floor) / (1 - look.floor), 0, 1))
+    color = look.colors.ink if muted else look.colors.of_sign(sign)
+    shade = 0.4 * (0.4 + 0.6 * weight) if muted else 0.4 + 0.6 * weight
+    head = "-[,widthB=0.32,lengthB=0" if sign < 0 else "-|>,head_length=0.55,head_width=0.2"
+    return FancyArrowPatch(
+        path=Line(points, [Line.MOVETO] + [Line.CURVE4] * (len(points) - 1)),
+        arrowstyle=head,
+        mutation_scale=look.size,
+        linewidth=(0.5 + 0.8 * weight) * look.size / 7,
+        color=blend(color, look.colors.paper, shade),
+        capstyle="butt",
+        joinstyle="miter",
+        clip_on=False,
+    )
+
+
+def _edges(
+    ax: Axes,
+    dag: nx.DiGraph,
+    plan: Layout,
+    signs: Mapping[tuple[str, str], int],
+    called: set[str] | None,
+    look: _Look,
+) -> None:
+    """Arrows, in one layer per cause: where two causes' lines cross, one passes visibly under the other."""
+    strength = nx.get_edge_attributes(dag, "probability")
+    causes = {u: max(strength[u, v] for v in dag.successors(u)) for u, _ in plan.routes}
+    for z, u in enumerate(sorted(causes, key=lambda u: (u in (called or ()), causes[u]))):
+        for v in sorted(dag.successors(u), key=lambda v, u=u: strength[u, v]):  # type: ignore[misc]
+            points = plan.routes[u, v].copy()
+            if signs.get((u, v), 0) < 0:  # a bar on the edge of its box would not be seen
+                way = points[-1] - points[-2]
+                points[-1] -= 0.3 * look.size * way / np.hypot(*way)
+            muted = called is not None and u not in called
+            arrow = _arrow(points, signs.get((u, v), 0), strength[u, v], muted, look)
+            depth = 1 + z / len(causes)
+            arrow.set(zorder=depth + 0.5 / len(causes), gid=f"edge:{u}->{v}")
+            halo = PathPatch(arrow._path_original, facecolor="none", edgecolor=look.colors.paper, zorder=depth)
+            halo.set(linewidth=arrow.get_linewidth() + look.size / 7, capstyle="butt", clip_on=False, gid="halo")
+            ax.add_patch(halo)
+            ax.add_patch(arrow)
+
+
+def _nodes(
+    ax: Axes, plan: Layout, labels: pd.Series, targeted: pd.Series | None, alone: set[str], look: _Look, em: float
+) -> None:
+    """A box with a name for each gene."""
+    shades, colors = diverging(look.colors), look.colors
+    for v, (x, y) in plan.centers.items():
+        width, height = plan.widths[v], plan.heights[v]
+        face = colors.paper if targeted is None else shades((targeted[v] + 1) / 2)
+        box = FancyBboxPatch(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            boxstyle=f"round,pad=0,rounding_size={0.35 * em}",
+            facecolor=face,
+            edgecolor=colors.muted if v in alone else colors.ink,
+            linewidth=0.08 * look.size,
+            zorder=3,
+            clip_on=False,
+            gid=f"gene:{v}",
+        )
+        ax.add_patch(box)
+        ink = colors.ink if targeted is None else text_on(face)
+        style = {"style": "italic", "ha": "center", "va": "center_baseline"}
+        ax.text(x, y, labels[v], size=look.size, color=ink, zorder=4, **style)
+
+
+def _samples(
+    dag: nx.DiGraph, signs: Mapping[tuple[str, str], int], called: set[str] | None, floor: float
+) -> list[_Sample]:
+    """Lines for the colours, the heads and the widths that the graph has."""
+    bright = {signs.get(edge, 0) for edge in dag.edges if called is None or edge[0] in called}
+    muted = {signs.get(edge, 0) for edge in dag.edges if called is not None and edge[0] not in called}
+    what = {1: "raises", -1: "lowers", 0: "no sign"}
+    samples = [_Sample(what[sign], sign, 1.0) for sign in (1, -1, 0) if sign in bright]
+    others = [sign for sign in (1, -1, 0) if sign in muted]
+    samples += [_Sample("from others" * (sign == others[-1]), sign, 1.0, muted=True) for sign in others]
+    if samples:
+        first = samples[0]
+        samples += [first._replace(label=f"probability {floor:.2g}", probability=floor), first._replace(label="1")]
+    return samples
+
+
+def _room(sample: _Sample, em: float) -> float:
+    """Width of a line of the legend with its label, and of the gap after it."""
+    return (_SAMPLE + 0.5) * em + (text_width(sample.label, _TEXT * em) + 1.6 * em) * bool(sample.label)
+
+
+def _legend(ax: Axes, samples: list[_Sample], look: _Look, em: float) -> None:
+    """Sample lines with their labels, below 0."""
+    x, y = 0.0, -2.6 * em
+    for sample in samples:
+        points = np.column_stack([x + np.linspace(0, _SAMPLE * em, 4), np.full(4, y)])
+        arrow = _arrow(points, sample.sign, sample.probability, sample.muted, look)
+        arrow.set_gid("legend")
+        ax.add_artist(arrow)
+        style = {"color": look.colors.ink, "va": "center_baseline", "gid": "legend"}
+        ax.text(x + (_SAMPLE + 0.5) * em, y, sample.label, size=_TEXT * look.size, **style)
+        x += _room(sample, em)
+
+
+def _color_bar(ax: Axes, width: float, look: _Look, em: float) -> None:
+    """What the colours of the genes mean, at the right of the legend."""
+    scale = look.size / em
+    place = (width - (_BAR - 0.5) * em, -2.7 * em, (_BAR - 2.5) * em, 0.7 * em)
+    bar_ax = ax.inset_axes(place, transform=ax.transData)
+    shades = ScalarMappable(Normalize(-1, 1), diverging(look.colors))
+    bar = ax.figure.colorbar(shades, cax=bar_ax, orientation="horizontal", ticks=list(DIRECTION_TICKS))
+    bar.ax.set_xticklabels(DIRECTION_TICKS.values())
+    bar.ax.tick_params(labelsize=0.9 * look.size, length=2 * scale, width=0.5 * scale, pad=1.5 * scale)
+    bar.outline.set_linewidth(0.5 * scale)
+    bar.set_label("target probability", size=_TEXT * look.size, labelpad=2 * scale, color=look.colors.ink)
+    bar.ax.xaxis.set_label_position("top")
