@@ -15,7 +15,7 @@ import scgim.get as get
 from scgim._validation import listing
 from scgim.get._names import check_known
 
-from ._style import Palette, blend, clean, finish, font_size, make_panels, palette, shorten, text_width
+from . import _style as st
 
 #: Title of each panel of the history, whether its axis is logarithmic, and the recorded quantities with their labels.
 _PANELS: tuple[tuple[str, bool, dict[str, str]], ...] = (
@@ -73,10 +73,8 @@ def history(
         Axes to draw into, one per panel. None makes a new figure.
     save
         File to write the figure to.
-    key
-        The `key_added` that was given to `pp.prepare`.
-    group
-        Value of the `groupby` column, where one model was fitted per group.
+    key, group
+        Which fit.
 
     Returns
     -------
@@ -106,17 +104,17 @@ def history(
         constant = {}
     drawn = [column for column in recorded if column not in constant]
     panels = [(title, log, own) for title, log, lines in _PANELS if (own := [c for c in lines if c in drawn])]
-    grid = make_panels(len(panels), ax=ax, n_cols=n_cols, size=(13.5, 11.5))
+    grid = st.make_panels(len(panels), ax=ax, n_cols=n_cols, size=(13.5, 11.5))
     for panel, (title, log, columns) in zip(grid.axes, panels, strict=True):
         _draw_course(panel, table, {column: names[column] for column in columns}, title, log)
     grid.label(x="Step")
     values = ", ".join(f"{names[column]} {value:.3g}" for column, value in constant.items())
     grid.header([], note=f"Constant, not drawn: {values}" if constant else "")
-    return finish(grid.axes, save)
+    return st.finish(grid.axes, save)
 
 
 def _draw_course(ax: Axes, table: pd.DataFrame, lines: dict[str, str], title: str, log: bool) -> None:
-    colors = palette(ax)
+    colors = st.palette(ax)
     for color, (column, label) in zip((colors.observed, colors.predicted), lines.items(), strict=False):
         filled = table[["step", column]].dropna()
         dot = "o" if len(filled) == 1 else ""  # a line needs two records
@@ -130,11 +128,10 @@ def _draw_course(ax: Axes, table: pd.DataFrame, lines: dict[str, str], title: st
     else:
         ax.set_ylim(0, 1.08 * float(np.nanmax(values)) or None)
     ax.set_title(title if len(lines) > 1 or title == "Loss" else next(iter(lines.values())).capitalize(), pad=3)
-    ax.title.set_fontsize(font_size())
+    ax.title.set_fontsize(st.font_size())
     if len(lines) > 1:
         place = "upper right" if title == "Loss" else "best"
-        ax.legend(frameon=False, fontsize=font_size(0.8), handlelength=1.3, borderaxespad=0.1, loc=place)
-    clean(ax)
+        ax.legend(frameon=False, fontsize=st.font_size(0.8), handlelength=1.3, borderaxespad=0.1, loc=place)
     ax.locator_params(axis="x", nbins=4)
 
 
@@ -216,28 +213,28 @@ def metrics(
     lines = [row for row in rows if row.startswith(_HALVES)]
     rows = [row for row in rows if row not in lines] or rows
 
-    em = font_size(0.9)
-    label_room = max(text_width(_method(row), em) for row in rows) / font_size()
+    em = st.font_size(0.9)
+    label_room = max(st.text_width(_method(row), em) for row in rows) / st.font_size()
     size = (15.0, 2.0 * len(rows) + 5.5)
-    grid = make_panels(len(names), ax=ax, n_cols=n_cols, size=size, min_width=16 + label_room, n_small=n_small)
+    grid = st.make_panels(len(names), ax=ax, n_cols=n_cols, size=size, min_width=16 + label_room, n_small=n_small)
     uneven, lefts = False, {panel.get_position().x0 for panel in grid.axes}
     for panel, name in zip(grid.axes, names, strict=True):
         shown = table[table["metric"] == name]
         shared = _shared(shown[shown["method"].isin(rows)])
         uneven |= shown.loc[shown["method"].isin(rows), "condition"].nunique() > len(shared)
         _draw_metric(panel, shown[shown["condition"].isin(shared)], shown, rows)
-        label, direction = _KNOWN.get(name, (shorten(name.replace("_", " ")), ""))
-        panel.set_title(label, fontsize=font_size(), pad=3)
-        panel.set_xlabel(direction, fontsize=font_size(0.85))
-        clean(panel)
+        label, direction = _KNOWN.get(name, (st.shorten(name.replace("_", " ")), ""))
+        panel.set_title(label, fontsize=st.font_size(), pad=3)
+        panel.set_xlabel(direction, fontsize=st.font_size(0.85))
+        st.clean(panel)
         first = not grid.own or panel.get_position().x0 == min(lefts)
         panel.set_yticks(range(len(rows)), [_method(row) for row in rows] if first else [""] * len(rows))
         panel.tick_params(axis="y", length=0, labelsize=em)
         panel.spines["left"].set_visible(False)
         panel.locator_params(axis="x", nbins=4)
-    handles = _handles(table, palette(grid.axes[0]), uneven, lines)
+    handles = _handles(table, st.palette(grid.axes[0]), uneven, lines)
     grid.header(handles if legend else [])
-    return finish(grid.axes, save)
+    return st.finish(grid.axes, save)
 
 
 def _metric_order(available: pd.Series, asked: list[str] | None) -> tuple[list[str], int]:
@@ -250,7 +247,7 @@ def _metric_order(available: pd.Series, asked: list[str] | None) -> tuple[list[s
     return first + others, len(others) if first else 0
 
 
-def _handles(table: pd.DataFrame, colors: Palette, uneven: bool, lines: list[str]) -> list[Line2D]:
+def _handles(table: pd.DataFrame, colors: st.Palette, uneven: bool, lines: list[str]) -> list[Line2D]:
     style: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": colors.ink}
     repeated = bool((table["repeat"] > 0).any())
     handles = []
@@ -276,10 +273,10 @@ def _shared(table: pd.DataFrame) -> set[str]:
 
 def _draw_metric(ax: Axes, compared: pd.DataFrame, table: pd.DataFrame, rows: list[str]) -> None:
     """One row per method; `compared` are the conditions that the means are taken over."""
-    colors = palette(ax)
+    colors = st.palette(ax)
     for y, row in enumerate(rows):
-        ax.axhline(y, color=blend(colors.ink, colors.paper, 0.15), linewidth=0.6, zorder=0)
-        color = colors.predicted if row == "gim" else blend(colors.ink, colors.paper, 0.55)
+        ax.axhline(y, color=st.blend(colors.ink, colors.paper, 0.15), linewidth=0.6, zorder=0)
+        color = colors.predicted if row == "gim" else st.blend(colors.ink, colors.paper, 0.55)
         dots = table[table["method"] == row].groupby("condition", sort=False)["value"].mean()
         if len(dots) > 1:
             style: dict[str, Any] = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0}
@@ -301,4 +298,4 @@ def _draw_metric(ax: Axes, compared: pd.DataFrame, table: pd.DataFrame, rows: li
 
 
 def _method(name: str) -> str:
-    return "GIM" if name == "gim" else shorten(name.replace("_", " "))
+    return "GIM" if name == "gim" else st.shorten(name.replace("_", " "))

@@ -22,22 +22,9 @@ from scgim._process import undisturbed
 from scgim.get._names import check_known
 from scgim.slots import read_entry
 
+from . import _style as st
 from ._cells import gene_labels
 from ._layout import Layout, arrange, place
-from ._style import (
-    DIRECTION_TICKS,
-    Palette,
-    axes_size,
-    blend,
-    condition_title,
-    diverging,
-    finish,
-    font_size,
-    palette,
-    shorten,
-    text_on,
-    text_width,
-)
 
 # Lengths in multiples of the font size.
 _PADDING = 1.0  # of a gene's box, left and right together
@@ -50,7 +37,7 @@ _TEXT = 0.95  # font size of the legend
 class _Look(NamedTuple):
     """How edges are drawn: `size` is the font size on the page, `floor` the least probability of an edge."""
 
-    colors: Palette
+    colors: st.Palette
     size: float
     floor: float
 
@@ -101,19 +88,15 @@ def graph(
         Whether to draw the genes without edges; where False, their number is noted.
     gene_symbols
         Column of `adata.var` to label the genes by. None labels them by their names.
-    title
-        Whether to name the condition above the graph.
-    legend
-        Whether to draw the legend of the edges and the colour bar.
+    title, legend
+        Whether to name the condition above the graph, and to draw the legend and the colour bar below it.
     ax
         Axes to draw into; their frame is hidden. None makes a new figure, as large as the graph needs at the
         user's font size.
     save
         File to write the figure to.
-    key
-        The `key_added` that was given to `pp.prepare`.
-    group
-        Value of the `groupby` column, where one model was fitted per group.
+    key, group
+        Which fit.
 
     Returns
     -------
@@ -134,7 +117,7 @@ def graph(
     """
     slots = read_entry(adata, key, group, fitted=True)
     dag = get.graph(adata, threshold=threshold, key=key, group=group)
-    n_genes, labels = len(dag), gene_labels(adata, list(dag), gene_symbols).map(shorten)
+    n_genes, labels = len(dag), gene_labels(adata, list(dag), gene_symbols).map(st.shorten)
     targeted: pd.Series | None = None
     called: set[str] | None = None
     heading = ""
@@ -144,14 +127,16 @@ def graph(
         targeted = (rows["probability"] * rows["direction"]).reindex(list(dag)).fillna(0.0)  # no rows for the control
         called = set(rows.index[rows["is_target"]])
         heading = (
-            shorten(condition_title(slots.conditions, condition, slots.dose_unit, note=False), 60) if title else ""
+            st.shorten(st.condition_title(slots.conditions, condition, slots.dose_unit, note=False), 60)
+            if title
+            else ""
         )
     alone = [v for v in dag if dag.degree(v) == 0]
     hidden = [v for v in alone if not isolated or (dag.size() == 0 and v not in (called or ()))]
     dag.remove_nodes_from(hidden)
 
-    em = font_size(0.85)
-    widths = {v: text_width(labels[v], em, style="italic") + _PADDING * em for v in dag}
+    em = st.font_size(0.85)
+    widths = {v: st.text_width(labels[v], em, style="italic") + _PADDING * em for v in dag}
     if isinstance(layout, str):
         check_known(layout, ["layered"], "layout")
         plan = arrange(dag, widths, em)
@@ -166,15 +151,15 @@ def graph(
     rooms = [
         plan.size[0],
         sum(_room(sample, em) for sample in samples) + bar_room,
-        text_width(note, em) + bar_room,
-        text_width(heading, font_size(1.1)) if ax is None else 0.0,
+        st.text_width(note, em) + bar_room,
+        st.text_width(heading, st.font_size(1.1)) if ax is None else 0.0,
     ]
     width = max(rooms)
     plan = plan.moved((width - plan.size[0]) / 2, 0.0)._replace(size=(width, plan.size[1]))
     strip = _STRIP * em if samples or color_bar else 1.5 * em * bool(note)
     ax, scale = _canvas(ax, plan.size, strip, heading, em)
 
-    look = _Look(palette(ax), em * scale, floor)
+    look = _Look(st.palette(ax), em * scale, floor)
     _edges(ax, dag, plan, signs, called, look)
     _nodes(ax, plan, labels, targeted, set(alone), look, em)
     _legend(ax, samples, look, em)
@@ -182,18 +167,17 @@ def graph(
         _color_bar(ax, width, look, em)
     if note:
         ax.text(0, -0.9 * em, note, size=look.size, color=look.colors.ink, va="center", gid="note")
-    return finish(ax, save)
+    return st.finish(ax, save)
 
 
 @undisturbed()
 def _signs(adata: ad.AnnData, key: str, group: str | None) -> dict[tuple[str, str], int]:
     """Whether a cause raises (1) or lowers (-1) its effect in the fitted model, by (cause, effect)."""
-    from scgim.model import edge_slopes
-    from scgim.tl.stored import load
+    from scgim.tl._stored import load
 
     model = load(adata, key, group)
-    slopes = edge_slopes(model.gim, model.graph)
-    return {(str(model.genes[i]), str(model.genes[j])): int(np.sign(slopes[i, j])) for i, j in np.argwhere(slopes != 0)}
+    slopes, genes = model.fitted.slopes(), model.entry.genes
+    return {(genes[i], genes[j]): int(np.sign(slopes[i, j])) for i, j in np.argwhere(slopes != 0)}
 
 
 def _note(n_genes: int, hidden: list[str], dag: nx.DiGraph, threshold: float | None) -> str:
@@ -213,8 +197,8 @@ def _canvas(ax: Axes | None, size: tuple[float, float], strip: float, heading: s
         ax = figure.add_axes((margin / total[0], margin / total[1], width / total[0], height / total[1]))
     ax.set_axis_off()
     if heading:
-        ax.set_title(heading, fontsize=font_size(1.1), color=palette(ax).ink)
-    room = axes_size(ax)
+        ax.set_title(heading, fontsize=st.font_size(1.1), color=st.palette(ax).ink)
+    room = st.axes_size(ax)
     scale = min(1.0, room[0] / max(width, em), room[1] / max(height, em))
     spare = room[0] / scale - width
     ax.set_xlim(-spare / 2, width + spare / 2)
@@ -233,7 +217,7 @@ def _arrow(points: np.ndarray, sign: int, probability: float, muted: bool, look:
         arrowstyle=head,
         mutation_scale=look.size,
         linewidth=(0.5 + 0.8 * weight) * look.size / 7,
-        color=blend(color, look.colors.paper, shade),
+        color=st.blend(color, look.colors.paper, shade),
         capstyle="butt",
         joinstyle="miter",
         clip_on=False,
@@ -271,7 +255,7 @@ def _nodes(
     ax: Axes, plan: Layout, labels: pd.Series, targeted: pd.Series | None, alone: set[str], look: _Look, em: float
 ) -> None:
     """A box with a name for each gene."""
-    shades, colors = diverging(look.colors), look.colors
+    shades, colors = st.diverging(look.colors), look.colors
     for v, (x, y) in plan.centers.items():
         width, height = plan.widths[v], plan.heights[v]
         face = colors.paper if targeted is None else shades((targeted[v] + 1) / 2)
@@ -288,7 +272,7 @@ def _nodes(
             gid=f"gene:{v}",
         )
         ax.add_patch(box)
-        ink = colors.ink if targeted is None else text_on(face)
+        ink = colors.ink if targeted is None else st.text_on(face)
         style = {"style": "italic", "ha": "center", "va": "center_baseline"}
         ax.text(x, y, labels[v], size=look.size, color=ink, zorder=4, **style)
 
@@ -311,7 +295,7 @@ def _samples(
 
 def _room(sample: _Sample, em: float) -> float:
     """Width of a line of the legend with its label, and of the gap after it."""
-    return (_SAMPLE + 0.5) * em + (text_width(sample.label, _TEXT * em) + 1.6 * em) * bool(sample.label)
+    return (_SAMPLE + 0.5) * em + (st.text_width(sample.label, _TEXT * em) + 1.6 * em) * bool(sample.label)
 
 
 def _legend(ax: Axes, samples: list[_Sample], look: _Look, em: float) -> None:
@@ -332,9 +316,9 @@ def _color_bar(ax: Axes, width: float, look: _Look, em: float) -> None:
     scale = look.size / em
     place = (width - (_BAR - 0.5) * em, -2.7 * em, (_BAR - 2.5) * em, 0.7 * em)
     bar_ax = ax.inset_axes(place, transform=ax.transData)
-    shades = ScalarMappable(Normalize(-1, 1), diverging(look.colors))
-    bar = ax.figure.colorbar(shades, cax=bar_ax, orientation="horizontal", ticks=list(DIRECTION_TICKS))
-    bar.ax.set_xticklabels(DIRECTION_TICKS.values())
+    shades = ScalarMappable(Normalize(-1, 1), st.diverging(look.colors))
+    bar = ax.figure.colorbar(shades, cax=bar_ax, orientation="horizontal", ticks=list(st.DIRECTION_TICKS))
+    bar.ax.set_xticklabels(st.DIRECTION_TICKS.values())
     bar.ax.tick_params(labelsize=0.9 * look.size, length=2 * scale, width=0.5 * scale, pad=1.5 * scale)
     bar.outline.set_linewidth(0.5 * scale)
     bar.set_label("target probability", size=_TEXT * look.size, labelpad=2 * scale, color=look.colors.ink)

@@ -9,8 +9,6 @@ from typing import Any
 import anndata as ad
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter1d
 
@@ -19,16 +17,8 @@ from scgim.get._fit import genes_of
 from scgim.get._names import check_known
 from scgim.slots import read_entry
 
-from ._cells import (
-    cells_of,
-    choose_genes,
-    expression,
-    expression_label,
-    gene_labels,
-    predicted_labels,
-    require_genes,
-)
-from ._style import Palette, clean, condition_title, finish, font_size, make_panels, palette, shorten
+from . import _style as st
+from ._cells import cells_of, choose_genes, expression, expression_label, gene_labels, predicted_labels, require_genes
 
 _GRID = 400  # points of a density
 _FEWEST = 5  # values of which a density is drawn; fewer are marks
@@ -68,27 +58,21 @@ def marginals(
         Cells from `tl.sample_cells`.
     condition
         Label of the condition to show; may be left out where `predicted` holds one.
-    genes
+    genes, n_genes
         Genes to show. None takes the `n_genes` whose mean differs most between observed and control cells
         (between predicted and control, where the condition was not observed).
-    n_genes
-        How many genes to show where `genes` is None.
     gene_symbols
         Column of `adata.var` to label the genes by. None labels them by their names.
     n_cols
         Panels per row.
-    title
-        Whether to name the condition above the figure.
-    legend
-        Whether to draw the legend.
+    title, legend
+        Whether to name the condition above the figure, and to draw the legend.
     ax
         Axes to draw into: one per gene. None makes a new figure.
     save
         File to write the figure to.
-    key
-        The `key_added` that was given to `pp.prepare`.
-    group
-        Value of the `groupby` column, where one model was fitted per group.
+    key, group
+        Which fit.
 
     Returns
     -------
@@ -100,8 +84,7 @@ def marginals(
     KeyError
         If there is no fit under `key`, no column `gene_symbols`, or `predicted` has no column `condition`.
     ValueError
-        If a gene or the condition is unknown, several conditions are there to choose from, or `ax` is too
-        small.
+        If a gene or the condition is unknown, there are several conditions to choose from, or `ax` is too small.
 
     Examples
     --------
@@ -124,15 +107,13 @@ def marginals(
     cells = {name: values[:, columns] for name, values in cells.items()}
     zeros = slots.arguments.get("input") != "continuous" and any((values == 0).any() for values in cells.values())
 
-    grid = make_panels(len(shown), ax=ax, n_cols=n_cols, size=(16, 11.5))
-    for j, (panel, gene) in enumerate(zip(grid.axes, shown, strict=True)):
-        _draw(panel, {name: values[:, j] for name, values in cells.items()}, palette(panel), zeros)
-        panel.set_title(shorten(labels[gene]), fontsize=font_size(), style="italic", pad=3)
-        clean(panel)
-    grid.label(x=expression_label(slots), y="Fraction of zeros" if zeros else "Density")
-    name = condition_title(slots.conditions, condition, slots.dose_unit) if title else ""
-    grid.header(_handles(cells, palette(grid.axes[0])) if legend else [], title=name)
-    return finish(grid.axes, save)
+    grid = st.make_panels(len(shown), ax=ax, n_cols=n_cols, size=(16, 11.5))
+    for j, panel in enumerate(grid.axes):
+        _draw(panel, {name: values[:, j] for name, values in cells.items()}, st.palette(panel), zeros)
+    grid.label(labels[shown], x=expression_label(slots), y="Fraction of zeros" if zeros else "Density")
+    name = st.condition_title(slots.conditions, condition, slots.dose_unit) if title else ""
+    grid.header(grid.labelled() if legend else [], title=name)
+    return st.finish(grid.axes, save)
 
 
 def _one_condition(predicted: ad.AnnData, condition: str | None) -> str:
@@ -144,69 +125,64 @@ def _one_condition(predicted: ad.AnnData, condition: str | None) -> str:
     return labels[0]
 
 
-def _draw(ax: Axes, cells: dict[str, np.ndarray], colors: Palette, zeros: bool) -> None:
+def _draw(ax: Axes, cells: dict[str, np.ndarray], colors: st.Palette, zeros: bool) -> None:
     """One gene: bars for the zeros, curves for the rest."""
     rest = {name: values[values > 0] if zeros else values for name, values in cells.items()}
     low, high = _view(list(rest.values()), 0.0 if zeros else None)
-    x = low + (np.arange(_GRID) + 0.5) * (high - low) / _GRID
-    curves = {n: density(v, low, high, reflect=zeros) for n, v in rest.items() if len(v) >= _FEWEST}
+    curves = {name: density(v, low, high, reflect=zeros) for name, v in rest.items() if len(v) >= _FEWEST}
     peaks = sorted(curve.max() for curve in curves.values())
     top = min(peaks[-1], 2 * peaks[-2]) if len(peaks) > 1 else max(peaks, default=1.0)  # one spike flattens none
-    for name, values in rest.items():
-        color = getattr(colors, name)
+    for i, (name, values) in enumerate(rest.items()):
+        color, label = getattr(colors, name), f"{name} (n = {len(cells[name]):,})"
         if name in curves:
-            _curve(ax, x, 0.94 * curves[name] / top, name, color)
-        else:
-            ax.plot(values, np.full(len(values), 0.03), "|", color=color, markersize=6, label=name, zorder=4)
-        if np.mean(values > high) > 0.01:
-            ax.plot(
-                high,
-                0.04 + 0.08 * list(rest).index(name),
-                ">",
-                color=color,
-                markersize=3.5,
-                clip_on=False,
-                gid="beyond",
+            _curve(
+                ax, low + (np.arange(_GRID) + 0.5) * (high - low) / _GRID, 0.94 * curves[name] / top, name, color, label
             )
-
-    if not zeros:
-        ax.set_xlim(low, high)
-        ax.set_yticks([])
-        ax.spines["left"].set_visible(False)
-        ax.locator_params(axis="x", nbins=5)
-    else:
-        width = high - low
-        center, half = -(_GAP + 1.5 * _BAR) * width, 2 * _BAR * width
-        for i, (name, values) in enumerate(cells.items()):
-            place = center + (i - (len(cells) - 1) / 2) * _BAR * width
-            style = _fill(name, getattr(colors, name))
-            ax.bar(place, float((values == 0).mean()), 0.8 * _BAR * width, label=name, zorder=2, **style)
-        ax.set_xlim(center - 2.4 * _BAR * width, high)
-        ax.spines["bottom"].set_visible(False)  # in two pieces: under the zero bars, and from 0 on
-        for start, stop in ((center - half, center + half), (0.0, high)):
-            ax.plot([start, stop], [0, 0], color=colors.ink, linewidth=0.6, clip_on=False, zorder=5, gid="axis")
-        ticks = [t for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, high) if 0.12 * high < t <= high]
-        ax.set_xticks([center, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
-        ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        else:
+            ax.plot(values, np.full(len(values), 0.03), "|", color=color, markersize=6, label=label, gid=name, zorder=4)
+        if np.mean(values > high) > 0.01:
+            ax.plot(high, 0.05 + 0.08 * i, ">", color=color, markersize=3.5, clip_on=False, gid="beyond")
     ax.set_ylim(0, 1.02)
+    if zeros:
+        _zero_bars(ax, cells, high, colors)
+        return
+    ax.set_xlim(low, high)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.locator_params(axis="x", nbins=5)
 
 
-def _view(values: list[np.ndarray], floor: float | None) -> tuple[float, float]:
-    """Range shown: the central 98 % of each sample, and all of it where that takes little more room."""
-    filled = [v for v in values if len(v)]
+def _zero_bars(ax: Axes, cells: dict[str, np.ndarray], high: float, colors: st.Palette) -> None:
+    """The fraction of zeros left of 0, and an axis in two pieces: under the bars, and from 0 to `high`."""
+    bar = _BAR * high
+    center = -_GAP * high - 1.5 * bar
+    for i, (name, values) in enumerate(cells.items()):
+        filled = {"facecolor": getattr(colors, name), "alpha": 0.55 if name == "control" else 0.75, "linewidth": 0}
+        outline = {"facecolor": "none", "edgecolor": getattr(colors, name), "linewidth": 1.2}
+        place = center + (i - (len(cells) - 1) / 2) * bar
+        look = outline if name == "predicted" else filled
+        ax.bar(place, float((values == 0).mean()), 0.8 * bar, zorder=2, gid=f"zeros:{name}", **look)
+    ax.set_xlim(center - 2.4 * bar, high)
+    ax.spines["bottom"].set_visible(False)
+    for start, stop in ((center - 2 * bar, center + 2 * bar), (0.0, high)):
+        ax.plot([start, stop], [0, 0], color=colors.ink, linewidth=0.6, clip_on=False, zorder=5, gid="axis")
+    ticks = [t for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, high) if 0.12 * high < t <= high]
+    ax.set_xticks([center, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
+    ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+
+
+def _view(samples: list[np.ndarray], floor: float | None) -> tuple[float, float]:
+    """Range shown: all values, but of a long tail only what takes half as much room again as the central 90 %."""
+    filled = [values for values in samples if len(values)]
     if not filled:
         return 0.0, 1.0
-    inner = np.array([np.quantile(v, [0.01, 0.99]) for v in filled])
-    typical = np.array([np.quantile(v, [0.05, 0.95]) for v in filled])  # a long tail is no reason to flatten the rest
-    first = float(min(inner[:, 0].min(), typical[:, 0].min())) if floor is None else floor
-    spread = float(typical[:, 1].max()) - float(typical[:, 0].min() if floor is None else floor)
-    last = min(float(inner[:, 1].max()), float(typical[:, 1].max()) + 0.3 * spread)
-    first = first if floor is not None else max(first, float(typical[:, 0].min()) - 0.3 * spread)
-    beyond = 0.1 * (last - first)
-    high = min(max(float(v.max()) for v in filled), last + beyond)
-    low = max(min(float(v.min()) for v in filled), first - beyond) if floor is None else floor
+    low, inner_low, inner_high, high = np.array([np.quantile(values, [0, 0.05, 0.95, 1]) for values in filled]).T
+    first = float(inner_low.min()) if floor is None else floor
+    last = float(inner_high.max())
+    room = 0.5 * (last - first)
+    low, high = max(low.min(), first - room), min(high.max(), last + room)
     margin = 0.06 * (high - low) or 0.5
-    return (low - margin if floor is None else floor), high + margin
+    return (float(low - margin) if floor is None else floor), float(high + margin)
 
 
 def density(values: np.ndarray, low: float, high: float, *, reflect: bool) -> np.ndarray:
@@ -224,28 +200,10 @@ def density(values: np.ndarray, low: float, high: float, *, reflect: bool) -> np
     return smooth[margin : margin + _GRID] / (step * len(values))
 
 
-def _curve(ax: Axes, x: np.ndarray, y: np.ndarray, name: str, color: str) -> None:
+def _curve(ax: Axes, x: np.ndarray, y: np.ndarray, name: str, color: str, label: str) -> None:
     if name == "predicted":
-        ax.plot(x, y, color=color, linewidth=1.5, label=name, zorder=4, solid_capstyle="round")
+        ax.plot(x, y, color=color, linewidth=1.5, label=label, gid=name, zorder=4)
         return
     alpha, line = (0.35, 0.0) if name == "control" else (0.30, 1.1)
-    ax.fill_between(x, y, color=color, alpha=alpha, linewidth=0, zorder=2)
-    ax.plot(x, y, color=color, linewidth=line, label=name, zorder=3)
-
-
-def _fill(name: str, color: str) -> dict[str, Any]:
-    """Bars look like their curves: predicted is an outline, the others are filled."""
-    if name == "predicted":
-        return {"facecolor": "none", "edgecolor": color, "linewidth": 1.2}
-    return {"facecolor": color, "alpha": 0.55 if name == "control" else 0.75, "linewidth": 0}
-
-
-def _handles(cells: dict[str, np.ndarray], colors: Palette) -> list[Any]:
-    handles: list[Any] = []
-    for name, values in cells.items():
-        color, label = getattr(colors, name), f"{name} (n = {len(values):,})"
-        if name == "predicted":
-            handles.append(Line2D([], [], color=color, linewidth=1.5, label=label))
-        else:
-            handles.append(Patch(label=label, **_fill(name, color)))
-    return handles
+    ax.fill_between(x, y, color=color, alpha=alpha, linewidth=0, label=label, zorder=2)
+    ax.plot(x, y, color=color, linewidth=line, gid=name, zorder=3)

@@ -7,7 +7,7 @@ Colours are Okabe and Ito's (2008), legible with colour blindness.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -167,13 +167,20 @@ class Panels(NamedTuple):
     own: bool  # whether their figure was made here
     columns: int
 
-    def label(self, x: str = "", y: str = "") -> None:
-        """Label the left and the lowest panels of a new figure; on axes of the user's, all."""
+    def label(self, titles: Iterable[str] = (), x: str = "", y: str = "") -> None:
+        """Name the genes; label the left and the lowest panels of a new figure, or all of the user's axes."""
+        for ax, title in zip(self.axes, titles, strict=False):
+            ax.set_title(shorten(title), fontsize=font_size(), style="italic", pad=3)
         for i, ax in enumerate(self.axes):
-            if y and (i % self.columns == 0 or not self.own):
+            clean(ax)
+            if i % self.columns == 0 or not self.own:
                 ax.set_ylabel(y, fontsize=font_size(0.9))
-            if x and (i + self.columns >= len(self.axes) or not self.own):
+            if i + self.columns >= len(self.axes) or not self.own:
                 ax.set_xlabel(x, fontsize=font_size(0.9))
+
+    def labelled(self) -> list[Artist]:
+        """What the first panel holds that has a label, for the legend."""
+        return self.axes[0].get_legend_handles_labels()[0]
 
     def header(self, handles: Sequence[Artist], title: str = "", note: str = "") -> None:
         """Title and legend above the whole figure, `note` below it; the legend inside the first of the user's axes.

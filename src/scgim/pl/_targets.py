@@ -20,20 +20,8 @@ from scgim.get._fit import genes_of
 from scgim.get._names import check_known
 from scgim.slots import Entry, read_entry
 
+from . import _style as st
 from ._cells import find_genes, gene_labels
-from ._style import (
-    DIRECTION_TICKS,
-    axes_size,
-    blend,
-    diverging,
-    finish,
-    font_size,
-    format_dose,
-    palette,
-    shorten,
-    text_on,
-    text_width,
-)
 
 _COLUMN = 1.65  # width of a gene's column, in multiples of the label's font size
 _ROW = 1.9  # height of a condition's row
@@ -78,10 +66,8 @@ def targets(
         Axes to draw into. None makes a new figure, as large as the labels need at the user's font size.
     save
         File to write the figure to.
-    key
-        The `key_added` that was given to `pp.prepare`.
-    group
-        Value of the `groupby` column, where one model was fitted per group.
+    key, group
+        Which fit.
 
     Returns
     -------
@@ -104,7 +90,7 @@ def targets(
     rows = _row_order(slots, conditions)
     table = get.targets(adata, conditions=rows["condition"], key=key, group=group)
     nodes = genes_of(adata, slots)
-    labels = gene_labels(adata, nodes, gene_symbols).map(shorten)
+    labels = gene_labels(adata, nodes, gene_symbols).map(st.shorten)
     wide = table.assign(signed=table["probability"] * table["direction"]).pivot(index="condition", columns="gene")
     shape = {"index": rows["condition"], "columns": nodes}
     signed = wide["signed"].reindex(**shape).astype(float).fillna(0.0)
@@ -115,16 +101,16 @@ def targets(
         chosen, note = find_genes(genes, gene_labels(adata, nodes, gene_symbols)), ""
     values, names = signed[chosen].to_numpy(), labels[chosen].tolist()
 
-    em = font_size(0.85)
+    em = st.font_size(0.85)
     if ax is None:
-        ax = _new_axes(values.shape, rows, max(text_width(name, em, style="italic") for name in names), slots, em)
-    colors = palette(ax)
-    shades = plt.get_cmap(cmap) if cmap is not None else diverging(colors)
-    grid = blend(colors.ink, colors.paper, 0.12)
+        ax = _new_axes(values.shape, rows, max(st.text_width(name, em, style="italic") for name in names), slots, em)
+    colors = st.palette(ax)
+    shades = plt.get_cmap(cmap) if cmap is not None else st.diverging(colors)
+    grid = st.blend(colors.ink, colors.paper, 0.12)
     mesh = ax.pcolormesh(values, cmap=shades, vmin=-1, vmax=1, edgecolors=grid, linewidth=0.4)
     ax.set_ylim(len(rows), 0)
     where = np.argwhere(called[chosen].to_numpy())
-    ink = [text_on(shades((values[i, j] + 1) / 2)) for i, j in where]
+    ink = [st.text_on(shades((values[i, j] + 1) / 2)) for i, j in where]
     ax.scatter(where[:, 1] + 0.5, where[:, 0] + 0.5, s=(0.42 * em) ** 2, c=ink, linewidths=0, gid="called")
     ax.spines[:].set_visible(False)
 
@@ -135,15 +121,15 @@ def targets(
     _row_labels(ax, rows, slots.dose_unit, em, colors.ink)
     if legend:
         _color_bar(ax, mesh, em, colors.ink)
-    ax.tick_params(axis="x", labelsize=min(em, axes_size(ax)[0] / len(names) / 1.25))
-    return finish(ax, save)
+    ax.tick_params(axis="x", labelsize=min(em, st.axes_size(ax)[0] / len(names) / 1.25))
+    return st.finish(ax, save)
 
 
 def _color_bar(ax: Axes, mesh: QuadMesh, em: float, ink: str) -> None:
-    width, height = axes_size(ax)
+    width, height = st.axes_size(ax)
     shrink, pad = min(1.0, 14 * em / height), min(1.2 * em / width, 0.3)
-    bar = ax.figure.colorbar(mesh, ax=ax, shrink=shrink, aspect=12, pad=pad, ticks=list(DIRECTION_TICKS))
-    bar.ax.set_yticklabels(DIRECTION_TICKS.values())
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=shrink, aspect=12, pad=pad, ticks=list(st.DIRECTION_TICKS))
+    bar.ax.set_yticklabels(st.DIRECTION_TICKS.values())
     bar.ax.tick_params(labelsize=em, length=2, width=0.6)
     bar.outline.set_linewidth(0.6)
     bar.set_label("Target probability\n(dot: called)", fontsize=em, color=ink)
@@ -189,10 +175,10 @@ def _row_text(rows: pd.DataFrame, unit: str) -> tuple[list[str], list[tuple[str,
     labels, blocks = [""] * len(rows), []
     for _, run in rows.groupby(runs):
         if run["dose"].isna().any():
-            names = run["condition"].map(shorten).tolist()
+            names = run["condition"].map(st.shorten).tolist()
         else:
-            names = [format_dose(dose, unit) for dose in run["dose"]]
-            blocks.append((shorten(run["perturbation"].iloc[0]), int(run.index[0]), int(run.index[-1]) + 1))
+            names = [st.format_dose(dose, unit) for dose in run["dose"]]
+            blocks.append((st.shorten(run["perturbation"].iloc[0]), int(run.index[0]), int(run.index[-1]) + 1))
         for i, name, out in zip(run.index, names, run["split"] == "test", strict=True):
             labels[i] = f"{name} (held out)" if out else name
     return labels, blocks
@@ -202,9 +188,9 @@ def _row_labels(ax: Axes, rows: pd.DataFrame, unit: str, em: float, ink: str) ->
     """Doses next to the rows, perturbations outside them, next to a line that spans their rows."""
     labels, blocks = _row_text(rows, unit)
     ax.set_yticks(np.arange(len(rows)) + 0.5, labels)
-    size = min(em, axes_size(ax)[1] / len(rows) / 1.25)
+    size = min(em, st.axes_size(ax)[1] / len(rows) / 1.25)
     ax.tick_params(axis="y", labelsize=size, length=0, pad=3)
-    offset = max(text_width(label, size) for label in labels) + 3 + 0.8 * em
+    offset = max(st.text_width(label, size) for label in labels) + 3 + 0.8 * em
     for name, start, stop in blocks:
         if start > 0:
             ax.axhline(start, color=ink, linewidth=0.6, gid="separator")
@@ -223,8 +209,8 @@ def _left_of(ax: Axes, points: float) -> Transform:
 def _new_axes(shape: tuple[int, int], rows: pd.DataFrame, label_width: float, slots: Entry, em: float) -> Axes:
     """A figure in which every row and column has room for its label."""
     labels, blocks = _row_text(rows, slots.dose_unit)
-    left = max(text_width(label, em) for label in labels)
-    left += max((text_width(name, 1.08 * em) for name, *_ in blocks), default=0.0) + 2 * em
+    left = max(st.text_width(label, em) for label in labels)
+    left += max((st.text_width(name, 1.08 * em) for name, *_ in blocks), default=0.0) + 2 * em
     width = left + max(shape[1] * _COLUMN, 6) * em + 11 * em
     height = label_width + max(shape[0] * _ROW, 10) * em + 2.5 * em
     return plt.subplots(figsize=(width / 72, height / 72), layout="constrained")[1]
