@@ -10,7 +10,6 @@ from example_fit import HELD_OUT, LONG_GENES, gene_names, make_fit, seal_again
 from figure_checks import assert_legible, assert_same_adata
 
 import scgim
-from scgim.pl.marginals import _density
 
 
 def cells(adata, condition, gene):

@@ -140,7 +140,7 @@ def _draw(ax: Axes, cells: dict[str, np.ndarray], colors: st.Palette, zeros: boo
             )
         else:
             ax.plot(values, np.full(len(values), 0.03), "|", color=color, markersize=6, label=label, gid=name, zorder=4)
-        if np.mean(values > high) > 0.01:
+        if (values > high).sum() > 0.01 * len(values):
             ax.plot(high, 0.05 + 0.08 * i, ">", color=color, markersize=3.5, clip_on=False, gid="beyond")
     ax.set_ylim(0, 1.02)
     if zeros:

@@ -25,6 +25,7 @@ from matplotlib.typing import ColorType
 Drawn = TypeVar("Drawn", Axes, np.ndarray)
 #: Ticks of a colour bar of target probabilities times direction.
 DIRECTION_TICKS = {-1.0: "1, lowered", 0.0: "0", 1.0: "1, raised"}
+_SMALL = 0.75  # height of a small panel; the others have 1
 
 
 # -- colours ------------------------------------------------------------------------------------------------
@@ -56,10 +57,10 @@ def palette(ax: Axes) -> Palette:
 def diverging(colors: Palette) -> LinearSegmentedColormap:
     """Target probabilities with their direction: blue (lowered, -1), background (0), orange (raised, 1)."""
     blue, orange = colors.observed, colors.predicted
-    ends = ("#D8EFFC", "#FFE7B8") if luminance(colors.paper) < 0.5 else ("#052A47", "#5C2400")
-    steps = [ends[0], blue, blend(blue, colors.paper, 0.4), colors.paper]
-    steps += [blend(orange, colors.paper, 0.4), orange, ends[1]]
-    return LinearSegmentedColormap.from_list("scgim_direction", steps)
+    near = 0.75 if luminance(colors.paper) > 0.5 else 0.9  # certain targets are a little darker than the lines
+    steps = [blend(blue, "black", near), blend(blue, colors.paper, 0.85), blend(blue, colors.paper, 0.3), colors.paper]
+    steps += [blend(orange, colors.paper, 0.3), blend(orange, colors.paper, 0.85), blend(orange, "black", near)]
+    return LinearSegmentedColormap.from_list("scgim_direction", steps, N=257)
 
 
 def luminance(color: ColorType) -> float:
@@ -216,7 +217,7 @@ def make_panels(
     """`n` axes: the user's (`ax`, one or an array), or those of a new figure with `n_cols` columns.
 
     `size` of a panel and `min_width` of a new figure (room for its legend) are multiples of the font size. The last
-    `n_small` panels of a new figure stand one more in a row.
+    `n_small` panels of a new figure are lower.
     """
     if ax is not None:
         axes = np.asarray([ax] if isinstance(ax, Axes) else ax, dtype=object).ravel()
@@ -226,23 +227,19 @@ def make_panels(
     if n_cols < 1:
         raise ValueError(f"n_cols must be at least 1, not {n_cols}.")
     n_large = n - n_small
-    columns = min(n_large, n_cols) or n_cols
-    rows = [min(columns, n_large - i) for i in range(0, n_large, columns)]
-    rows += [min(columns + 1, n_small - i) for i in range(0, n_small, columns + 1)]
-    small = [False] * -(-n_large // columns) + [True] * -(-n_small // (columns + 1))
+    columns = min(n_large, n_cols)
+    rows = [-(-n_large // columns), -(-n_small // columns)]
+    ratios = [1.0] * rows[0] + [_SMALL] * rows[1]
     em = font_size() / 72
-    ratios = [0.8 if row else 1.0 for row in small]
     inches = (max(columns * size[0] + 1, min_width) * em, (sum(ratios) * size[1] + 0.5) * em)
-    figure = plt.figure(figsize=inches, layout="constrained")
+    figure, grid = plt.subplots(
+        sum(rows), columns, figsize=inches, height_ratios=ratios, layout="constrained", squeeze=False
+    )
     figure.get_layout_engine().set(w_pad=0.4 * em, h_pad=0.4 * em, wspace=0.02, hspace=0.03)  # type: ignore[union-attr,call-arg]
-    grid = figure.add_gridspec(len(rows), columns * (columns + 1), height_ratios=ratios)
-    spans = [columns if row else columns + 1 for row in small]
-    axes = [
-        figure.add_subplot(grid[i, j * spans[i] : (j + 1) * spans[i]])
-        for i, n_row in enumerate(rows)
-        for j in range(n_row)
-    ]
-    return Panels(np.array(axes, dtype=object), True, columns)
+    axes = np.r_[grid[: rows[0]].ravel()[:n_large], grid[rows[0] :].ravel()[:n_small]]
+    for unused in {*grid.ravel()} - {*axes}:
+        unused.remove()
+    return Panels(axes, True, columns)
 
 
 def _legend_columns(handles: Sequence[Artist], width: float) -> int:
