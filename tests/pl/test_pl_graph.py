@@ -159,6 +159,7 @@ def test_symbols_label_the_genes(fitted, tmp_path):
     with pytest.raises(KeyError, match="gene_symbols: adata"):
         scgim.pl.graph(adata, gene_symbols="symbols")
 
+
 def test_threshold_and_isolated_genes(fitted):
     cut = fitted.uns["gim"]["graph"]["probability"].median()
     ax = scgim.pl.graph(fitted, threshold=cut, isolated=False)
