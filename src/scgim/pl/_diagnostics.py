@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 import scgim.get as get
 from scgim._validation import listing
-from scgim.get._names import check_known
+from scgim.get._results import check_known
 
 from . import _style as st
 

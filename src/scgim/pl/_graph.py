@@ -19,7 +19,7 @@ from matplotlib.path import Path as Line
 
 import scgim.get as get
 from scgim._process import undisturbed
-from scgim.get._names import check_known
+from scgim.get._results import check_known
 from scgim.slots import read_entry
 
 from . import _style as st
