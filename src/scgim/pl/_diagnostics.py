@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 import scgim.get as get
 from scgim._validation import listing
 from scgim.get._results import check_known
+from scgim.metrics import METRICS
 
 from . import _style as st
 
@@ -26,28 +27,7 @@ _PANELS: tuple[tuple[str, bool, dict[str, str]], ...] = (
     ("Targets per condition", False, {"targets_per_condition": "targets per condition"}),
 )
 _COLUMNS = ("condition", "method", "metric", "value")
-_HIGHER, _LOWER = "higher is better →", "← lower is better"
-#: Title and good end of the metrics of `scgim.metrics`; any other keeps its name. The first are those of `tl.evaluate`.
-_KNOWN = {
-    "mean_distance": ("Mean distance", _LOWER),
-    "pearson_delta": ("Pearson, Δ means", _HIGHER),
-    "kde_nll": ("KDE NLL", _LOWER),
-    "wasserstein": ("Wasserstein", _LOWER),
-    "e_distance": ("E-distance", _LOWER),
-    "pearson_means": ("Pearson, means", _HIGHER),
-    "sinkhorn_divergence": ("Sinkhorn divergence", _LOWER),
-    "zero_fraction_error": ("Error of zero fraction", _LOWER),
-    "coverage": ("Coverage", ""),
-    "sid": ("SID", _LOWER),
-    "shd": ("SHD", _LOWER),
-    "edge_f1": ("Edge F1", _HIGHER),
-    "skeleton_f1": ("Skeleton F1", _HIGHER),
-    "edge_auprc": ("Edge AUPRC", _HIGHER),
-    "target_f1": ("Target F1", _HIGHER),
-    "target_f1_per_condition": ("Target F1, per condition", _HIGHER),
-    "target_auprc": ("Target AUPRC", _HIGHER),
-}
-_DEFAULT = tuple(_KNOWN)[:5]
+_GOOD_END = {"higher": "higher is better →", "lower": "← lower is better", None: ""}
 #: A method whose name starts so is no method, but what two samples of the truth reach.
 _HALVES = "two halves"
 
@@ -127,11 +107,11 @@ def _draw_course(ax: Axes, table: pd.DataFrame, lines: dict[str, str], title: st
         ax.set_ylim(_loss_range(values, room=0.8 if len(lines) > 1 else 0.06))
     else:
         ax.set_ylim(0, 1.08 * float(np.nanmax(values)) or None)
-    ax.set_title(title if len(lines) > 1 or title == "Loss" else next(iter(lines.values())).capitalize(), pad=3)
-    ax.title.set_fontsize(st.font_size())
+    one = len(lines) == 1 and title != "Loss"
+    ax.set_title(next(iter(lines.values())).capitalize() if one else title, fontsize=st.font_size(), pad=3)
     if len(lines) > 1:
-        place = "upper right" if title == "Loss" else "best"
-        ax.legend(frameon=False, fontsize=st.font_size(0.8), handlelength=1.3, borderaxespad=0.1, loc=place)
+        style = {"frameon": False, "fontsize": st.font_size(0.8), "handlelength": 1.3, "borderaxespad": 0.1}
+        ax.legend(loc="upper right" if title == "Loss" else "best", **style)
     ax.locator_params(axis="x", nbins=4)
 
 
@@ -223,9 +203,9 @@ def metrics(
         shared = _shared(shown[shown["method"].isin(rows)])
         uneven |= shown.loc[shown["method"].isin(rows), "condition"].nunique() > len(shared)
         _draw_metric(panel, shown[shown["condition"].isin(shared)], shown, rows)
-        label, direction = _KNOWN.get(name, (st.shorten(name.replace("_", " ")), ""))
-        panel.set_title(label, fontsize=st.font_size(), pad=3)
-        panel.set_xlabel(direction, fontsize=st.font_size(0.85))
+        title = METRICS[name].title if name in METRICS else st.shorten(name.replace("_", " "))
+        panel.set_title(title[:1].upper() + title[1:], fontsize=st.font_size(), pad=3)
+        panel.set_xlabel(_GOOD_END[METRICS[name].better if name in METRICS else None], fontsize=st.font_size(0.85))
         st.clean(panel)
         first = not grid.own or panel.get_position().x0 == min(lefts)
         panel.set_yticks(range(len(rows)), [_method(row) for row in rows] if first else [""] * len(rows))
@@ -239,6 +219,8 @@ def metrics(
 
 def _metric_order(available: pd.Series, asked: list[str] | None) -> tuple[list[str], int]:
     """Metrics in the order asked for, or the default ones first; the number of small panels."""
+    from scgim.tl._evaluate import _DEFAULT
+
     names = _chosen(asked, available, "metric")
     if asked is not None:
         return names, 0

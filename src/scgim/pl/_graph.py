@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -206,6 +206,11 @@ def _canvas(ax: Axes | None, size: tuple[float, float], strip: float, heading: s
     return ax, scale
 
 
+def _line(points: np.ndarray) -> Line:
+    """Bezier curves through every third point."""
+    return Line(points, [Line.MOVETO] + [Line.CURVE4] * (len(points) - 1))
+
+
 def _arrow(points: np.ndarray, sign: int, probability: float, muted: bool, look: _Look) -> FancyArrowPatch:
     """An arrow along `points`, or a line that ends in a bar, where the cause lowers its effect."""
     weight = float(np.clip((probability - look.floor) / (1 - look.floor), 0, 1))
@@ -213,7 +218,7 @@ def _arrow(points: np.ndarray, sign: int, probability: float, muted: bool, look:
     shade = 0.4 * (0.4 + 0.6 * weight) if muted else 0.4 + 0.6 * weight
     head = "-[,widthB=0.32,lengthB=0" if sign < 0 else "-|>,head_length=0.55,head_width=0.2"
     return FancyArrowPatch(
-        path=Line(points, [Line.MOVETO] + [Line.CURVE4] * (len(points) - 1)),
+        path=_line(points),
         arrowstyle=head,
         mutation_scale=look.size,
         linewidth=(0.5 + 0.8 * weight) * look.size / 7,
@@ -245,7 +250,7 @@ def _edges(
             arrow = _arrow(points, signs.get((u, v), 0), strength[u, v], muted, look)
             depth = 1 + z / len(causes)
             arrow.set(zorder=depth + 0.5 / len(causes), gid=f"edge:{u}->{v}")
-            halo = PathPatch(arrow._path_original, facecolor="none", edgecolor=look.colors.paper, zorder=depth)
+            halo = PathPatch(_line(points), facecolor="none", edgecolor=look.colors.paper, zorder=depth)
             halo.set(linewidth=arrow.get_linewidth() + look.size / 7, capstyle="butt", clip_on=False, gid="halo")
             ax.add_patch(halo)
             ax.add_patch(arrow)
@@ -257,24 +262,15 @@ def _nodes(
     """A box with a name for each gene."""
     shades, colors = st.diverging(look.colors), look.colors
     for v, (x, y) in plan.centers.items():
-        width, height = plan.widths[v], plan.heights[v]
+        width, height, corner = plan.widths[v], plan.heights[v], (x - plan.widths[v] / 2, y - plan.heights[v] / 2)
         face = colors.paper if targeted is None else shades((targeted[v] + 1) / 2)
-        box = FancyBboxPatch(
-            (x - width / 2, y - height / 2),
-            width,
-            height,
-            boxstyle=f"round,pad=0,rounding_size={0.35 * em}",
-            facecolor=face,
-            edgecolor=colors.muted if v in alone else colors.ink,
-            linewidth=0.08 * look.size,
-            zorder=3,
-            clip_on=False,
-            gid=f"gene:{v}",
-        )
+        edge = colors.muted if v in alone else colors.ink
+        box = FancyBboxPatch(corner, width, height, f"round,pad=0,rounding_size={0.35 * em}", fc=face, ec=edge)
+        box.set(linewidth=0.08 * look.size, zorder=3, clip_on=False, gid=f"gene:{v}")
         ax.add_patch(box)
         ink = colors.ink if targeted is None else st.text_on(face)
-        style = {"style": "italic", "ha": "center", "va": "center_baseline"}
-        ax.text(x, y, labels[v], size=look.size, color=ink, zorder=4, **style)
+        style: dict[str, Any] = {"style": "italic", "ha": "center", "va": "center_baseline", "zorder": 4}
+        ax.text(x, y, labels[v], size=look.size, color=ink, **style)
 
 
 def _samples(
@@ -306,7 +302,7 @@ def _legend(ax: Axes, samples: list[_Sample], look: _Look, em: float) -> None:
         arrow = _arrow(points, sample.sign, sample.probability, sample.muted, look)
         arrow.set_gid("legend")
         ax.add_artist(arrow)
-        style = {"color": look.colors.ink, "va": "center_baseline", "gid": "legend"}
+        style: dict[str, Any] = {"color": look.colors.ink, "va": "center_baseline", "gid": "legend"}
         ax.text(x + (_SAMPLE + 0.5) * em, y, sample.label, size=_TEXT * look.size, **style)
         x += _room(sample, em)
 

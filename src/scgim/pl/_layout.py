@@ -38,11 +38,6 @@ class Layout(NamedTuple):
         centers = {v: (x + dx, y + dy) for v, (x, y) in self.centers.items()}
         return self._replace(centers=centers, routes={e: r + np.array([dx, dy]) for e, r in self.routes.items()})
 
-    def beside(self, other: Layout) -> Layout:
-        """Both drawings, where they stand."""
-        merged = [a | b for a, b in zip(self[:4], other[:4], strict=True)]
-        return Layout(*merged, self.size)
-
 
 def arrange(dag: nx.DiGraph, widths: Mapping[str, float], em: float) -> Layout:
     """Each connected part in layers, the largest on top, the genes without edges in rows at the bottom.
@@ -71,7 +66,14 @@ def arrange(dag: nx.DiGraph, widths: Mapping[str, float], em: float) -> Layout:
         x, y = 0.0, whole.size[1] + _GAP * em * bool(whole.centers)
         for part in shelf:
             size = max(whole.size[0], x + part.size[0]), max(whole.size[1], y + part.size[1])
-            whole = whole.beside(part.moved(x, y))._replace(size=size)
+            new = part.moved(x, y)
+            whole = Layout(
+                whole.centers | new.centers,
+                whole.widths | new.widths,
+                whole.heights | new.heights,
+                whole.routes | new.routes,
+                size,
+            )
             x += part.size[0] + 2 * _GAP * em
     return whole
 
@@ -209,7 +211,7 @@ def _sort_columns(proper: nx.DiGraph, columns: list[list[Hashable]], *, forward:
     for k in order:
         fixed = {v: i for i, v in enumerate(columns[k - 1 if forward else k + 1])}
         free = len(fixed) / len(columns[k])  # a node without neighbours keeps its place
-        ends = {v: [fixed[u] for u in neighbours(v)] or [i * free] for i, v in enumerate(columns[k])}
+        ends = {v: [float(fixed[u]) for u in neighbours(v)] or [i * free] for i, v in enumerate(columns[k])}
         columns[k].sort(key=lambda v: float(np.mean(ends[v])))
 
 

@@ -28,9 +28,6 @@ DIRECTION_TICKS = {-1.0: "1, lowered", 0.0: "0", 1.0: "1, raised"}
 _SMALL = 0.75  # height of a small panel; the others have 1
 
 
-# -- colours ------------------------------------------------------------------------------------------------
-
-
 class Palette(NamedTuple):
     """Colours of one figure; `ink` and `paper` are the foreground and the background."""
 
@@ -58,7 +55,12 @@ def diverging(colors: Palette) -> LinearSegmentedColormap:
     """Target probabilities with their direction: blue (lowered, -1), background (0), orange (raised, 1)."""
     blue, orange = colors.observed, colors.predicted
     near = 0.75 if luminance(colors.paper) > 0.5 else 0.9  # certain targets are a little darker than the lines
-    steps = [blend(blue, "black", near), blend(blue, colors.paper, 0.85), blend(blue, colors.paper, 0.3), colors.paper]
+    steps: list[ColorType] = [
+        blend(blue, "black", near),
+        blend(blue, colors.paper, 0.85),
+        blend(blue, colors.paper, 0.3),
+        colors.paper,
+    ]
     steps += [blend(orange, colors.paper, 0.3), blend(orange, colors.paper, 0.85), blend(orange, "black", near)]
     return LinearSegmentedColormap.from_list("scgim_direction", steps, N=257)
 
@@ -79,9 +81,6 @@ def blend(color: ColorType, paper: ColorType, weight: float) -> tuple[float, flo
     pairs = zip(to_rgb(color), to_rgb(paper), strict=True)
     red, green, blue = (weight * top + (1 - weight) * bottom for top, bottom in pairs)
     return red, green, blue
-
-
-# -- text ---------------------------------------------------------------------------------------------------
 
 
 def font_size(scale: float = 1.0) -> float:
@@ -125,16 +124,10 @@ def format_unit(unit: str) -> str:
 
 def condition_title(table: pd.DataFrame, condition: str, unit: str, *, note: bool = True) -> str:
     """`Dacinostat, 10,000 nM (held out)` from the table of conditions; the label where it has no row."""
-    found = table[table["condition"] == condition]
-    if found.empty:
-        return condition
-    row = found.iloc[0]
-    held_out = note and row["split"] == "test"
-    name = condition if pd.isna(row["dose"]) else f"{row['perturbation']}, {format_dose(row['dose'], unit)}"
-    return f"{name} (held out)" if held_out else name
-
-
-# -- axes ---------------------------------------------------------------------------------------------------
+    for row in table[table["condition"] == condition].itertuples():
+        name = condition if pd.isna(row.dose) else f"{row.perturbation}, {format_dose(row.dose, unit)}"
+        return f"{name} (held out)" if note and row.split == "test" else name
+    return condition
 
 
 def clean(ax: Axes) -> None:
