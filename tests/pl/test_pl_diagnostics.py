@@ -84,7 +84,7 @@ def test_history_legible(fitted, style, n_cols):
 
 def test_metrics_mark_every_value_and_the_mean(table):
     axes = scgim.pl.metrics(table)
-    assert [ax.get_title() for ax in axes] == ["Mean distance", "Pearson, Δ means", "my own metric"]
+    assert [ax.get_title() for ax in axes] == ["Mean distance", "Pearson of differences", "my own metric"]
     assert [ax.get_xlabel() for ax in axes] == ["← lower is better", "higher is better →", ""]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["GIM", "control", "next lower dose"]
     for ax, metric in zip(axes, ("mean_distance", "pearson_delta", "my_own_metric"), strict=True):

@@ -55,7 +55,7 @@ def test_rows_are_ordered_by_perturbation_and_dose(fitted):
         expected = [*DOSES, *DOSES, *DOSES, *DOSES]
         expected[7] = "10,000 nM (held out)"  # Dacinostat is second
         assert rows(ax) == expected
-        names = sorted((t.get_position()[1], t.get_text()) for t in ax.texts if t.get_gid() == "perturbation")
+        names = sorted((t.get_position()[1], t.get_text().strip()) for t in ax.texts if t.get_gid() == "perturbation")
         assert [name for _, name in names] == list(DRUGS)
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Line
+from matplotlib.patheffects import withStroke
 
 import scgim.get as get
 from scgim._process import undisturbed
@@ -34,21 +35,12 @@ _BAR = 12.0  # width of the colour bar
 _TEXT = 0.95  # font size of the legend
 
 
-class _Look(NamedTuple):
-    """How edges are drawn: `size` is the font size on the page, `floor` the least probability of an edge."""
+class _Edge(NamedTuple):
+    """What an edge looks like: whether the cause raises (1) or lowers (-1) its effect; muted ones leave no target."""
 
-    colors: st.Palette
-    size: float
-    floor: float
-
-
-class _Sample(NamedTuple):
-    """A line of the legend: `sign` as in `_signs`; `muted` lines do not leave a called target."""
-
-    label: str
     sign: int
     probability: float
-    muted: bool = False
+    muted: bool
 
 
 def graph(
@@ -126,11 +118,7 @@ def graph(
         rows = get.targets(adata, conditions=condition, key=key, group=group).set_index("gene")
         targeted = (rows["probability"] * rows["direction"]).reindex(list(dag)).fillna(0.0)  # no rows for the control
         called = set(rows.index[rows["is_target"]])
-        heading = (
-            st.shorten(st.condition_title(slots.conditions, condition, slots.dose_unit, note=False), 60)
-            if title
-            else ""
-        )
+        heading = st.condition_title(slots.conditions, condition, slots.dose_unit, note=False) if title else ""
     alone = [v for v in dag if dag.degree(v) == 0]
     hidden = [v for v in alone if not isolated or (dag.size() == 0 and v not in (called or ()))]
     dag.remove_nodes_from(hidden)
@@ -142,42 +130,46 @@ def graph(
         plan = arrange(dag, widths, em)
     else:
         plan = place(dag, widths, em, layout)
-    signs = _signs(adata, key, group) if dag.size() else {}
-    floor = 0.5 if threshold is None else min(threshold, 0.5)
-    samples = _samples(dag, signs, called, floor) if legend else []
+    edges = _looks(adata, dag, called, key, group) if dag.size() else {}
+    samples = _samples(edges) if legend and edges else {}
     color_bar = legend and targeted is not None and bool(plan.centers)
     note = _note(n_genes, hidden, dag, threshold)
     bar_room = (_BAR + 1.0) * em * color_bar
     rooms = [
         plan.size[0],
-        sum(_room(sample, em) for sample in samples) + bar_room,
+        sum(_room(label, em) for label in samples) + bar_room,
         st.text_width(note, em) + bar_room,
-        st.text_width(heading, st.font_size(1.1)) if ax is None else 0.0,
+        st.text_width(st.shorten(heading, 60), st.font_size(1.1)) if ax is None else 0.0,
     ]
     width = max(rooms)
     plan = plan.moved((width - plan.size[0]) / 2, 0.0)._replace(size=(width, plan.size[1]))
     strip = _STRIP * em if samples or color_bar else 1.5 * em * bool(note)
-    ax, scale = _canvas(ax, plan.size, strip, heading, em)
+    ax, scale = _canvas(ax, plan.size, strip, st.shorten(heading, 60), em)
 
-    look = _Look(st.palette(ax), em * scale, floor)
-    _edges(ax, dag, plan, signs, called, look)
-    _nodes(ax, plan, labels, targeted, set(alone), look, em)
-    _legend(ax, samples, look, em)
+    colors, size = st.palette(ax), em * scale
+    _draw_edges(ax, plan, edges, colors, size)
+    _draw_genes(ax, plan, labels, targeted, set(alone), colors, size)
+    _legend(ax, samples, colors, em, size)
     if color_bar:
-        _color_bar(ax, width, look, em)
+        _color_bar(ax, width, colors, em, size)
     if note:
-        ax.text(0, -0.9 * em, note, size=look.size, color=look.colors.ink, va="center", gid="note")
+        ax.text(0, -0.9 * em, note, size=size, color=colors.ink, va="center", gid="note")
     return st.finish(ax, save)
 
 
 @undisturbed()
-def _signs(adata: ad.AnnData, key: str, group: str | None) -> dict[tuple[str, str], int]:
-    """Whether a cause raises (1) or lowers (-1) its effect in the fitted model, by (cause, effect)."""
+def _looks(
+    adata: ad.AnnData, dag: nx.DiGraph, called: set[str] | None, key: str, group: str | None
+) -> dict[tuple[str, str], _Edge]:
+    """How each edge is drawn; signs are those of the fitted model (0 where it has no such edge)."""
     from scgim.tl._stored import load
 
     model = load(adata, key, group)
-    slopes, genes = model.fitted.slopes(), model.entry.genes
-    return {(genes[i], genes[j]): int(np.sign(slopes[i, j])) for i, j in np.argwhere(slopes != 0)}
+    sign = pd.DataFrame(np.sign(model.fitted.slopes()).astype(int), model.entry.genes, model.entry.genes)
+    return {
+        (u, v): _Edge(int(sign.at[u, v]), probability, called is not None and u not in called)
+        for u, v, probability in dag.edges(data="probability")
+    }
 
 
 def _note(n_genes: int, hidden: list[str], dag: nx.DiGraph, threshold: float | None) -> str:
@@ -206,116 +198,95 @@ def _canvas(ax: Axes | None, size: tuple[float, float], strip: float, heading: s
     return ax, scale
 
 
-def _line(points: np.ndarray) -> Line:
-    """Bezier curves through every third point."""
-    return Line(points, [Line.MOVETO] + [Line.CURVE4] * (len(points) - 1))
-
-
-def _arrow(points: np.ndarray, sign: int, probability: float, muted: bool, look: _Look) -> FancyArrowPatch:
-    """An arrow along `points`, or a line that ends in a bar, where the cause lowers its effect."""
-    weight = float(np.clip((probability - look.floor) / (1 - look.floor), 0, 1))
-    color = look.colors.ink if muted else look.colors.of_sign(sign)
-    shade = 0.4 * (0.4 + 0.6 * weight) if muted else 0.4 + 0.6 * weight
-    head = "-[,widthB=0.32,lengthB=0" if sign < 0 else "-|>,head_length=0.55,head_width=0.2"
+def _arrow(points: np.ndarray, edge: _Edge, colors: st.Palette, size: float, **style: Any) -> FancyArrowPatch:
+    """An arrow along Bezier curves, or a line that ends in a bar, where the cause lowers its effect."""
+    weight = float(np.clip(2 * edge.probability - 1, 0, 1))
+    color, strength = (colors.ink, 0.4) if edge.muted else (colors.of_sign(edge.sign), 1.0)
     return FancyArrowPatch(
-        path=_line(points),
-        arrowstyle=head,
-        mutation_scale=look.size,
-        linewidth=(0.5 + 0.8 * weight) * look.size / 7,
-        color=st.blend(color, look.colors.paper, shade),
-        capstyle="butt",
+        path=Line(points, [Line.MOVETO] + [Line.CURVE4] * (len(points) - 1)),
+        arrowstyle="-[,widthB=0.32,lengthB=0" if edge.sign < 0 else "-|>,head_length=0.55,head_width=0.2",
+        mutation_scale=size,
+        linewidth=(0.5 + 0.8 * weight) * size / 7,
+        color=st.blend(color, colors.paper, strength * (0.4 + 0.6 * weight)),
         joinstyle="miter",
-        clip_on=False,
+        **{"capstyle": "butt", "clip_on": False, **style},
     )
 
 
-def _edges(
-    ax: Axes,
-    dag: nx.DiGraph,
-    plan: Layout,
-    signs: Mapping[tuple[str, str], int],
-    called: set[str] | None,
-    look: _Look,
+def _draw_edges(
+    ax: Axes, plan: Layout, edges: Mapping[tuple[str, str], _Edge], colors: st.Palette, size: float
 ) -> None:
     """Arrows, in one layer per cause: where two causes' lines cross, one passes visibly under the other."""
-    strength = nx.get_edge_attributes(dag, "probability")
-    causes = {u: max(strength[u, v] for v in dag.successors(u)) for u, _ in plan.routes}
-    for z, u in enumerate(sorted(causes, key=lambda u: (u in (called or ()), causes[u]))):
-        for v in sorted(dag.successors(u), key=lambda v, u=u: strength[u, v]):  # type: ignore[misc]
-            points = plan.routes[u, v].copy()
-            if signs.get((u, v), 0) < 0:  # a bar on the edge of its box would not be seen
-                way = points[-1] - points[-2]
-                points[-1] -= 0.3 * look.size * way / np.hypot(*way)
-            muted = called is not None and u not in called
-            arrow = _arrow(points, signs.get((u, v), 0), strength[u, v], muted, look)
-            depth = 1 + z / len(causes)
-            arrow.set(zorder=depth + 0.5 / len(causes), gid=f"edge:{u}->{v}")
-            halo = PathPatch(_line(points), facecolor="none", edgecolor=look.colors.paper, zorder=depth)
-            halo.set(linewidth=arrow.get_linewidth() + look.size / 7, capstyle="butt", clip_on=False, gid="halo")
-            ax.add_patch(halo)
-            ax.add_patch(arrow)
+    strongest: dict[str, tuple[bool, float]] = {}
+    for (u, _), edge in edges.items():
+        strongest[u] = max(strongest.get(u, (False, 0.0)), (not edge.muted, edge.probability))
+    layer = {u: 1 + z / len(strongest) for z, u in enumerate(sorted(strongest, key=strongest.__getitem__))}
+    for (u, v), edge in sorted(edges.items(), key=lambda item: item[1].probability):
+        points = plan.routes[u, v].copy()
+        if edge.sign < 0:  # a bar on the border of the box would not be seen
+            way = points[-1] - points[-2]
+            points[-1] -= 0.3 * size * way / np.hypot(*way)
+        arrow = _arrow(points, edge, colors, size, zorder=layer[u] + 0.5 / len(layer), gid=f"edge:{u}->{v}")
+        halo = withStroke(linewidth=arrow.get_linewidth() + size / 7, foreground=colors.paper)
+        arrow.set_path_effects([halo])
+        ax.add_patch(arrow)
 
 
-def _nodes(
-    ax: Axes, plan: Layout, labels: pd.Series, targeted: pd.Series | None, alone: set[str], look: _Look, em: float
+def _draw_genes(
+    ax: Axes,
+    plan: Layout,
+    labels: pd.Series,
+    targeted: pd.Series | None,
+    alone: set[str],
+    colors: st.Palette,
+    size: float,
 ) -> None:
     """A box with a name for each gene."""
-    shades, colors = st.diverging(look.colors), look.colors
+    shades, corner = st.diverging(colors), 0.2 * min(plan.heights.values(), default=0.0)
     for v, (x, y) in plan.centers.items():
-        width, height, corner = plan.widths[v], plan.heights[v], (x - plan.widths[v] / 2, y - plan.heights[v] / 2)
+        width, height = plan.widths[v], plan.heights[v]
         face = colors.paper if targeted is None else shades((targeted[v] + 1) / 2)
-        edge = colors.muted if v in alone else colors.ink
-        box = FancyBboxPatch(corner, width, height, f"round,pad=0,rounding_size={0.35 * em}", fc=face, ec=edge)
-        box.set(linewidth=0.08 * look.size, zorder=3, clip_on=False, gid=f"gene:{v}")
-        ax.add_patch(box)
-        ink = colors.ink if targeted is None else st.text_on(face)
+        look: dict[str, Any] = {"facecolor": face, "edgecolor": colors.muted if v in alone else colors.ink}
+        look |= {"boxstyle": f"round,pad=0,rounding_size={corner}", "linewidth": 0.08 * size, "clip_on": False}
+        ax.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, zorder=3, gid=f"gene:{v}", **look))
         style: dict[str, Any] = {"style": "italic", "ha": "center", "va": "center_baseline", "zorder": 4}
-        ax.text(x, y, labels[v], size=look.size, color=ink, **style)
+        ax.text(x, y, labels[v], size=size, color=colors.ink if targeted is None else st.text_on(face), **style)
 
 
-def _samples(
-    dag: nx.DiGraph, signs: Mapping[tuple[str, str], int], called: set[str] | None, floor: float
-) -> list[_Sample]:
-    """Lines for the colours, the heads and the widths that the graph has."""
-    bright = {signs.get(edge, 0) for edge in dag.edges if called is None or edge[0] in called}
-    muted = {signs.get(edge, 0) for edge in dag.edges if called is not None and edge[0] not in called}
+def _samples(edges: Mapping[tuple[str, str], _Edge]) -> dict[str, _Edge]:
+    """Lines of the legend, for the colours, the heads and the widths that the graph has."""
+    looks = sorted({(edge.muted, -edge.sign) for edge in edges.values()})
     what = {1: "raises", -1: "lowers", 0: "no sign"}
-    samples = [_Sample(what[sign], sign, 1.0) for sign in (1, -1, 0) if sign in bright]
-    others = [sign for sign in (1, -1, 0) if sign in muted]
-    samples += [_Sample("from others" * (sign == others[-1]), sign, 1.0, muted=True) for sign in others]
-    if samples:
-        first = samples[0]
-        samples += [first._replace(label=f"probability {floor:.2g}", probability=floor), first._replace(label="1")]
-    return samples
+    samples = {what[-sign] + ", from others" * muted: _Edge(-sign, 1.0, muted) for muted, sign in looks}
+    strongest = next(iter(samples.values()))
+    return {**samples, "probability 0.5": strongest._replace(probability=0.5), "1": strongest}
 
 
-def _room(sample: _Sample, em: float) -> float:
+def _room(label: str, em: float) -> float:
     """Width of a line of the legend with its label, and of the gap after it."""
-    return (_SAMPLE + 0.5) * em + (st.text_width(sample.label, _TEXT * em) + 1.6 * em) * bool(sample.label)
+    return (_SAMPLE + 2.1) * em + st.text_width(label, _TEXT * em)
 
 
-def _legend(ax: Axes, samples: list[_Sample], look: _Look, em: float) -> None:
+def _legend(ax: Axes, samples: Mapping[str, _Edge], colors: st.Palette, em: float, size: float) -> None:
     """Sample lines with their labels, below 0."""
     x, y = 0.0, -2.6 * em
-    for sample in samples:
+    for label, edge in samples.items():
         points = np.column_stack([x + np.linspace(0, _SAMPLE * em, 4), np.full(4, y)])
-        arrow = _arrow(points, sample.sign, sample.probability, sample.muted, look)
-        arrow.set_gid("legend")
-        ax.add_artist(arrow)
-        style: dict[str, Any] = {"color": look.colors.ink, "va": "center_baseline", "gid": "legend"}
-        ax.text(x + (_SAMPLE + 0.5) * em, y, sample.label, size=_TEXT * look.size, **style)
-        x += _room(sample, em)
+        ax.add_patch(_arrow(points, edge, colors, size, gid="legend"))
+        style: dict[str, Any] = {"color": colors.ink, "va": "center_baseline", "gid": "legend"}
+        ax.text(x + (_SAMPLE + 0.5) * em, y, label, size=_TEXT * size, **style)
+        x += _room(label, em)
 
 
-def _color_bar(ax: Axes, width: float, look: _Look, em: float) -> None:
+def _color_bar(ax: Axes, width: float, colors: st.Palette, em: float, size: float) -> None:
     """What the colours of the genes mean, at the right of the legend."""
-    scale = look.size / em
+    scale = size / em
     place = (width - (_BAR - 0.5) * em, -2.7 * em, (_BAR - 2.5) * em, 0.7 * em)
     bar_ax = ax.inset_axes(place, transform=ax.transData)
-    shades = ScalarMappable(Normalize(-1, 1), st.diverging(look.colors))
+    shades = ScalarMappable(Normalize(-1, 1), st.diverging(colors))
     bar = ax.figure.colorbar(shades, cax=bar_ax, orientation="horizontal", ticks=list(st.DIRECTION_TICKS))
     bar.ax.set_xticklabels(st.DIRECTION_TICKS.values())
-    bar.ax.tick_params(labelsize=0.9 * look.size, length=2 * scale, width=0.5 * scale, pad=1.5 * scale)
+    bar.ax.tick_params(labelsize=0.9 * size, length=2 * scale, width=0.5 * scale, pad=1.5 * scale)
     bar.outline.set_linewidth(0.5 * scale)
-    bar.set_label("target probability", size=_TEXT * look.size, labelpad=2 * scale, color=look.colors.ink)
+    bar.set_label("target probability", size=_TEXT * size, labelpad=2 * scale, color=colors.ink)
     bar.ax.xaxis.set_label_position("top")

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Colormap
-from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
+from matplotlib.transforms import offset_copy
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 import scgim.get as get
@@ -193,16 +193,11 @@ def _row_labels(ax: Axes, rows: pd.DataFrame, unit: str, em: float, ink: str) ->
     for name, start, stop in blocks:
         if start > 0:
             ax.axhline(start, color=ink, linewidth=0.6, gid="separator")
-        span = ax.plot([0, 0], [start + 0.15, stop - 0.15], color=ink, linewidth=0.8, clip_on=False, gid="block")
-        span[0].set_transform(_left_of(ax, offset))
-        text = ax.text(0, (start + stop) / 2, name, ha="right", va="center", size=1.08 * size, color=ink)
-        text.set(transform=_left_of(ax, offset + 0.5 * em), gid="perturbation")
-
-
-def _left_of(ax: Axes, points: float) -> Transform:
-    """x: `points` left of the axes; y: data."""
-    shift = ScaledTranslation(-points / 72, 0, ax.figure.dpi_scale_trans)
-    return blended_transform_factory(ax.transAxes, ax.transData) + shift
+        beside = offset_copy(ax.get_yaxis_transform(), ax.figure.canvas.figure, x=-offset, units="points")
+        ends = (start + 0.15, stop - 0.15)
+        ax.plot([0, 0], ends, color=ink, linewidth=0.8, clip_on=False, gid="block", transform=beside)
+        look = {"ha": "right", "va": "center", "size": 1.08 * size, "color": ink}
+        ax.text(0, (start + stop) / 2, f"{name} ", gid="perturbation", transform=beside, **look)
 
 
 def _new_axes(shape: tuple[int, int], rows: pd.DataFrame, label_width: float, slots: Entry, em: float) -> Axes:
