@@ -229,10 +229,10 @@ def test_positions_of_the_user_are_kept_in_proportion():
     dag.add_node("alone")
     wanted = {"a": (0, 0), "b": (1, 0), "c": (3, 0), "alone": (0, -2)}
     plan = place(dag, dict.fromkeys(dag, 20.0), 7.0, wanted)
-    x = {v: center[0] for v, center in plan.centers.items()}
+    x = {v: box.x for v, box in plan.boxes.items()}
     assert (x["c"] - x["a"]) / (x["b"] - x["a"]) == pytest.approx(3)
     assert x["b"] - x["a"] > 20
-    assert plan.routes["a", "b"][-1] == pytest.approx([x["b"] - 10, plan.centers["b"][1]])
+    assert plan.routes["a", "b"][-1] == pytest.approx([x["b"] - 10, plan.boxes["b"].y])
     with pytest.raises(ValueError, match="'alone'"):
         place(dag, dict.fromkeys(dag, 20.0), 7.0, {v: wanted[v] for v in "abc"})
     with pytest.raises(ValueError, match="same position"):
@@ -313,12 +313,11 @@ def test_parts_are_stacked_without_overlap():
     dag = nx.DiGraph([(f"{part}{i}", f"{part}{i + 1}") for part in "abcdefgh" for i in range(3)])
     dag.add_nodes_from(["alone", "lonely"])
     plan = arrange(dag, dict.fromkeys(dag, 30.0), 7.0)
-    assert set(plan.centers) == set(dag)
+    assert set(plan.boxes) == set(dag)
     for u, v in combinations(dag, 2):
-        (ux, uy), (vx, vy) = plan.centers[u], plan.centers[v]
-        tall = (plan.heights[u] + plan.heights[v]) / 2
-        assert abs(ux - vx) >= 30 or abs(uy - vy) >= tall, (u, v)
-    assert plan.centers["alone"][1] < min(plan.centers[v][1] for v in dag if dag.degree(v))
+        a, b = plan.boxes[u], plan.boxes[v]
+        assert abs(a.x - b.x) >= 30 or abs(a.y - b.y) >= (a.height + b.height) / 2, (u, v)
+    assert plan.boxes["alone"].y < min(plan.boxes[v].y for v in dag if dag.degree(v))
 
 
 _LAYOUT = """
@@ -330,7 +329,7 @@ dag.add_nodes_from(f"g{i}" for i in range(30))
 for i, j in rng.integers(0, 30, (60, 2)):
     if i < j:
         dag.add_edge(f"g{i}", f"g{j}")
-print(arrange(dag, dict.fromkeys(dag, 30.0), 7.0).centers)
+print(arrange(dag, dict.fromkeys(dag, 30.0), 7.0).boxes)
 """
 
 

@@ -49,10 +49,8 @@ def history(
         Fitted with `tl.fit_gim`. Nothing is written.
     n_cols
         Panels per row.
-    ax
-        Axes to draw into, one per panel. None makes a new figure.
-    save
-        File to write the figure to.
+    ax, save
+        Axes to draw into, one per panel (None makes a new figure), and a file to write the figure to.
     key, group
         Which fit.
 
@@ -60,7 +58,7 @@ def history(
     -------
     numpy.ndarray
         One matplotlib Axes per panel: loss (training and held-out cells), acyclicity, penalty and
-        multiplier of the Lagrangian, edges, targets per condition. What was not recorded has no panel.
+        multiplier of the Lagrangian, edges, targets per condition.
 
     Raises
     ------
@@ -71,7 +69,6 @@ def history(
 
     Examples
     --------
-    >>> import scgim
     >>> scgim.pl.history(adata)  # doctest: +SKIP
     """
     table = get.history(adata, key=key, group=group)
@@ -136,29 +133,24 @@ def metrics(
 ) -> np.ndarray:
     """Compare methods, one panel per metric: a small dot per condition, a large one for their mean.
 
-    The fit stands out in colour; an arrow tells which end is good. Means are taken over the conditions for
-    which every method shown has a value (where there are none, over each method's own), so that a method is
-    not favoured by what it leaves out. Where a method has several values for a condition (seeds), dots are their means
-    and the bar is the standard deviation of the mean between repeats.
+    Means are over the conditions for which every method shown has a value (where there are none, over each method's
+    own), so that no method gains by what it leaves out. Where a method has several values for a condition (seeds), dots
+    are their means, and a bar is the standard deviation of the mean between repeats.
 
     Parameters
     ----------
     df
         A table as `tl.evaluate` returns it: `condition`, `method`, `metric`, `value`; several may be joined. A method
         whose name starts with "two halves" (of the truth: how near two samples of it come) becomes a dashed line.
-    methods
-        Methods to show, from top to bottom. None shows all in order of appearance.
-    metrics
-        Metrics to show, in this order. None shows all: those that `tl.evaluate` computes by default first, others
+    methods, metrics
+        What to show, in this order. None shows all: the metrics that `tl.evaluate` computes by default first, others
         smaller.
     n_cols
         Panels per row.
     legend
         Whether to draw the legend, where there are several conditions, repeats or two halves.
-    ax
-        Axes to draw into, one per metric. None makes a new figure.
-    save
-        File to write the figure to.
+    ax, save
+        Axes to draw into, one per metric (None makes a new figure), and a file to write the figure to.
 
     Returns
     -------

@@ -80,10 +80,8 @@ def dose_response(
         Unit of the doses. None takes the one that `pp.prepare` found (`dose_unit_key`), if any.
     title, legend
         Whether to name the perturbation above the figure, and to draw the legend.
-    ax
-        Axes to draw into: one per gene. None makes a new figure.
-    save
-        File to write the figure to.
+    ax, save
+        Axes to draw into: one per gene (None makes a new figure), and a file to write the figure to.
     key, group
         Which fit.
 
@@ -102,7 +100,6 @@ def dose_response(
 
     Examples
     --------
-    >>> import scgim
     >>> scgim.pl.dose_response(adata, perturbation="Dacinostat")  # doctest: +SKIP
     """
     slots = read_entry(adata, key, group, fitted=True)

@@ -82,11 +82,9 @@ def graph(
         Column of `adata.var` to label the genes by. None labels them by their names.
     title, legend
         Whether to name the condition above the graph, and to draw the legend and the colour bar below it.
-    ax
-        Axes to draw into; their frame is hidden. None makes a new figure, as large as the graph needs at the
-        user's font size.
-    save
-        File to write the figure to.
+    ax, save
+        Axes to draw into; their frame is hidden (None makes a new figure, as large as the graph needs at the user's
+        font size), and a file to write the figure to.
     key, group
         Which fit.
 
@@ -104,7 +102,6 @@ def graph(
 
     Examples
     --------
-    >>> import scgim
     >>> scgim.pl.graph(adata, condition="Dacinostat_10000")  # doctest: +SKIP
     """
     slots = read_entry(adata, key, group, fitted=True)
@@ -132,7 +129,7 @@ def graph(
         plan = place(dag, widths, em, layout)
     edges = _looks(adata, dag, called, key, group) if dag.size() else {}
     samples = _samples(edges) if legend and edges else {}
-    color_bar = legend and targeted is not None and bool(plan.centers)
+    color_bar = legend and targeted is not None and bool(plan.boxes)
     note = _note(n_genes, hidden, dag, threshold)
     bar_room = (_BAR + 1.0) * em * color_bar
     rooms = [
@@ -242,9 +239,8 @@ def _draw_genes(
     size: float,
 ) -> None:
     """A box with a name for each gene."""
-    shades, corner = st.diverging(colors), 0.2 * min(plan.heights.values(), default=0.0)
-    for v, (x, y) in plan.centers.items():
-        width, height = plan.widths[v], plan.heights[v]
+    shades, corner = st.diverging(colors), 0.2 * min((box.height for box in plan.boxes.values()), default=0.0)
+    for v, (x, y, width, height) in plan.boxes.items():
         face = colors.paper if targeted is None else shades((targeted[v] + 1) / 2)
         look: dict[str, Any] = {"facecolor": face, "edgecolor": colors.muted if v in alone else colors.ink}
         look |= {"boxstyle": f"round,pad=0,rounding_size={corner}", "linewidth": 0.08 * size, "clip_on": False}

@@ -24,26 +24,30 @@ _STARTS, _SWEEPS = 8, 6
 Point = tuple[float, float]
 
 
-class Layout(NamedTuple):
-    """Where nodes and edges go; the origin is the lower left corner."""
+class Box(NamedTuple):
+    """A gene's box around its centre."""
 
-    centers: dict[str, Point]
-    widths: dict[str, float]
-    heights: dict[str, float]
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Layout(NamedTuple):
+    """Where genes and edges go; the origin is the lower left corner."""
+
+    boxes: dict[str, Box]
     routes: dict[tuple[str, str], np.ndarray]  # cubic Bezier curves, (1 + 3 curves, 2)
     size: Point
 
     def moved(self, dx: float, dy: float) -> Layout:
         """The same drawing elsewhere; `size` stays."""
-        centers = {v: (x + dx, y + dy) for v, (x, y) in self.centers.items()}
-        return self._replace(centers=centers, routes={e: r + np.array([dx, dy]) for e, r in self.routes.items()})
+        boxes = {v: box._replace(x=box.x + dx, y=box.y + dy) for v, box in self.boxes.items()}
+        return Layout(boxes, {edge: route + np.array([dx, dy]) for edge, route in self.routes.items()}, self.size)
 
 
 def arrange(dag: nx.DiGraph, widths: Mapping[str, float], em: float) -> Layout:
-    """Each connected part in layers, the largest on top, the genes without edges in rows at the bottom.
-
-    `widths` are those of the genes' boxes, `em` is the font size.
-    """
+    """Boxes of these widths and the edges between them; `em` is the font size."""
     parts, alone = [], [v for v in dag if dag.degree(v) == 0]
     for members in nx.weakly_connected_components(dag):
         if len(members) > 1:
@@ -61,19 +65,13 @@ def arrange(dag: nx.DiGraph, widths: Mapping[str, float], em: float) -> Layout:
     if alone:
         shelves.append([_rows(alone, widths, em, widest)])
 
-    whole = Layout({}, {}, {}, {}, (0.0, 0.0))
+    whole = Layout({}, {}, (0.0, 0.0))
     for shelf in reversed(shelves):
-        x, y = 0.0, whole.size[1] + _GAP * em * bool(whole.centers)
+        x, y = 0.0, whole.size[1] + _GAP * em * bool(whole.boxes)
         for part in shelf:
             size = max(whole.size[0], x + part.size[0]), max(whole.size[1], y + part.size[1])
             new = part.moved(x, y)
-            whole = Layout(
-                whole.centers | new.centers,
-                whole.widths | new.widths,
-                whole.heights | new.heights,
-                whole.routes | new.routes,
-                size,
-            )
+            whole = Layout(whole.boxes | new.boxes, whole.routes | new.routes, size)
             x += part.size[0] + 2 * _GAP * em
     return whole
 
@@ -96,33 +94,31 @@ def place(dag: nx.DiGraph, widths: Mapping[str, float], em: float, positions: Ma
         scale = (needed / apart).min(axis=1).max(initial=0.0) or 1.0
     border = np.array([half.max(initial=0.0), height / 2])
     xy = xy * scale + border
-    centers = {v: (float(a), float(b)) for v, (a, b) in zip(genes, xy, strict=True)}
-    routes = {(u, v): _straight(centers[u], centers[v], widths[v], height) for u, v in dag.edges}
+    boxes = {v: Box(float(x), float(y), widths[v], height) for v, (x, y) in zip(genes, xy, strict=True)}
     right, top = xy.max(axis=0, initial=0.0) + border
-    return Layout(centers, {v: widths[v] for v in genes}, dict.fromkeys(genes, height), routes, (right, top))
+    return Layout(boxes, {(u, v): _straight(boxes[u], boxes[v]) for u, v in dag.edges}, (right, top))
 
 
-def _straight(start: Point, stop: Point, width: float, height: float) -> np.ndarray:
-    """A straight curve from a centre to the border of the box around `stop`."""
-    a, b = np.array(start), np.array(stop)
+def _straight(start: Box, stop: Box) -> np.ndarray:
+    """A straight curve from a centre to the border of the box `stop`."""
+    a, b = np.array(start[:2]), np.array(stop[:2])
     with np.errstate(divide="ignore"):
-        reach = np.min(np.array([width / 2, height / 2]) / np.abs(b - a))
+        reach = np.min(np.array(stop[2:]) / 2 / np.abs(b - a))
     return a + np.linspace(0, 1, 4)[:, None] * (1 - min(reach, 1.0)) * (b - a)
 
 
 def _rows(genes: list[str], widths: Mapping[str, float], em: float, limit: float) -> Layout:
     """Boxes side by side, in rows of at most `limit`, the first on top."""
     height, gap = _box_height(0, em), 0.6 * em
-    centers: dict[str, Point] = {}
+    boxes: dict[str, Box] = {}
     x, y, right = 0.0, -height / 2, 0.0
     for v in genes:
         if x > 0 and x + widths[v] > limit:
             x, y = 0.0, y - height - gap
-        centers[v] = (x + widths[v] / 2, y)
+        boxes[v] = Box(x + widths[v] / 2, y, widths[v], height)
         right = max(right, x + widths[v])
         x += widths[v] + gap
-    size = (right, height / 2 - y)
-    return Layout(centers, {v: widths[v] for v in genes}, dict.fromkeys(genes, height), {}, size).moved(0.0, size[1])
+    return Layout(boxes, {}, (right, height / 2 - y)).moved(0.0, height / 2 - y)
 
 
 def _box_height(arrows: int, em: float) -> float:
@@ -144,15 +140,11 @@ def layered(dag: nx.DiGraph, widths: Mapping[str, float], em: float) -> Layout:
         sides.append((x, x + own))
         rises = [abs(y[u] - y[v]) for u in column for v in proper.successors(u)]
         x += own + float(np.clip(0.25 * max(rises, default=0.0), 2.8 * em, 6 * em))
-    bottom = min(*(y[v] - heights[v] / 2 for v in dag), *y.values())
-    top = max(*(y[v] + heights[v] / 2 for v in dag), *y.values())
-    return Layout(
-        {v: (sum(sides[layer[v]]) / 2, y[v]) for v in dag},
-        {v: width[layer[v]] for v in dag},
-        heights,
-        {edge: _curves(route) for edge, route in _routes(dag, layer, y, sides, em).items()},
-        (sides[-1][1], top - bottom),
-    ).moved(0.0, -bottom)
+    boxes = {v: Box(sum(sides[layer[v]]) / 2, y[v], width[layer[v]], heights[v]) for v in dag}
+    routes = {edge: _curves(route) for edge, route in _routes(dag, layer, y, sides, em).items()}
+    bottom = min(*(box.y - box.height / 2 for box in boxes.values()), *y.values())
+    top = max(*(box.y + box.height / 2 for box in boxes.values()), *y.values())
+    return Layout(boxes, routes, (sides[-1][1], top - bottom)).moved(0.0, -bottom)
 
 
 def assign_layers(dag: nx.DiGraph) -> dict[Hashable, int]:
@@ -262,10 +254,7 @@ def _elevations(
 def _routes(
     dag: nx.DiGraph, layer: Mapping[Hashable, int], y: Mapping[Hashable, float], sides: list[Point], em: float
 ) -> dict[tuple[str, str], list[Point]]:
-    """Points of each edge: out of the source's box, straight through the columns between, into the target's.
-
-    Edges into one box end at different heights, in the order in which they arrive.
-    """
+    """Points of each edge, straight through the columns between; those into one box end one above the other."""
     routes = {}
     for u, v in dag.edges:
         between = [(x, y[(u, k)]) for k in range(layer[u] + 1, layer[v]) for x in sides[k]]

@@ -43,11 +43,10 @@ def marginals(
 ) -> np.ndarray:
     """Compare predicted with observed cells, gene by gene.
 
-    Zeros are a peak, not a density: their fraction stands as bars at the left of each panel, on an axis from
-    0 to 1. The curves are kernel densities of the other values (Gaussian kernel, Silverman's bandwidth,
-    reflected at 0), of area 1 whatever the fraction of zeros, on a scale of their own; fewer than five values are
-    marks on the axis. A triangle says that more than 1 % of the cells of its colour lie beyond the right end.
-    Continuous data have no bars.
+    Bars at the left are the fractions of zeros (continuous data have none). Curves are kernel densities of the other
+    values (Gaussian kernel, Silverman's bandwidth, reflected at 0), on a scale of their own: of area 1, whatever the
+    fraction of zeros. Fewer than five values are marks on the axis. A triangle says that more than 1 % of the values
+    of its colour lie beyond the right end.
 
     Parameters
     ----------
@@ -66,10 +65,8 @@ def marginals(
         Panels per row.
     title, legend
         Whether to name the condition above the figure, and to draw the legend.
-    ax
-        Axes to draw into: one per gene. None makes a new figure.
-    save
-        File to write the figure to.
+    ax, save
+        Axes to draw into: one per gene (None makes a new figure), and a file to write the figure to.
     key, group
         Which fit.
 
@@ -87,7 +84,6 @@ def marginals(
 
     Examples
     --------
-    >>> import scgim
     >>> new = scgim.tl.sample_cells(adata, perturbations=[("Dacinostat", 10_000)])  # doctest: +SKIP
     >>> scgim.pl.marginals(adata, new, genes=["ANGPTL4", "CDKN1A"])  # doctest: +SKIP
     """
@@ -185,10 +181,7 @@ def _view(samples: list[np.ndarray], floor: float | None) -> tuple[float, float]
 
 
 def density(values: np.ndarray, low: float, high: float, *, reflect: bool) -> np.ndarray:
-    """Kernel density of `values` on a grid of equal steps from `low` to `high`.
-
-    The values are binned first, so that the cost does not grow with cells x grid.
-    """
+    """Kernel density of `values` on a grid from `low` to `high`; binned first, so that many cells cost little."""
     step = (high - low) / _GRID
     margin = 0 if reflect else _GRID  # values beyond the view still spread into it
     n_bins = 2 * _GRID + margin

@@ -177,10 +177,7 @@ class Panels(NamedTuple):
         return self.axes[0].get_legend_handles_labels()[0]
 
     def header(self, handles: Sequence[Artist], title: str = "", note: str = "") -> None:
-        """Title and legend above the whole figure, `note` below it; the legend inside the first of the user's axes.
-
-        The title is the legend's own, so that the two never overlap; the figure grows by the lines they need.
-        """
+        """Title and legend above a new figure, which grows by what they need, `note` below; else a legend inside."""
         first = self.axes[0]
         ink, figure = palette(first).ink, first.figure
         style: dict[str, Any] = {"frameon": False, "fontsize": font_size(0.9), "labelcolor": ink, "borderaxespad": 0.2}
@@ -191,6 +188,7 @@ class Panels(NamedTuple):
         width, height = figure.get_size_inches()
         if title:
             fitting = fit_text(title, font_size(1.1), 72 * width - font_size())
+            # the legend's own title: the two never overlap
             style |= {"title": fitting, "title_fontproperties": {"size": font_size(1.1)}}
         columns = _legend_columns(handles, 72 * width)
         lines = bool(title) + -(-len(handles) // columns)

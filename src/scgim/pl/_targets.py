@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -42,9 +43,8 @@ def targets(
 ) -> Axes:
     """Heat map of targets, conditions by genes: the probability, and whether the gene is raised or lowered.
 
-    A dot marks each called target. Rows are ordered by perturbation and dose; genes with similar targeting stand side
-    by side. Genes that no condition shown targets are left out, and counted below (where there is no target at all, the
-    most probable genes are drawn).
+    A dot marks each called target. Genes with similar targets stand side by side; those that no condition targets are
+    left out and counted below (without any target, the most probable genes are drawn).
 
     Parameters
     ----------
@@ -57,14 +57,12 @@ def targets(
     gene_symbols
         Column of `adata.var` to label the genes by. None labels them by their names.
     cmap
-        Diverging colour map from -1 (certainly a target, lowered) to 1 (certainly a target, raised). None takes one
-        from blue to orange with the background's colour in the middle.
+        Diverging colour map, from -1 (certain, lowered) to 1 (certain, raised). None takes blue to orange.
     legend
         Whether to draw the colour bar and the meaning of the dots.
-    ax
-        Axes to draw into. None makes a new figure, as large as the labels need at the user's font size.
-    save
-        File to write the figure to.
+    ax, save
+        Axes to draw into (None makes a new figure, as large as the labels need at the user's font size), and a file
+        to write the figure to.
     key, group
         Which fit.
 
@@ -82,7 +80,6 @@ def targets(
 
     Examples
     --------
-    >>> import scgim
     >>> scgim.pl.targets(adata, genes=["CDKN1A", "TXNIP"])  # doctest: +SKIP
     """
     slots = read_entry(adata, key, group, fitted=True)
@@ -196,7 +193,7 @@ def _row_labels(ax: Axes, rows: pd.DataFrame, unit: str, em: float, ink: str) ->
         beside = offset_copy(ax.get_yaxis_transform(), ax.figure.canvas.figure, x=-offset, units="points")
         ends = (start + 0.15, stop - 0.15)
         ax.plot([0, 0], ends, color=ink, linewidth=0.8, clip_on=False, gid="block", transform=beside)
-        look = {"ha": "right", "va": "center", "size": 1.08 * size, "color": ink}
+        look: dict[str, Any] = {"ha": "right", "va": "center", "size": 1.08 * size, "color": ink}
         ax.text(0, (start + stop) / 2, f"{name} ", gid="perturbation", transform=beside, **look)
 
 
