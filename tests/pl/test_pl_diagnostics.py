@@ -84,7 +84,7 @@ def test_history_legible(fitted, style, n_cols):
 
 def test_metrics_mark_every_value_and_the_mean(table):
     axes = scgim.pl.metrics(table)
-    assert [ax.get_title() for ax in axes] == ["Mean distance", "Pearson of differences", "my own metric"]
+    assert [ax.get_title() for ax in axes] == ["Mean distance", "Pearson of differences", "My own metric"]
     assert [ax.get_xlabel() for ax in axes] == ["← lower is better", "higher is better →", ""]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["GIM", "control", "next lower dose"]
     for ax, metric in zip(axes, ("mean_distance", "pearson_delta", "my_own_metric"), strict=True):
@@ -118,7 +118,7 @@ def test_means_are_taken_over_the_same_conditions(table):
 def test_default_metrics_come_first_and_are_larger(table):
     more = table.replace({"metric": {"pearson_delta": "coverage", "my_own_metric": "wasserstein"}})
     axes = scgim.pl.metrics(more)
-    assert [ax.get_title() for ax in axes] == ["Mean distance", "Wasserstein", "Coverage"]
+    assert [ax.get_title() for ax in axes] == ["Mean distance", "Wasserstein", "Coverage of 5-95 %"]
     axes[0].figure.canvas.draw()
     assert axes[2].get_position().height < 0.85 * axes[0].get_position().height
     assert_legible(axes[0].figure)

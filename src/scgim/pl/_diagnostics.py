@@ -187,7 +187,7 @@ def metrics(
 
     em = st.font_size(0.9)
     label_room = max(st.text_width(_method(row), em) for row in rows) / st.font_size()
-    size = (15.0, 2.0 * len(rows) + 5.5)
+    size = (14.5 + label_room / min(len(names), max(n_cols, 1)), 2.0 * len(rows) + 5.5)
     grid = st.make_panels(len(names), ax=ax, n_cols=n_cols, size=size, min_width=16 + label_room, n_small=n_small)
     uneven, lefts = False, {panel.get_position().x0 for panel in grid.axes}
     for panel, name in zip(grid.axes, names, strict=True):
@@ -195,8 +195,9 @@ def metrics(
         shared = _shared(shown[shown["method"].isin(rows)])
         uneven |= shown.loc[shown["method"].isin(rows), "condition"].nunique() > len(shared)
         _draw_metric(panel, shown[shown["condition"].isin(shared)], shown, rows)
-        title = METRICS[name].title if name in METRICS else st.shorten(name.replace("_", " "))
-        panel.set_title(title[:1].upper() + title[1:], fontsize=st.font_size(), pad=3)
+        title = METRICS[name].title if name in METRICS else name.replace("_", " ")
+        title = st.fit_text(title[:1].upper() + title[1:], st.font_size(), 14 * st.font_size())
+        panel.set_title(title, fontsize=st.font_size(), pad=3)
         panel.set_xlabel(_GOOD_END[METRICS[name].better if name in METRICS else None], fontsize=st.font_size(0.85))
         st.clean(panel)
         first = not grid.own or panel.get_position().x0 == min(lefts)
