@@ -58,7 +58,7 @@ def draw(folder: Path, out: Path) -> None:
     ax = scgim.pl.graph(adata, condition=condition, isolated=False, ax=top.subplots(), **shown)
     right, turned, drawn = mark_wrong(ax, adata)
     heading(top, f"Learned graph: {right} of {drawn} arrows right (solid), {turned} reversed")
-    top.supxlabel(f"Orange: raises, raised. Blue: lowers, lowered. Filled: targets of {DRUG}.", size=0.65 * FONT)
+    top.supxlabel(f"Orange raises, blue lowers. Filled: targets of {DRUG}.", size=0.65 * FONT)
     genes = strongest(adata, condition, 3)
     axes = scgim.pl.marginals(adata, held_out, genes=genes, ax=middle.subplots(1, 3), **shown)
     heading(middle, f"Cells at a dose left out of the fit: {DRUG}, {DOSE:,.0f} nM")

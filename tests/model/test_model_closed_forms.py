@@ -271,7 +271,7 @@ def test_slopes_are_those_of_the_location(kind: str) -> None:
         for step in (-1e-2, 1e-2):
             x = cells.clone()
             x[:, cause] += step
-            moved.append(float(mechanisms.location(x[None], graph)[0, :, effect].mean()))
+            moved.append(float(mechanisms.location(x[None], graph)[0, :, effect].detach().mean()))
         assert slopes[cause, effect] == pytest.approx((moved[1] - moved[0]) / 2e-2, rel=0.02, abs=1e-3)
         if kind == "linear":
             unit = mechanisms.response_scale[effect] / mechanisms.scale[cause]

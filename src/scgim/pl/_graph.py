@@ -16,7 +16,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Line
-from matplotlib.patheffects import withStroke
 
 import scgim.get as get
 from scgim._process import undisturbed
@@ -199,15 +198,16 @@ def _arrow(points: np.ndarray, edge: _Edge, colors: st.Palette, size: float, **s
     """An arrow along Bezier curves, or a line that ends in a bar, where the cause lowers its effect."""
     weight = float(np.clip(2 * edge.probability - 1, 0, 1))
     color, strength = (colors.ink, 0.4) if edge.muted else (colors.of_sign(edge.sign), 1.0)
-    return FancyArrowPatch(
-        path=Line(points, [Line.MOVETO] + [Line.CURVE4] * (len(points) - 1)),
-        arrowstyle="-[,widthB=0.32,lengthB=0" if edge.sign < 0 else "-|>,head_length=0.55,head_width=0.2",
-        mutation_scale=size,
-        linewidth=(0.5 + 0.8 * weight) * size / 7,
-        color=st.blend(color, colors.paper, strength * (0.4 + 0.6 * weight)),
-        joinstyle="miter",
-        **{"capstyle": "butt", "clip_on": False, **style},
-    )
+    look: dict[str, Any] = {
+        "arrowstyle": "-[,widthB=0.32,lengthB=0" if edge.sign < 0 else "-|>,head_length=0.55,head_width=0.2",
+        "mutation_scale": size,
+        "linewidth": (0.5 + 0.8 * weight) * size / 7,
+        "color": st.blend(color, colors.paper, strength * (0.4 + 0.6 * weight)),
+        "capstyle": "butt",
+        "joinstyle": "miter",
+        "clip_on": False,
+    }
+    return FancyArrowPatch(path=Line(points, [Line.MOVETO] + [Line.CURVE4] * (len(points) - 1)), **look | style)
 
 
 def _draw_edges(
@@ -224,8 +224,8 @@ def _draw_edges(
             way = points[-1] - points[-2]
             points[-1] -= 0.3 * size * way / np.hypot(*way)
         arrow = _arrow(points, edge, colors, size, zorder=layer[u] + 0.5 / len(layer), gid=f"edge:{u}->{v}")
-        halo = withStroke(linewidth=arrow.get_linewidth() + size / 7, foreground=colors.paper)
-        arrow.set_path_effects([halo])
+        halo = {"arrowstyle": "-", "color": colors.paper, "linewidth": arrow.get_linewidth() + size / 7}
+        ax.add_patch(_arrow(points, edge, colors, size, zorder=layer[u], gid="halo", **halo))
         ax.add_patch(arrow)
 
 
