@@ -45,11 +45,25 @@ def test_history_skips_what_is_missing():
     record["valid_loss"][3:] = np.nan
     record["acyclicity"][:] = 0.0  # acyclic from the start: nothing to show on a logarithmic axis
     axes = scgim.pl.history(adata)
-    assert [ax.get_title() for ax in axes] == ["Loss", "Acyclicity", "Lagrangian", "Edges"]
+    assert [ax.get_title() for ax in axes] == ["Loss", "Multiplier", "Edges"]
+    assert axes[0].figure.get_supxlabel() == "Constant, not drawn: acyclicity 0"
     assert_legible(axes[0].figure)
     adata.uns["gim"]["history"] = {"step": np.array([])}
     with pytest.raises(ValueError, match="no history"):
         scgim.pl.history(adata)
+
+
+def test_what_never_changed_is_named_instead(fitted):
+    adata = fitted.copy()
+    record = adata.uns["gim"]["history"]
+    record["acyclicity"] = np.zeros(len(record["step"]))
+    record["penalty"] = np.full(len(record["step"]), 0.01)
+    axes = scgim.pl.history(adata)
+    assert [ax.get_title() for ax in axes] == ["Loss", "Multiplier", "Edges", "Targets per condition"]
+    assert axes[0].figure.get_supxlabel() == "Constant, not drawn: acyclicity 0, penalty 0.01"
+    for name in set(record) - {"step"}:
+        record[name] = np.ones(len(record["step"]))
+    assert len(scgim.pl.history(adata)) == 5  # nothing else is there to draw
 
 
 def test_one_record_is_a_dot():
@@ -70,7 +84,7 @@ def test_history_legible(fitted, style, n_cols):
 
 def test_metrics_mark_every_value_and_the_mean(table):
     axes = scgim.pl.metrics(table)
-    assert [ax.get_title() for ax in axes] == ["Mean distance", "Pearson, Δ means", "my own metric"]
+    assert [ax.get_title() for ax in axes] == ["Mean distance", "Pearson of differences", "My own metric"]
     assert [ax.get_xlabel() for ax in axes] == ["← lower is better", "higher is better →", ""]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["GIM", "control", "next lower dose"]
     for ax, metric in zip(axes, ("mean_distance", "pearson_delta", "my_own_metric"), strict=True):
@@ -99,6 +113,51 @@ def test_means_are_taken_over_the_same_conditions(table):
         assert drawn[f"mean:{method}"] == pytest.approx(expected)
     assert "shared by all" in ax.figure.legends[0].get_texts()[1].get_text()
     assert len(next(line for line in ax.lines if len(line.get_xdata()) == 3).get_xdata()) == 3  # all dots stay
+
+
+def test_default_metrics_come_first_and_are_larger(table):
+    more = table.replace({"metric": {"pearson_delta": "coverage", "my_own_metric": "wasserstein"}})
+    axes = scgim.pl.metrics(more)
+    assert [ax.get_title() for ax in axes] == ["Mean distance", "Wasserstein", "Coverage of 5-95 %"]
+    axes[0].figure.canvas.draw()
+    assert axes[2].get_position().height < 0.85 * axes[0].get_position().height
+    assert_legible(axes[0].figure)
+
+
+def test_two_halves_of_the_truth_are_a_line(table):
+    halves = table[table["method"] == "gim"].assign(method="two halves of the truth", value=0.25)
+    for ax in scgim.pl.metrics(pd.concat([table, halves])):
+        assert len(ax.get_yticks()) == 3
+        (line,) = [line for line in ax.lines if str(line.get_gid()).startswith("line:")]
+        assert list(line.get_xdata()) == [0.25, 0.25]
+        assert "two halves of the truth" in [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    assert_legible(ax.figure)
+
+
+def test_repeats_have_bars(table):
+    seeds = pd.concat([table.assign(value=table["value"] + shift) for shift in (0.0, 0.1, 0.3)])
+    for ax, (metric, name) in zip(
+        scgim.pl.metrics(seeds),
+        [("mean_distance", "gim"), ("pearson_delta", "gim"), ("my_own_metric", "gim")],
+        strict=True,
+    ):
+        chosen = table[(table["metric"] == metric) & (table["method"] == name)]
+        means = chosen["value"].mean() + np.array([0.0, 0.1, 0.3])
+        (bar,) = [c for c in ax.containers if c.lines[0].get_gid() == f"repeats:{name}"]
+        ((start, stop),) = bar.lines[2][0].get_segments()
+        assert (start[0], stop[0]) == pytest.approx(
+            (means.mean() - means.std(ddof=1), means.mean() + means.std(ddof=1))
+        )
+        dots = next(line for line in ax.lines if len(line.get_xdata()) == 3)
+        assert sorted(dots.get_xdata()) == pytest.approx(sorted(chosen["value"] + 0.4 / 3))
+    assert any("s.d. of repeats" in text.get_text() for text in ax.figure.legends[0].get_texts())
+    assert_legible(ax.figure)
+
+
+def test_figures_are_saved(table, fitted, tmp_path):
+    scgim.pl.metrics(table, save=tmp_path / "metrics.png")
+    scgim.pl.history(fitted, save=str(tmp_path / "history.png"))
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.png", "history.png"}
 
 
 def test_metrics_of_the_user_axes(table):
