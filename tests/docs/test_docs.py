@@ -19,7 +19,7 @@ from docs_pages import DOCS, PAGES, REPOSITORY, TEXTS, name_of, page, without_co
 import scgim
 
 #: A fenced block, with the comment on the line before it.
-BLOCK = re.compile(r"(?:^<!-- (?P<note>.+?) -->\n)?^```python\n(?P<code>.*?)^```", flags=re.M | re.S)
+BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]+?) -->\n)?^```python\n(?P<code>.*?)^```", flags=re.M | re.S)
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
@@ -104,7 +104,7 @@ def test_code_runs(path: Path, quick, fitted, monkeypatch) -> None:
 
 def links(path: Path) -> Iterator[str]:
     text = without_code(path.read_text(encoding="utf-8"))
-    yield from re.findall(r"\]\(([^)\s]+)\)", text)
+    yield from re.findall(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)", text)
 
 
 def anchors(path: Path) -> set[str]:

@@ -38,6 +38,18 @@ SPELLINGS = {
     r"\bMonte Carlo\b": "Monte-Carlo",
 }
 
+#: What reads as translated or is understood only by developers -> plain English.
+PHRASES = {
+    r"\b[Ss]peaks? for an? (?:target|edge|gene)\b": "is evidence for",
+    r"\bKnown are\b": "Valid values:",
+    r"\b[Mm]ost seconds\b": "maximum time",
+    r"\bhardly a part\b|\bhas hardly an\b": "contributes little; hardly any",
+    r"\baim \d|\bAim: ": "an aim is the developers'",
+    r"\briddle\b": "say what was unclear",
+    r"\bbeside (?:GIM|the (?:truth|default|others))\b|\bbeside other work\b": "compared with; on a busy machine",
+    r"\bwhere that is so\b": "where it is",
+}
+
 
 def prose_of_module(path: Path) -> str:
     """The docstrings of a file, without code in them."""
@@ -65,6 +77,18 @@ def test_terms_are_spelt_as_the_field_does() -> None:
         for name, text in prose()
         for pattern, right in SPELLINGS.items()
         for found in re.finditer(pattern, text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_pages_are_in_plain_english() -> None:
+    """Pages and tutorials; of a page of results the text alone, since a script prints the rest."""
+    wrong = [
+        f"{name}: {found[0]!r}: {better}"
+        for name, text in prose()
+        if not name.startswith("src/")
+        for pattern, better in PHRASES.items()
+        for found in re.finditer(pattern, text.partition("\n## Reading\n")[2] or text)
     ]
     assert not wrong, "\n".join(wrong)
 
