@@ -112,7 +112,7 @@ def fitted(adata: AnnData, args: Any, seed: int) -> AnnData:
 def mean_changes(adata: AnnData) -> pd.DataFrame:
     """The naive answer: change of the mean against control, its Welch t, and that without what knock-outs share."""
     from scgim.slots import read_entry
-    from scgim.tl._programs import specific_changes
+    from scgim.tl._evidence import specific_changes
 
     rows = np.flatnonzero(adata.obs["gim_condition"].notna().to_numpy())
     x, label = read_entry(adata).expression(adata, rows), adata.obs["gim_condition"].astype(str).to_numpy()[rows]

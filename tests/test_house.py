@@ -26,7 +26,7 @@ SHARED = {"_keys", "_logging", "_optional", "_process", "_rng", "_shell", "_stor
 #: A module may import those on its own level or above it in this list, and the shared ones.
 LEVELS = [
     {"slots", "simulate", "metrics"},
-    {"datasets"},
+    {"data", "datasets"},
     {"pp"},
     {"model"},
     {"inference"},

@@ -15,7 +15,7 @@ from scgim._arguments import InputError, gene_list, held_out
 from scgim._validation import suggestion
 from scgim.inference import FitConfig
 from scgim.pp.inputs import check_settings as check_prepare
-from scgim.tl.fit_gim import check_settings as check_fit
+from scgim.tl._fit_gim import check_settings as check_fit
 
 #: Arguments that no shell can give, that --seed gives, or that have no use where one file becomes another.
 _NOT_OFFERED = ("adata", "copy", "return_summary", "progress", "group", "rng", "settings")

@@ -203,7 +203,7 @@ def test_features_of_another_length_are_declined(doses):
 
 def test_a_single_trained_condition_is_enough(doses):
     keep = np.isin(doses.codes, [0, row(doses, "B_100")])
-    data = TrainingData(doses.x[keep], doses.codes[keep], doses.conditions, doses.features)
+    data = doses.of_cells(keep)
     for kind in SHIFTS:
         condition = data.condition(row(data, "B_100"))
         assert kind().fit(data).shift(condition) == pytest.approx(data.shifts()[1][0], abs=0.15)
@@ -211,9 +211,8 @@ def test_a_single_trained_condition_is_enough(doses):
 
 @pytest.mark.parametrize("kind", [MeanShift, Ridge])
 def test_no_perturbed_cells_is_declined(kind, doses):
-    only = TrainingData(doses.x[doses.control], doses.codes[doses.control], doses.conditions, doses.features)
     with pytest.raises(CannotPredict, match="no perturbed condition"):
-        kind().fit(only)
+        kind().fit(doses.of_cells(doses.control))
 
 
 def test_additive_adds_up_and_declines_parts_never_seen_alone(doses):
@@ -223,33 +222,6 @@ def test_additive_adds_up_and_declines_parts_never_seen_alone(doses):
     np.testing.assert_allclose(additive.shift(pair), single[0] + single[1])
     with pytest.raises(CannotPredict, match="only 'A_1000'"):
         additive.sample(doses.condition(row(doses, "A_1000")), 5)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"codes": np.zeros(3, int)}, r"`codes` integers \(cells,\)"),
-        ({"features": np.zeros((2, 2))}, "`features` must be"),
-        ({"conditions": pd.DataFrame({"condition": ["a"]})}, r"lacks the columns \['dose', 'is_control'"),
-        ({"parts": [()]}, "`parts` must have one entry"),
-    ],
-)
-def test_inconsistent_training_data_are_refused(doses, change, message):
-    fields = {"x": doses.x, "codes": doses.codes, "conditions": doses.conditions, "features": doses.features}
-    with pytest.raises(ValueError, match=message):
-        TrainingData(**(fields | change))
-
-
-def test_training_data_that_are_not_finite_or_lack_a_control_are_refused(doses):
-    broken = doses.x.copy()
-    broken[3, 2] = np.nan
-    with pytest.raises(ValueError, match="`x` has values that are not finite"):
-        TrainingData(broken, doses.codes, doses.conditions, doses.features)
-    treated = ~doses.control
-    with pytest.raises(ValueError, match="no control cell"):
-        TrainingData(doses.x[treated], doses.codes[treated], doses.conditions, doses.features)
-    with pytest.raises(ValueError, match="must lie in 0 to 6"):
-        TrainingData(doses.x, doses.codes + 5, doses.conditions, doses.features)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from small_system import GRAPH, N_GENES, linear_data
 
 import scgim
 from scgim.baselines import BaCaDI, CannotPredict, Condition, GIMMethod, TrainingData
-from scgim.baselines.parts import Parts
 
 BOTH = [GIMMethod, BaCaDI]
 EASY = {
@@ -132,7 +131,7 @@ def test_effects_are_those_that_were_planted():
 def test_unseen_conditions_follow_their_features():
     data = planted()
     held_out = data.codes != 2
-    data = dataclasses.replace(data, x=data.x[held_out], codes=data.codes[held_out])
+    data = data.of_cells(held_out)
     gim = GIMMethod(mechanism="linear", **FAST).fit(data)
     unseen, twin = data.condition(2), dataclasses.replace(data.condition(3), label="B")
     assert gim.sample(unseen, 5).shape == (5, N_GENES)
@@ -145,7 +144,7 @@ def test_unseen_conditions_follow_their_features():
 def test_bacadi_declines_unseen_conditions():
     data = planted()
     kept = data.codes != 2
-    data = dataclasses.replace(data, x=data.x[kept], codes=data.codes[kept])
+    data = data.of_cells(kept)
     bacadi = BaCaDI(mechanism="linear", **FAST).fit(data)
     for use in (lambda c: bacadi.sample(c, 5), lambda c: bacadi.targets([data.condition(1), c])):
         with pytest.raises(CannotPredict, match=r"bacadi cannot predict 'B': it had no training cells"):
@@ -173,34 +172,29 @@ def test_the_control_has_no_targets(kind):
 
 
 def combination_data() -> TrainingData:
-    """A and C alone; A+C of parts that are known, A+B of one that is not: B is nowhere alone. C has no cells."""
+    """A and C alone; A+C of parts that are trained, A+B of one that is nowhere alone. C has no cells."""
     labels = ["control", "A", "C", "A+C", "A+B"]
     table = pd.DataFrame(
         {"condition": labels, "perturbation": labels, "dose": np.nan, "is_control": [True] + [False] * 4}
     )
-    features = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [3, 5]])
-    parts = [(), ("A",), ("C",), ("A", "C"), ("A", "B")]
+    membership = [[0, 0, 0], [1, 0, 0], [0, 0, 1], [1, 0, 1], [1, 1, 0]]
     codes = np.repeat([0, 1, 3, 4], 30)
     x = np.random.default_rng(0).standard_normal((len(codes), 3))
-    return TrainingData(x, codes, table, features, parts)
-
-
-def test_parts_share_their_features_where_these_are_known():
-    parts = Parts.of(combination_data())
-    assert list(parts.alone) == ["C", "A"]
-    # A, C, and A+B as one part; conditions with cells: control, A, A+C, A+B
-    np.testing.assert_array_equal(parts.features, [[1, 0], [0, 1], [3, 5]])
-    np.testing.assert_array_equal(parts.membership, [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]])
+    return TrainingData(x, codes, table, np.array([[1, 0], [3, 5], [0, 1]]), membership, ["A", "B", "C"])
 
 
 def test_combinations_are_predicted_from_their_parts_or_declined():
     data = combination_data()
     gim = GIMMethod(mechanism="linear", **FAST).fit(data)
-    single, other, both, whole = gim.targets([data.condition(row) for row in (1, 2, 3, 4)])
+    single, other, both, half = gim.targets([data.condition(row) for row in (1, 2, 3, 4)])
     np.testing.assert_allclose(both, 1 - (1 - single) * (1 - other), atol=1e-6)
-    assert np.isfinite(whole).all()
-    new = Condition("B+C", "B+C", np.nan, np.ones(2), ("B", "C"))
-    with pytest.raises(CannotPredict, match=r"gim cannot predict the combination 'B\+C': 'B' alone"):
+    assert np.isfinite(half).all()
+    # parts whose features are not given are looked up among those of the training data
+    of_known = Condition("B+C", "B+C", np.nan, np.ones(2), ("B", "C"))
+    given = dataclasses.replace(of_known, part_features=[[3, 5], [0, 1]])
+    np.testing.assert_array_equal(gim.targets([of_known]), gim.targets([given]))
+    new = Condition("C+D", "C+D", np.nan, np.ones(2), ("C", "D"))
+    with pytest.raises(CannotPredict, match=r"gim cannot predict the combination 'C\+D': 'D' alone"):
         gim.sample(new, 3)
     bacadi = BaCaDI(mechanism="linear", **FAST).fit(data)
     assert bacadi.targets([data.condition(row) for row in (1, 3, 4)]).shape == (3, 3)
@@ -223,7 +217,7 @@ def test_data_that_do_not_suit_are_declined_with_the_reason(kind):
         kind(**{**quick, "mechanism": "ziln"}).fit(dataclasses.replace(data, x=np.abs(data.x) * (flat != 1)))
     control = data.codes == 0
     with pytest.raises(CannotPredict, match="no perturbed condition"):
-        kind(**quick).fit(dataclasses.replace(data, x=data.x[control], codes=data.codes[control]))
+        kind(**quick).fit(data.of_cells(control))
 
 
 def test_gim_needs_features():

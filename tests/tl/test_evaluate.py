@@ -13,7 +13,7 @@ from scipy import sparse
 import scgim
 from scgim import metrics
 from scgim.baselines import Control, MeanShift
-from scgim.tl.evaluate import evaluate
+from scgim.tl._evaluate import evaluate
 
 GENES = [f"g{i}" for i in range(5)]
 FAST = ["mean_distance", "pearson_delta"]

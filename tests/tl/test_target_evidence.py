@@ -13,8 +13,8 @@ from small_fits import GENES, QUICK, TARGET, prepared
 
 import scgim
 from scgim.tl._prepared import training_tensors
-from scgim.tl.evidence import _unexplained
-from scgim.tl.stored import load
+from scgim.tl._evidence import _unexplained
+from scgim.tl._stored import load
 
 
 @functools.cache

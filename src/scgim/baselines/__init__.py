@@ -8,11 +8,10 @@ the reason: never a made-up number. :func:`fit` takes a prepared AnnData.
 from __future__ import annotations
 
 from .additive import Additive
-from .bacadi import BaCaDI
 from .condot import CondOT
 from .control import Control
 from .equivalence import favour
-from .gim import GIMMethod
+from .gim import BaCaDI, GIMMethod
 from .gnies import GnIES
 from .jci_pc import JCIPC, JCIPCContext
 from .limits import TimeLimitExceeded, fit_within

@@ -223,7 +223,7 @@ class CondOT(Baseline):
 
         control = self._scaled(data.x[data.control])
         rows = data.trained
-        contexts = torch.from_numpy(self.feature_scale_(data.features[rows])).float()
+        contexts = torch.from_numpy(self.feature_scale_(data.condition_features[rows])).float()
         cells = [np.flatnonzero(data.codes == row) for row in rows]
         sizes = torch.tensor([len(own) for own in cells])
         treated = self._scaled(data.x[np.concatenate(cells)])  # condition by condition

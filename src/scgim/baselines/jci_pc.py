@@ -155,7 +155,7 @@ class JCIPCContext(JCIPC):
             raise CannotPredict(f"{self.name} cannot be fitted: the conditions have no features.")
         self.nodes_ = _ContextNodes.of(data)
         perturbed = ~data.conditions["is_control"].to_numpy(dtype=bool)
-        contexts = self.nodes_(data.features, perturbed)  # (conditions, contexts)
+        contexts = self.nodes_(data.condition_features, perturbed)  # (conditions, contexts)
         n_genes = data.x.shape[1]
         tests = FeatureTests(data, contexts)
         learned, children = search(tests, n_genes, self.alpha, self.max_depth, generator, contexts_first=False)
@@ -210,7 +210,7 @@ class _ContextNodes:
     @classmethod
     def of(cls, data: TrainingData) -> Self:
         weights = np.bincount(data.codes, minlength=len(data.conditions))[data.trained]
-        features = data.features[data.trained].astype(np.float64)
+        features = data.condition_features[data.trained].astype(np.float64)
         mean = np.average(features, axis=0, weights=weights)
         scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
         varying = np.flatnonzero(scale > _COLLINEAR * np.abs(features).max(initial=0.0))

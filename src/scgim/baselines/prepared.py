@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scgim._logging import log_duration
 from scgim._process import undisturbed
 from scgim._rng import RngLike
 from scgim._validation import check_choice, listing, suggestion
+from scgim.data import condition_in
 from scgim.slots import Entry, read_entry
 
 from .additive import Additive
-from .bacadi import BaCaDI
 from .condot import CondOT
 from .control import Control
-from .gim import GIMMethod
+from .gim import BaCaDI, GIMMethod, InterventionModel
 from .gnies import GnIES
-from .intervention_model import InterventionModel
 from .jci_pc import JCIPC, JCIPCContext
 from .limits import fit_within
 from .mean_shift import MeanShift
@@ -132,19 +129,7 @@ def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None)
     KeyError, ValueError
         If nothing was prepared under `key`, or there is no control cell.
     """
-    entry = read_entry(adata, key, group)
-    codes = entry.codes(adata)
-    modelled = np.flatnonzero(codes >= 0)
-    x = entry.read_cells(adata, modelled, codes, all_of_them=True)
-    training = np.isin(entry.split(adata)[modelled], ["train", "valid"])
-    return TrainingData(
-        x=x[training],
-        codes=codes[modelled][training],
-        conditions=entry.conditions,
-        features=_condition_features(entry),
-        parts=[_condition_parts(entry, row) for row in range(len(entry.labels))],
-        graded=str(entry.spec["kind"]) == "potency",
-    )
+    return TrainingData.from_anndata(adata, key=key, group=group)
 
 
 def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: str | None = None) -> Condition:
@@ -170,19 +155,13 @@ def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: s
         If there is no such condition.
     """
     entry = read_entry(adata, key, group)
-    table, labels = entry.conditions, entry.labels
+    labels = entry.labels
     if label not in labels:
         raise KeyError(
             f"Condition {label!r} does not exist.{suggestion(label, labels)} The conditions are: {listing(labels)}."
         )
-    row = labels.index(label)
-    return Condition(
-        label=label,
-        perturbation=str(table["perturbation"].iloc[row]),
-        dose=float(table["dose"].iloc[row]),
-        features=_condition_features(entry)[row],
-        parts=_condition_parts(entry, row),
-    )
+    part_labels = entry.prepared["parts"]["part"].astype(str)
+    return condition_in(entry.conditions, labels.index(label), entry.membership, part_labels, entry.features)
 
 
 def method_class(method: str) -> type[Baseline]:
@@ -200,13 +179,3 @@ def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
     elif issubclass(kind, InterventionModel):
         options = {"mechanism": "ziln" if positive else "mlp", **options}
     return kind(**options)
-
-
-def _condition_features(entry: Entry) -> np.ndarray:
-    """(conditions, p): features summed over the parts of each condition."""
-    return entry.membership.astype(np.float32) @ entry.features.astype(np.float32)
-
-
-def _condition_parts(entry: Entry, row: int) -> tuple[str, ...]:
-    names = entry.prepared["parts"]["part"].astype(str).to_numpy()
-    return tuple(str(name) for name in names[entry.membership[row].astype(bool)])

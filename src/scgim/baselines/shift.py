@@ -65,15 +65,15 @@ def trained_shifts(data: TrainingData, name: str) -> tuple[np.ndarray, np.ndarra
         raise CannotPredict(f"{name} cannot be fitted: no perturbed condition has training cells.")
     if data.features.shape[1] == 0:
         raise CannotPredict(f"{name} cannot be fitted: the conditions have no features.")
-    return data.features[rows].astype(np.float64), shifts
+    return data.condition_features[rows].astype(np.float64), shifts
 
 
-def check_features(name: str, condition: Condition, n_features: int) -> np.ndarray:
-    """The features of `condition` as (1, p); declines where they do not fit."""
-    features = np.asarray(condition.features, dtype=np.float64)
-    if features.shape != (n_features,) or not np.isfinite(features).all():
+def check_features(name: str, condition: Condition, n_features: int, features: np.ndarray | None = None) -> np.ndarray:
+    """Features of `condition`, or of its parts, as float64 (rows, p); declines where they do not fit."""
+    features = np.atleast_2d(np.asarray(condition.features if features is None else features, dtype=np.float64))
+    if features.shape[1:] != (n_features,) or not np.isfinite(features).all():
         raise CannotPredict(
             f"{name} cannot predict {condition.label!r}: it needs {n_features} finite features, "
-            f"got shape {features.shape}."
+            f"got shape {features.shape[1:]}."
         )
-    return features[None]
+    return features

@@ -72,8 +72,7 @@ class ValidationTask:
             for row in np.unique(data.codes[held])
             if row in data.trained
         ]
-        kept = replace(data, x=data.x[~held], codes=data.codes[~held])
-        return Task(kept, {"valid": queries}, None, task.defaults, task.genes)
+        return Task(data.of_cells(~held), {"valid": queries}, None, task.defaults, task.genes)
 
 
 def _held_out(data: TrainingData, kind: str, rng: np.random.Generator) -> np.ndarray:

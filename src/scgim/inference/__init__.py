@@ -3,12 +3,11 @@
 from .config import PRESETS, FitConfig, make_config
 from .data import BalancedSampler, TrainingData
 from .fit import FitResult, fit, held_out_loss
-from .lagrangian import AugmentedLagrangian, half_cosine
 from .refit import refit_effects
+from .schedule import AugmentedLagrangian, half_cosine
 from .scores import LocalScores
 from .search import SearchResult, search_structure
-from .start import build, condition_moments, find_structure, resolve_sparsity, start_from_search
-from .state import pack, unpack
+from .start import build, condition_moments, find_structure, new_model, resolve_sparsity, start_from_search
 
 __all__ = [
     "PRESETS",
@@ -26,10 +25,9 @@ __all__ = [
     "half_cosine",
     "held_out_loss",
     "make_config",
-    "pack",
+    "new_model",
     "refit_effects",
     "resolve_sparsity",
     "search_structure",
     "start_from_search",
-    "unpack",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from scgim.model import GIM
 
 from .config import FitConfig
 from .data import TrainingData
-from .lagrangian import AugmentedLagrangian
+from .schedule import AugmentedLagrangian
 
 
 def _fingerprint(config: FitConfig, seed: int, data: TrainingData) -> str:
@@ -32,22 +32,20 @@ def _fingerprint(config: FitConfig, seed: int, data: TrainingData) -> str:
     return digest.hexdigest()
 
 
-@dataclass
-class Checkpoint:
-    """What `save_checkpoint` wrote."""
-
-    content: dict[str, Any]
-
-    def restore(
-        self, gim: GIM, optimiser: torch.optim.Optimizer, lagrangian: AugmentedLagrangian, progress: Any
-    ) -> None:
-        """Put everything back, torch's random state included."""
-        gim.load_state_dict(self.content["gim"])
-        optimiser.load_state_dict(self.content["optimiser"])
-        for target, name in ((lagrangian, "lagrangian"), (progress, "progress")):
-            for key, value in self.content[name].items():
-                setattr(target, key, value)
-        set_torch_states(next(gim.parameters()).device, self.content["rng"])
+def restore(
+    content: dict[str, Any],
+    gim: GIM,
+    optimiser: torch.optim.Optimizer,
+    lagrangian: AugmentedLagrangian,
+    progress: Any,
+) -> None:
+    """Put back what `save_checkpoint` wrote, torch's random state included."""
+    gim.load_state_dict(content["gim"])
+    optimiser.load_state_dict(content["optimiser"])
+    for target, name in ((lagrangian, "lagrangian"), (progress, "progress")):
+        for key, value in content[name].items():
+            setattr(target, key, value)
+    set_torch_states(next(gim.parameters()).device, content["rng"])
 
 
 def save_checkpoint(
@@ -75,8 +73,8 @@ def save_checkpoint(
     os.replace(partial, path)
 
 
-def load_checkpoint(path: str | Path | None, config: FitConfig, seed: int, data: TrainingData) -> Checkpoint | None:
-    """The checkpoint of exactly this fit, or None where there is no file.
+def load_checkpoint(path: str | Path | None, config: FitConfig, seed: int, data: TrainingData) -> dict[str, Any] | None:
+    """The content of the checkpoint of exactly this fit, or None where there is no file.
 
     Raises
     ------
@@ -95,4 +93,4 @@ def load_checkpoint(path: str | Path | None, config: FitConfig, seed: int, data:
             f"checkpoint={str(path)!r} belongs to another fit (other data, settings or seed). "
             "Name another file, or delete it to start afresh."
         )
-    return Checkpoint(content)
+    return content

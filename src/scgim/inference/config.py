@@ -1,39 +1,48 @@
-"""Settings of a fit. A value marked `own` is this project's choice, the others are the paper's."""
+"""Settings of a fit, in groups. A value marked `own` is this project's choice, the others are the paper's."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import asdict, dataclass, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from scgim.model import INTERVENTIONS, KINDS, OBJECTIVES
 
-_AT_LEAST_ONE = (
-    "batch_size", "max_steps", "check_every", "n_graphs", "mechanism_hidden", "patience", "max_wait", "n_features",
-    "n_candidates", "search_cells",
-)  # fmt: skip
-_POSITIVE = (
-    "learning_rate", "gumbel_scale", "inverse_temperature", "mechanism_scale", "intervention_scale", "target_scale",
-    "penalty_growth", "settle_fraction",
-)  # fmt: skip
 
-_AUTO = ("inverse_temperature", "intervention_scale", "target_scale")
+def _whole(default: Any, least: int = 1, *, auto: bool = False) -> Any:
+    return field(default=default, metadata={"kind": numbers.Integral, "least": least, "above": False, "auto": auto})
 
 
-def _check_number(name: str, value: Any, *, least: float, whole: bool = False, above: bool = False) -> None:
-    """Refuse what is no finite (whole) number of at least `least` (or above it)."""
-    kind = numbers.Integral if whole else numbers.Real
-    if not isinstance(value, kind) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number; got {value!r}.")
-    if value < least or (above and value == least):
-        bound = f"above {least}" if above else f"at least {least}"
-        raise ValueError(f"{name} must be {bound}; got {value!r}.")
+def _number(default: Any, least: float = 0, *, above: bool = False, auto: bool = False) -> Any:
+    return field(default=default, metadata={"kind": numbers.Real, "least": least, "above": above, "auto": auto})
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    """Everything that decides a fit, apart from the data and the seed.
+def _choice(default: str, allowed: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"allowed": allowed})
+
+
+def _check(about: Field, value: Any) -> None:
+    """Refuse what a field does not take."""
+    name, meta = about.name, about.metadata
+    if "allowed" in meta and value not in meta["allowed"]:
+        raise ValueError(f"{name} must be one of {', '.join(meta['allowed'])}; got {value!r}.")
+    if isinstance(about.default, bool) and not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False; got {value!r}.")
+    if "kind" not in meta or (meta["auto"] and value == "auto"):
+        return
+    if meta["auto"] and isinstance(value, str):
+        raise ValueError(f"{name} must be a number or 'auto'; got {value!r}.")
+    if not isinstance(value, meta["kind"]) or isinstance(value, bool) or not math.isfinite(value):
+        kind = "whole" if meta["kind"] is numbers.Integral else "finite"
+        raise ValueError(f"{name} must be a {kind} number; got {value!r}.")
+    if value < meta["least"] or (meta["above"] and value == meta["least"]):
+        raise ValueError(f"{name} must be {'above' if meta['above'] else 'at least'} {meta['least']}; got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What is fitted.
 
     Parameters
     ----------
@@ -46,43 +55,92 @@ class FitConfig:
     network_hidden
         Widths of the intervention networks: two layers of 100.
     linear_skip
-        A linear map beside the intervention networks (`own`).
+        A linear map in parallel to the intervention networks (`own`).
     amortised
         True: networks map features to interventions (GIM). False: free target logits and effects per part
-        (BaCaDI*), which say nothing of unseen parts (`own` as a setting). `network_hidden` and `linear_skip` then idle.
+        (BaCaDI*), which say nothing about unseen parts (`own` as a setting); `network_hidden` and `linear_skip` are
+        then unused.
+    """
+
+    mechanism: Literal["linear", "mlp", "ziln"] = _choice("ziln", KINDS)
+    intervention: Literal["hard", "shift"] = _choice("hard", INTERVENTIONS)
+    mechanism_hidden: int = _whole(10)
+    network_hidden: tuple[int, ...] = (100, 100)
+    linear_skip: bool = True
+    amortised: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Where the fit starts (`own`).
+
+    Parameters
+    ----------
     init
-        ``search`` (`own`): greedy structure search, then the networks learn its targets; ``random``: the paper's.
+        ``search``: greedy structure search, then the networks learn its targets; ``random``: the paper's.
     n_features
-        Random features of the search's regressions at most (`own`).
+        At most so many random features in the regressions of the search.
     max_parents
-        Parents of a gene at most, in the search (`own`).
+        Maximum number of parents of a gene.
     n_candidates
-        Genes that the search tries as parents of a gene, those most correlated with it (`own`).
+        Genes that are tried as parents of a gene: those most correlated with it.
     n_shakes
-        How often the search shakes genes loose and climbs again (`own`); ``"auto"``: five times the genes for
-        ``linear``, where it is cheap, else never.
+        How often the search removes the edges of a few random genes and climbs again; ``"auto"``: five times the genes
+        for ``linear``, where it is cheap, else never.
     search_cells
-        Most cells per perturbed condition that the search looks at; eight times as many controls (`own`). A weak target
-        needs all of a condition's cells to be found; fewer make the search faster.
+        Maximum number of cells per perturbed condition that the search uses; eight times as many controls. A weak
+        target needs all of a condition's cells to be found; fewer make the search faster.
+    """
+
+    init: Literal["search", "random"] = _choice("search", ("search", "random"))
+    n_features: int = _whole(200)
+    max_parents: int = _whole(10, 0)
+    n_candidates: int = _whole(20)
+    n_shakes: int | Literal["auto"] = _whole("auto", 0, auto=True)
+    search_cells: int = _whole(1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings:
+    """What is believed before the data (`own` values; the paper's are not known).
+
+    Parameters
+    ----------
     graph_sparsity
-        beta_G in nats per edge; ``"auto"`` (`own`): half of log(cells) per parameter that an edge adds, as in the BIC
+        beta_G in nats per edge; ``"auto"``: half of log(cells) per parameter that an edge adds, as in the BIC
         (one for a linear edge, one per hidden unit for an MLP's), plus 2 log(genes), as in the extended BIC.
     target_sparsity
-        beta_I in nats per target and condition; ``"auto"`` (`own`): the same rule with the cells of a condition, plus
+        beta_I in nats per target and condition; ``"auto"``: the same rule with the cells of a condition, plus
         the log odds of one target among all genes; never less than what control cells under a false name reach in any
         gene of one in a hundred conditions (Wilks' theorem).
     mechanism_scale
-        Prior scale of the mechanisms' weights theta (`own`).
+        Prior scale of the mechanisms' weights theta.
     intervention_scale
-        Prior scale of the intervention networks' weights phi (`own`). ``"auto"``: 3 for ``ziln`` after a search, else
+        Prior scale of the intervention networks' weights phi. ``"auto"``: 3 for ``ziln`` after a search, else
         1. A target's logit is read from few, small numbers (one-hot drug, a dose between 0.25 and 1): under a narrow
         prior every confident target costs more than the sparsity says. Chosen on development seeds by the KDE-NLL of
         held-out conditions.
     target_scale
-        Prior scale of the target network's hidden weights (`own`). ``"auto"``: 0.3 for ``ziln`` after a search, else
+        Prior scale of the target network's hidden weights. ``"auto"``: 0.3 for ``ziln`` after a search, else
         0.1; chosen like `intervention_scale`.
     effect_noise
-        sigma_psi, spread of an effect around its network's output, in units of the gene's spread (`own`).
+        sigma_psi, spread of an effect around its network's output, in units of the gene's spread.
+    """
+
+    graph_sparsity: float | Literal["auto"] = _number("auto", auto=True)
+    target_sparsity: float | Literal["auto"] = _number("auto", auto=True)
+    mechanism_scale: float = _number(3.0, above=True)
+    intervention_scale: float | Literal["auto"] = _number("auto", above=True, auto=True)
+    target_scale: float | Literal["auto"] = _number("auto", above=True, auto=True)
+    effect_noise: float = _number(0.02)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimisationSettings:
+    """How the posterior is climbed.
+
+    Parameters
+    ----------
     objective
         ``elbo`` (`own` default) or ``log_mean_exp`` (the paper's).
     sample_targets
@@ -97,20 +155,17 @@ class FitConfig:
     batch_size
         Cells per step, balanced over conditions (`own`).
     max_steps
-        Steps at most (`own`).
+        Maximum number of steps (`own`).
     check_every
-        Steps between two looks at the held-out objective (`own`).
-    patience
-        Looks without improvement before the multipliers grow or the fit ends (`own`).
-    max_wait
-        Looks after which the multipliers grow although the objective still improves: slow gains of the mechanisms would
-        otherwise keep the penalty at its start (`own`).
+        Steps between two evaluations of the held-out objective (`own`).
     learning_rate
         Adam (`own`).
     warmup_steps
         After a search: steps in which only mechanisms and effects learn (`own`).
     settle_fraction
         After a search: the last share of the steps, over which the learning rate falls (`own`).
+    sparsity_steps
+        From a random start: steps over which beta_I rises along a half cosine.
     effect_pull
         After a search and the fit, the effect networks are refitted with untargeted genes pulled towards the control's
         marginal with this precision, in units of each gene's spread (`own`); ``"auto"``: 20 for Gaussian mechanisms,
@@ -123,101 +178,86 @@ class FitConfig:
         the place of `effect_pull` where it is above 0. ``"auto"``: 0.5 for ``ziln`` where the features grow with the
         effect (``features="potency"``), chosen on development tasks by the KDE-NLL of held-out doses; else 0, no such
         refit: a one-hot dose would be followed more closely, and what it copies from one drug to the others with it.
-    sparsity_steps
-        Steps over which beta_I rises along a half cosine.
-    penalty
-        Augmented Lagrangian: the first penalty (`own`: 1e-2).
-    penalty_growth
-        Augmented Lagrangian: eta, the factor by which the penalty grows (2, as DCDI).
-    sufficient_progress
-        Augmented Lagrangian: delta; the penalty grows where h has not fallen below this share of its last value (0.9,
-        as DCDI).
-    acyclicity_tolerance
-        h below this counts as acyclic (`own`).
     """
 
-    mechanism: Literal["linear", "mlp", "ziln"] = "ziln"
-    intervention: Literal["hard", "shift"] = "hard"
-    mechanism_hidden: int = 10
-    network_hidden: tuple[int, ...] = (100, 100)
-    linear_skip: bool = True
-    amortised: bool = True
-    init: Literal["search", "random"] = "search"
-    n_features: int = 200
-    max_parents: int = 10
-    n_candidates: int = 20
-    n_shakes: int | Literal["auto"] = "auto"
-    search_cells: int = 1000
-    graph_sparsity: float | Literal["auto"] = "auto"
-    target_sparsity: float | Literal["auto"] = "auto"
-    mechanism_scale: float = 3.0
-    intervention_scale: float | Literal["auto"] = "auto"
-    target_scale: float | Literal["auto"] = "auto"
-    effect_noise: float = 0.02
-    objective: Literal["elbo", "log_mean_exp"] = "elbo"
+    objective: Literal["elbo", "log_mean_exp"] = _choice("elbo", OBJECTIVES)
     sample_targets: bool = False
-    gumbel_scale: float = 1.0
-    inverse_temperature: float | Literal["auto"] = "auto"
-    n_graphs: int = 16
-    batch_size: int = 1024
-    max_steps: int = 2000
-    check_every: int = 100
-    patience: int = 3
-    max_wait: int = 4
-    learning_rate: float = 5e-3
-    warmup_steps: int = 300
-    settle_fraction: float = 0.5
-    effect_pull: float | Literal["auto"] = "auto"
-    effect_spread: float | Literal["auto"] = "auto"
-    sparsity_steps: int = 500
-    penalty: float = 1e-2
-    penalty_growth: float = 2.0
-    sufficient_progress: float = 0.9
-    acyclicity_tolerance: float = 1e-2
+    gumbel_scale: float = _number(1.0, above=True)
+    inverse_temperature: float | Literal["auto"] = _number("auto", above=True, auto=True)
+    n_graphs: int = _whole(16)
+    batch_size: int = _whole(1024)
+    max_steps: int = _whole(2000)
+    check_every: int = _whole(100)
+    learning_rate: float = _number(5e-3, above=True)
+    warmup_steps: int = _whole(300, 0)
+    settle_fraction: float = _number(0.5, above=True)
+    sparsity_steps: int = _whole(500, 0)
+    effect_pull: float | Literal["auto"] = _number("auto", auto=True)
+    effect_spread: float | Literal["auto"] = _number("auto", auto=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcyclicitySettings:
+    """From a random start: the augmented Lagrangian that makes the graph acyclic, and when the fit has converged.
+
+    Parameters
+    ----------
+    penalty
+        The first penalty (`own`: 1e-2).
+    penalty_growth
+        eta, the factor by which the penalty grows (2, as DCDI).
+    sufficient_progress
+        delta; the penalty grows where h has not fallen below this share of its last value (0.9, as DCDI).
+    acyclicity_tolerance
+        h below this counts as acyclic (`own`).
+    patience
+        Evaluations without improvement before the multipliers grow or the fit ends (`own`).
+    max_wait
+        Evaluations after which the multipliers grow although the objective still improves: slow gains of the mechanisms
+        would otherwise keep the penalty at its start (`own`).
+    """
+
+    penalty: float = _number(1e-2)
+    penalty_growth: float = _number(2.0, above=True)
+    sufficient_progress: float = _number(0.9)
+    acyclicity_tolerance: float = _number(1e-2)
+    patience: int = _whole(3)
+    max_wait: int = _whole(4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(AcyclicitySettings, OptimisationSettings, PriorSettings, SearchSettings, ModelSettings):
+    """Everything that decides a fit, apart from the data and the seed.
+
+    The settings of five groups under one roof, each documented in its group: `ModelSettings` (what is fitted),
+    `SearchSettings` (where the fit starts), `PriorSettings`, `OptimisationSettings` and `AcyclicitySettings`. Most
+    users change none, or `max_steps`.
+
+    Raises
+    ------
+    ValueError
+        If a value is of the wrong kind or out of range; names the setting.
+
+    Examples
+    --------
+    >>> from scgim.inference import FitConfig
+    >>> FitConfig(mechanism="mlp", max_steps=500).init
+    'search'
+    """
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("mechanism", KINDS),
-            ("intervention", INTERVENTIONS),
-            ("objective", OBJECTIVES),
-            ("init", ("search", "random")),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
-        for name in ("linear_skip", "amortised", "sample_targets"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False; got {getattr(self, name)!r}.")
-        for name in ("graph_sparsity", "target_sparsity"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                if value != "auto":
-                    raise ValueError(f"{name} must be a number or 'auto'; got {value!r}.")
-            else:
-                _check_number(name, value, least=0)
-        for name in _AT_LEAST_ONE:
-            _check_number(name, getattr(self, name), least=1, whole=True)
-        for name in ("max_parents", "warmup_steps", "sparsity_steps"):
-            _check_number(name, getattr(self, name), least=0, whole=True)
-        for name in _POSITIVE:
-            if name not in _AUTO or getattr(self, name) != "auto":
-                _check_number(name, getattr(self, name), least=0, above=True)
-        for name in ("effect_noise", "penalty", "sufficient_progress", "acyclicity_tolerance"):
-            _check_number(name, getattr(self, name), least=0)
+        for about in fields(self):
+            _check(about, getattr(self, about.name))
         if not isinstance(self.network_hidden, tuple):
             raise ValueError(f"network_hidden must be widths, such as [100, 100]; got {self.network_hidden!r}.")
         for width in self.network_hidden:
-            _check_number("network_hidden", width, least=1, whole=True)
-        for name in ("effect_pull", "effect_spread"):
-            if getattr(self, name) != "auto":
-                _check_number(name, getattr(self, name), least=0)
+            if not isinstance(width, numbers.Integral) or isinstance(width, bool) or width < 1:
+                raise ValueError(f"network_hidden must be whole numbers of at least 1; got {width!r}.")
         if self.effect_spread not in ("auto", 0) and self.intervention == "shift":
             raise ValueError(
                 "effect_spread needs intervention='hard': a condition's own marginals hold what its genes' parents do, "
                 "which a shift must not repeat. Leave it out."
             )
-        if self.n_shakes != "auto":
-            _check_number("n_shakes", self.n_shakes, least=0, whole=True)
 
     def asdict(self) -> dict[str, Any]:
         """The settings as a plain dict."""
@@ -240,8 +280,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_config(preset: str = "default", **changes: Any) -> FitConfig:
-    """A configuration from a preset and changes to it.
+def make_config(preset: str | FitConfig = "default", **changes: Any) -> FitConfig:
+    """A configuration from a preset, or another configuration, and changes to it.
 
     Examples
     --------
@@ -249,13 +289,14 @@ def make_config(preset: str = "default", **changes: Any) -> FitConfig:
     >>> make_config("paper", mechanism="linear").objective
     'log_mean_exp'
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
-    settings = {**PRESETS[preset], **changes}
-    unknown = sorted(set(settings) - set(FitConfig.__dataclass_fields__))
+    if not isinstance(preset, FitConfig):
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or a FitConfig; got {preset!r}.")
+        changes, preset = {**PRESETS[preset], **changes}, FitConfig()
+    unknown = sorted(set(changes) - set(FitConfig.__dataclass_fields__))
     if unknown:
         known = ", ".join(FitConfig.__dataclass_fields__)
         raise TypeError(f"fit_gim has no setting {', '.join(map(repr, unknown))}. Settings: {known}.")
-    if isinstance(settings.get("network_hidden"), list):
-        settings["network_hidden"] = tuple(settings["network_hidden"])
-    return replace(FitConfig(), **settings)
+    if isinstance(changes.get("network_hidden"), list):
+        changes["network_hidden"] = tuple(changes["network_hidden"])
+    return replace(preset, **changes)

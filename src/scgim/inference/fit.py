@@ -7,9 +7,9 @@ import logging
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyro
@@ -24,11 +24,11 @@ from scgim._rng import RngLike, as_generator, draw_seed, torch_seeded
 from scgim._validation import plural
 from scgim.model import GIM, Batch, break_cycles, is_acyclic, spectral_radius
 
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, restore, save_checkpoint
 from .config import FitConfig
 from .data import BalancedSampler, TrainingData
-from .lagrangian import AugmentedLagrangian, half_cosine
 from .refit import refit_effects
+from .schedule import AugmentedLagrangian, graphs_per_step, make_optimiser, ramp, set_learning_rates
 from .search import SearchResult
 from .start import build, find_structure, resolve_sparsity, start_from_search
 
@@ -36,8 +36,6 @@ logger = logging.getLogger("scgim")
 
 #: Up to so many genes a fit on the CPU is faster on one thread.
 _SMALL = 64
-#: Parameters that decide on targets (amortised or free).
-_TARGETS = ("interventions.target_net", "interventions.target_logits")
 
 #: Entries of the history, one value per check.
 HISTORY = (
@@ -54,7 +52,7 @@ HISTORY = (
 
 @dataclass
 class FitResult:
-    """A fitted model.
+    """A fitted model and how it came about.
 
     gim: the model; graph (genes, genes): bool DAG; n_dropped: edges above the threshold dropped to break cycles;
     history: name -> list; config: with ``"auto"`` resolved; seconds; n_steps; stopped: why the fit ended, one of
@@ -73,7 +71,7 @@ class FitResult:
 
 @dataclass
 class _Progress:
-    """What changes during a fit besides the weights."""
+    """What changes during a fit besides the weights; a checkpoint holds it."""
 
     step: int = 0
     best: float = math.inf
@@ -118,83 +116,126 @@ def fit(
     seed = draw_seed(as_generator(rng))
     few = data.n_genes <= _SMALL
     with torch_seeded(seed, data.x.device), pyro.validation_enabled(False), one_thread(few):
-        return _fit(data.sorted_by_cell(), config, np.random.default_rng(seed), seed, progress, checkpoint)
+        return _fit(data.sorted_by_cell(), config, seed, progress, checkpoint)
 
 
-def _fit(
-    data: TrainingData,
-    config: FitConfig,
-    rng: np.random.Generator,
-    seed: int,
-    progress: bool,
-    checkpoint: str | Path | None,
-) -> FitResult:
+def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, checkpoint: str | Path | None) -> FitResult:
     start_time = time.perf_counter()
+    rng = np.random.default_rng(seed)
     config = resolve_sparsity(config, data)
     gim = build(config, data, rng)
     resumed = load_checkpoint(checkpoint, config, seed, data)
     if config.init == "search" and resumed is None:
         start_from_search(gim, data, _search(config, data, rng, progress))
-    bar = tqdm(total=config.max_steps, disable=not progress, desc="fit_gim", unit="step")
-    said = Spoken()
     logger.info("fit: %s", plural(config.max_steps, "step"))
-    n_graphs = graphs_per_step(config, data.n_genes)
-    optimiser = make_optimiser(gim, config)
-    lagrangian = AugmentedLagrangian(
-        config.penalty, config.penalty_growth, config.sufficient_progress, config.acyclicity_tolerance
-    )
-    sampler = BalancedSampler(data, math.ceil(config.batch_size / n_graphs) * n_graphs)
-    state = _Progress()
+    run = _Run(gim, data, config)
     if resumed is not None:
-        resumed.restore(gim, optimiser, lagrangian, state)
-        logger.info("resumed from %s at step %d", checkpoint, state.step)
-    stopped = "max_steps"
-    scale = 1.0 / sampler.n_cells
-    bar.update(state.step)
-    ordered = is_acyclic(gim.graph.allowed.cpu().numpy())  # after a search: no constraint is needed
-    try:
-        while state.step < config.max_steps and not state.done:
-            batch = sampler.draw()
-            sparsity = float(config.target_sparsity) * _ramp(config, state.step)
-            set_learning_rates(optimiser, config, state.step)
-            optimiser.zero_grad(set_to_none=True)
-            loss = negative_bound(gim, batch, config, n_graphs, sparsity) * scale
-            h = loss.new_zeros(()) if ordered else spectral_radius(gim.graph.probabilities())
-            objective = loss + lagrangian.term(h)
-            objective.backward()
-            require_finite(gim, objective, state.step)
-            optimiser.step()
-            state.step += 1
-            bar.update(1)
-            if state.step % config.check_every and state.step < config.max_steps:
-                continue
-            state.done = _check(gim, data, config, lagrangian, state, float(loss.detach()), float(h.detach()))
-            last = {name: values[-1] for name, values in state.history.items()}
-            text = f"loss {last['loss']:.3f}, acyclicity {last['acyclicity']:.2g}, {plural(int(last['edges']), 'edge')}"
-            bar.set_postfix_str(text)
-            if not progress and said.due():
-                logger.info("fit: step %d of %d, %s", state.step, config.max_steps, text)
-            if checkpoint is not None:
-                save_checkpoint(checkpoint, config, seed, data, gim, optimiser, lagrangian, state)
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-        logger.warning("interrupted at step %d: the best state so far is kept", state.step)
-    finally:
-        bar.close()
-    if state.done:
-        stopped = "converged"
-    # After a search the settled state is the estimate: an earlier one with a better held-out loss has not yet
-    # let go of edges and targets that the priors do not pay for.
-    if state.best_state is not None and (config.init == "random" or stopped == "interrupted"):
-        gim.load_state_dict(state.best_state)
+        restore(resumed, gim, run.optimiser, run.lagrangian, run.progress)
+        logger.info("resumed from %s at step %d", checkpoint, run.progress.step)
+
+    def save() -> None:
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, config, seed, data, gim, run.optimiser, run.lagrangian, run.progress)
+
+    stopped = run.to_the_end(progress, save)
     refit_effects(gim, data, float(config.effect_pull), float(config.effect_spread))
-    probability = gim.graph.probabilities().detach().cpu().numpy()
-    graph, n_dropped = break_cycles(probability)
+    graph, n_dropped = break_cycles(gim.graph.probabilities().detach().cpu().numpy())
     if n_dropped:
         logger.warning("the graph had cycles: its weakest edges on them were dropped (%d)", n_dropped)
-    return FitResult(
-        gim, graph, n_dropped, state.history, config, time.perf_counter() - start_time, state.step, stopped
-    )
+    seconds = time.perf_counter() - start_time
+    return FitResult(gim, graph, n_dropped, run.progress.history, config, seconds, run.progress.step, stopped)
+
+
+class _Run:
+    """The optimisation under way: what a step and a look at the held-out cells need."""
+
+    def __init__(self, gim: GIM, data: TrainingData, config: FitConfig) -> None:
+        self.gim, self.data, self.config = gim, data, config
+        self.n_graphs = graphs_per_step(config, data.n_genes)
+        self.optimiser = make_optimiser(gim, config)
+        self.lagrangian = AugmentedLagrangian(
+            config.penalty, config.penalty_growth, config.sufficient_progress, config.acyclicity_tolerance
+        )
+        self.sampler = BalancedSampler(data, math.ceil(config.batch_size / self.n_graphs) * self.n_graphs)
+        self.scale = 1.0 / self.sampler.n_cells
+        self.progress = _Progress()
+        self.ordered = is_acyclic(gim.graph.allowed.cpu().numpy())  # after a search: no constraint is needed
+
+    def to_the_end(self, bar: bool, save: Callable[[], None]) -> str:
+        """Take steps until all are taken, the fit has converged or the user interrupts; which of these."""
+        config, state = self.config, self.progress
+        stopped, said = "max_steps", Spoken()
+        with tqdm(total=config.max_steps, disable=not bar, desc="fit_gim", unit="step", initial=state.step) as shown:
+            try:
+                while state.step < config.max_steps and not state.done:
+                    loss, h = self.step()
+                    shown.update(1)
+                    if state.step % config.check_every and state.step < config.max_steps:
+                        continue
+                    state.done = self.check(float(loss), float(h))
+                    last = {name: values[-1] for name, values in state.history.items()}
+                    edges = plural(int(last["edges"]), "edge")
+                    text = f"loss {last['loss']:.3f}, acyclicity {last['acyclicity']:.2g}, {edges}"
+                    shown.set_postfix_str(text)
+                    if not bar and said.due():
+                        logger.info("fit: step %d of %d, %s", state.step, config.max_steps, text)
+                    save()
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+                logger.warning("interrupted at step %d: the best state so far is kept", state.step)
+        if state.done:
+            stopped = "converged"
+        # After a search the settled state is the estimate: an earlier one with a better held-out loss has not yet
+        # let go of edges and targets that the priors do not pay for.
+        if state.best_state is not None and (config.init == "random" or stopped == "interrupted"):
+            self.gim.load_state_dict(state.best_state)
+        return stopped
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """One step of Adam; loss per cell and acyclicity before it."""
+        gim, config, state = self.gim, self.config, self.progress
+        batch = self.sampler.draw()
+        sparsity = float(config.target_sparsity) * ramp(config, state.step)
+        set_learning_rates(self.optimiser, config, state.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = negative_bound(gim, batch, config, self.n_graphs, sparsity) * self.scale
+        h = loss.new_zeros(()) if self.ordered else spectral_radius(gim.graph.probabilities())
+        objective = loss + self.lagrangian.term(h)
+        objective.backward()
+        require_finite(gim, objective, state.step)
+        self.optimiser.step()
+        state.step += 1
+        return loss.detach(), h.detach()
+
+    def check(self, loss: float, h: float) -> bool:
+        """Record the state, raise the multipliers where the held-out objective has converged; True when done."""
+        data, config, state = self.data, self.config, self.progress
+        held_out = held_out_loss(self.gim, data)
+        with torch.no_grad():
+            n_edges = int(self.gim.hard_graph().sum())
+            prob, _, _ = self.gim.condition_interventions(data.batch(data.condition[:0], data.x[:0, 0]))
+            treated = data.membership.sum(1) > 0
+            n_targets = float((prob[treated] > 0.5).sum(1).float().mean()) if bool(treated.any()) else 0.0
+        multipliers = self.lagrangian.penalty, self.lagrangian.multiplier
+        row = (state.step, loss, held_out, h, *multipliers, n_edges, n_targets)
+        for name, value in zip(HISTORY, row, strict=True):
+            state.history[name].append(float(value))
+        acyclic = h <= config.acyclicity_tolerance
+        if acyclic and held_out < state.best:
+            state.best, state.best_state = held_out, copy.deepcopy(self.gim.state_dict())
+        if config.init == "search" or ramp(config, state.step) < 1:
+            return False  # after a search the number of steps is set: the learning rate settles over it
+        improved = held_out < state.reference - 1e-3
+        state.reference, state.stale = (held_out, 0) if improved else (state.reference, state.stale + 1)
+        state.waited += 1
+        converged = state.stale >= config.patience
+        if not converged and (acyclic or state.waited < config.max_wait):
+            return False
+        state.stale = state.waited = 0
+        if self.lagrangian.update(h):
+            return True
+        state.reference = math.inf  # the objective has changed
+        return False
 
 
 def _search(config: FitConfig, data: TrainingData, rng: np.random.Generator, progress: bool) -> SearchResult:
@@ -231,46 +272,6 @@ def negative_bound(gim: GIM, batch: Batch, config: FitConfig, n_graphs: int, spa
     return math.log(n_samples) - torch.logsumexp(-torch.stack(losses), 0)
 
 
-def _ramp(config: FitConfig, step: int) -> float:
-    # After a search the sparsity is already in the start; ramping it from zero would undo the targets.
-    return 1.0 if config.init == "search" else half_cosine(step, config.sparsity_steps)
-
-
-def graphs_per_step(config: FitConfig, n_genes: int) -> int:
-    """Graph samples in one evaluation; fewer for many genes, so that masked weights stay below 64 MiB."""
-    if config.objective == "log_mean_exp":
-        return 1
-    size = n_genes * n_genes * config.mechanism_hidden * 4
-    return max(1, min(config.n_graphs, 2**26 // size))
-
-
-def make_optimiser(gim: GIM, config: FitConfig) -> torch.optim.Adam:
-    """Adam; the graph's rate is set so that one step moves a logit by about 0.02 whatever alpha and rank (`own`)."""
-    z = gim.graph.z
-    size = gim.graph.inverse_temperature * z.shape[2] * float(z.detach().abs().mean().clamp_min(1e-3))
-    structural = [p for n, p in gim.named_parameters() if n.startswith(_TARGETS)]
-    rest = [p for n, p in gim.named_parameters() if n != "graph.z" and not n.startswith(_TARGETS)]
-    groups = [(rest, config.learning_rate), (structural, config.learning_rate), ([z], 0.02 / size)]
-    return torch.optim.Adam(
-        [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups], betas=(0.9, 0.99)
-    )
-
-
-def set_learning_rates(optimiser: torch.optim.Adam, config: FitConfig, step: int) -> None:
-    """Hold graph and targets while the mechanisms learn the start found by the search; settle all at the end (`own`).
-
-    A mechanism that has learned nothing makes every edge look useless and every gene a target: without
-    the pause the first hundred steps would undo the search.
-    """
-    structural = 0.0 if config.init == "search" and step < config.warmup_steps else 1.0
-    settle = 1.0
-    if config.init == "search":
-        left = (config.max_steps - step) / max(1, config.max_steps)
-        settle = min(1.0, max(0.02, left / config.settle_fraction))
-    for group, factor in zip(optimiser.param_groups, (1.0, structural, structural), strict=True):
-        group["lr"] = group["base_lr"] * factor * settle
-
-
 def require_finite(gim: GIM, objective: Tensor, step: int) -> None:
     """Stop with the name of the first parameter that is not finite."""
     if bool(torch.isfinite(objective)):
@@ -297,49 +298,3 @@ def held_out_loss(gim: GIM, data: TrainingData) -> float:
         batch = data.batch(part, torch.ones(len(part), device=data.x.device))
         total -= float(gim.cell_log_likelihood(batch, graph))
     return total / len(index)
-
-
-def _check(
-    gim: GIM,
-    data: TrainingData,
-    config: FitConfig,
-    lagrangian: AugmentedLagrangian,
-    state: _Progress,
-    loss: float,
-    h: float,
-) -> bool:
-    """Look at the held-out objective; raise the multipliers where it has converged; True when the fit is done."""
-    held_out = held_out_loss(gim, data)
-    with torch.no_grad():
-        n_edges = int(gim.hard_graph().sum())
-        prob, _, _ = gim.condition_interventions(data.batch(data.condition[:0], data.x[:0, 0]))
-        treated = data.membership.sum(1) > 0
-        n_targets = float((prob[treated] > 0.5).sum(1).float().mean()) if bool(treated.any()) else 0.0
-    row: dict[str, Any] = {
-        "step": state.step,
-        "loss": loss,
-        "valid_loss": held_out,
-        "acyclicity": h,
-        "penalty": lagrangian.penalty,
-        "multiplier": lagrangian.multiplier,
-        "edges": n_edges,
-        "targets_per_condition": n_targets,
-    }
-    for name, value in row.items():
-        state.history[name].append(float(value))
-    acyclic = h <= config.acyclicity_tolerance
-    if acyclic and held_out < state.best:
-        state.best, state.best_state = held_out, copy.deepcopy(gim.state_dict())
-    if config.init == "search" or _ramp(config, state.step) < 1:
-        return False  # after a search the number of steps is set: the learning rate settles over it
-    improved = held_out < state.reference - 1e-3
-    state.reference, state.stale = (held_out, 0) if improved else (state.reference, state.stale + 1)
-    state.waited += 1
-    converged = state.stale >= config.patience
-    if not converged and (acyclic or state.waited < config.max_wait):
-        return False
-    state.stale = state.waited = 0
-    if lagrangian.update(h):
-        return True
-    state.reference = math.inf  # the objective has changed
-    return False

@@ -79,41 +79,40 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
     )
 
 
-def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GIM:
-    """A GIM with initialised modules (z ~ N(0, 1), log scales 0, Glorot elsewhere) in the units of the data."""
-    generator = torch_generator(rng)
-    n_genes, k = data.n_genes, n_effects(config.intervention, config.mechanism == "ziln")
+def new_model(
+    config: FitConfig, n_genes: int, n_features: int, n_parts: int = 0, generator: torch.Generator | None = None
+) -> GIM:
+    """A GIM with initialised modules: z ~ N(0, 1), log scales 0, Glorot elsewhere. Sparsities must be numbers."""
+    ziln = config.mechanism == "ziln"
+    k = n_effects(config.intervention, ziln)
     mechanisms = Mechanisms(n_genes, config.mechanism, config.mechanism_hidden, generator)
-    gim = GIM(
-        LatentGraph(n_genes, inverse_temperature=float(config.inverse_temperature), generator=generator),
-        mechanisms,
-        _interventions(config, data, k, generator),
-        config.intervention,
-        Priors(
-            graph_sparsity=float(config.graph_sparsity),
-            target_sparsity=float(config.target_sparsity),
-            mechanism_scale=config.mechanism_scale,
-            intervention_scale=float(config.intervention_scale),
-            target_scale=float(config.target_scale),
-            effect_noise=config.effect_noise,
-            outlier_share=outlier_share(config.intervention, config.mechanism == "ziln"),
-        ),
-        config.gumbel_scale,
-        config.sample_targets,
+    graph = LatentGraph(n_genes, inverse_temperature=float(config.inverse_temperature), generator=generator)
+    interventions: AmortizedInterventions | FreeInterventions = FreeInterventions(n_parts, n_genes, k)
+    if config.amortised:
+        hidden, skip = config.network_hidden, config.linear_skip
+        interventions = AmortizedInterventions(n_features, n_genes, k, hidden, skip, generator)
+    priors = Priors(
+        graph_sparsity=float(config.graph_sparsity),
+        target_sparsity=float(config.target_sparsity),
+        mechanism_scale=config.mechanism_scale,
+        intervention_scale=float(config.intervention_scale),
+        target_scale=float(config.target_scale),
+        effect_noise=config.effect_noise,
+        outlier_share=outlier_share(config.intervention, ziln),
     )
+    return GIM(
+        graph, mechanisms, interventions, config.intervention, priors, config.gumbel_scale, config.sample_targets
+    )
+
+
+def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GIM:
+    """A new model in the units of the data, on its device."""
+    n_parts, n_features = data.features.shape
+    gim = new_model(config, data.n_genes, n_features, n_parts, torch_generator(rng))
     train = ~data.valid
     control = (data.membership.sum(1) == 0)[data.condition[train]]
-    mechanisms.standardise(data.x[train].cpu(), control.cpu())
+    gim.mechanisms.standardise(data.x[train].cpu(), control.cpu())
     return gim.to(data.x.device)
-
-
-def _interventions(
-    config: FitConfig, data: TrainingData, k: int, generator: torch.Generator
-) -> AmortizedInterventions | FreeInterventions:
-    n_parts, n_features = data.features.shape
-    if not config.amortised:
-        return FreeInterventions(n_parts, data.n_genes, k)
-    return AmortizedInterventions(n_features, data.n_genes, k, config.network_hidden, config.linear_skip, generator)
 
 
 def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generator, report) -> SearchResult:

@@ -2,6 +2,7 @@
 
 from .acyclicity import break_cycles, exponential_trace, is_acyclic, spectral_radius, topological_order
 from .distributions import GumbelBernoulli, ZeroInflatedLogNormal, normal_log_prob, ziln_log_prob
+from .fitted import FittedGIM, Interventions
 from .gim import GIM, OBJECTIVES, Batch, Priors
 from .graph import LatentGraph
 from .interventions import (
@@ -26,8 +27,10 @@ __all__ = [
     "AtomicInterventions",
     "Batch",
     "FeatureNetwork",
+    "FittedGIM",
     "FreeInterventions",
     "GumbelBernoulli",
+    "Interventions",
     "LatentGraph",
     "Mechanisms",
     "Noise",

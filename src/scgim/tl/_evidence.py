@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import least_squares
 
 from scgim._process import undisturbed
 from scgim.inference import TrainingData, condition_moments
+from scgim.model import FittedGIM
 from scgim.slots import Entry
 
 from ._prepared import training_tensors
-from ._programs import specific_changes
-from .stored import StoredModel, load, targets_table
+from ._stored import load
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -99,21 +100,19 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
             "fitted to."
         )
     data = training_tensors(adata, entry, (None, None), all_of_them=False)
-    x = data.x[:, torch.as_tensor(pd.Index(entry.genes).get_indexer(model.genes))]  # in the order of the fit
-    # All cells count, those kept for validation included.
-    data = replace(data, x=x, valid=torch.zeros_like(data.valid))
-    evidence = _evidence(model, data).numpy()
-    probability = targets_table(model)[1]
+    data = replace(data, valid=torch.zeros_like(data.valid))  # all cells count, those kept for validation included
+    evidence = _evidence(model.fitted, data).numpy()
+    probability = model.interventions([entry.parts_of(label) for label in entry.labels]).prob.numpy()
     labels = np.array(entry.labels, dtype=object)[used]
     counts = np.bincount(data.condition.numpy(), minlength=len(used))
     treated = np.flatnonzero(~entry.is_control[used])
-    change = _unexplained(model, data)[treated]
+    change = _unexplained(model.fitted, data)[treated]
     perturbations = _perturbations(entry)[used][treated]
     specific = specific_changes(change, (perturbations @ perturbations.T) > 0, int(n_programs))
     out = pd.DataFrame(
         {
-            "condition": np.repeat(labels[treated].astype(object), model.n_genes),
-            "gene": np.tile(model.genes.astype(object), len(treated)),
+            "condition": np.repeat(labels[treated].astype(object), len(entry.genes)),
+            "gene": np.tile(np.array(entry.genes, dtype=object), len(treated)),
             "evidence": evidence[treated].ravel().astype(np.float64),
             "change": change.ravel(),
             "specific_change": specific.ravel(),
@@ -121,7 +120,7 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     )
     out["probability"] = probability[used][treated].ravel().astype(np.float64)
     out["is_target"] = out["probability"] > 0.5
-    out["n_cells"] = np.repeat(counts[treated], model.n_genes)
+    out["n_cells"] = np.repeat(counts[treated], len(entry.genes))
     return out
 
 
@@ -132,7 +131,7 @@ def _perturbations(entry: Entry) -> np.ndarray:
 
 
 @torch.no_grad()
-def _unexplained(model: StoredModel, data: TrainingData) -> np.ndarray:
+def _unexplained(model: FittedGIM, data: TrainingData) -> np.ndarray:
     """(conditions, genes) standardised change against control of what is left when the parents' part is taken away."""
     mechanisms = model.gim.mechanisms
     graph = torch.as_tensor(model.graph).to(data.x).unsqueeze(0)
@@ -153,7 +152,7 @@ def _unexplained(model: StoredModel, data: TrainingData) -> np.ndarray:
 
 
 @torch.no_grad()
-def _evidence(model: StoredModel, data: TrainingData) -> torch.Tensor:
+def _evidence(model: FittedGIM, data: TrainingData) -> torch.Tensor:
     """(conditions, genes)"""
     gim = model.gim
     graph = torch.as_tensor(model.graph).to(data.x).unsqueeze(0)
@@ -172,7 +171,7 @@ def _evidence(model: StoredModel, data: TrainingData) -> torch.Tensor:
     return total
 
 
-def _residual_shift(model: StoredModel, data: TrainingData, graph: torch.Tensor) -> torch.Tensor:
+def _residual_shift(model: FittedGIM, data: TrainingData, graph: torch.Tensor) -> torch.Tensor:
     """(conditions, genes, k) moments with the shift of the mean that the mechanism leaves, in units of the response."""
     mechanisms = model.gim.mechanisms
     total = data.x.new_zeros(data.n_conditions, data.n_genes)
@@ -187,3 +186,41 @@ def _residual_shift(model: StoredModel, data: TrainingData, graph: torch.Tensor)
     moments = condition_moments(model.gim, data)
     moments[..., 0] = total / count.clamp_min(1.0) / mechanisms.response_scale
     return moments
+
+
+def specific_changes(changes: np.ndarray, related: np.ndarray, n_programs: int = 2) -> np.ndarray:
+    """Changes that are left when the programs of all unrelated conditions are taken out.
+
+    Perturbations of one pathway switch the same programme of genes on or off, through proteins that no transcript
+    shows. For each condition, the strongest directions of the *other* conditions' changes are scaled to its own by a
+    robust regression over genes (Huber's): a change of its own, such as that of a gene that was knocked out, is then
+    an outlier, which neither shapes the programs nor pulls the regression. `own`.
+
+    `changes` (conditions, genes): standardised, against control; `related` (conditions, conditions) bool: conditions
+    that share a perturbation, whose changes are not taken out of each other's. Fewer directions than `n_programs`
+    where there are not as many unrelated conditions.
+    """
+    z, related = np.asarray(changes, dtype=float), np.asarray(related, dtype=bool)
+    left = z.copy()
+    for row, own in enumerate(z):
+        others = z[~related[row]]
+        n = min(n_programs, len(others), z.shape[1] - 1)
+        if n < 1 or not others.any() or not own.any():
+            continue
+        directions = np.linalg.svd(others, full_matrices=False)[2][:n].T * np.sqrt(z.shape[1])  # (genes, n)
+        left[row] = own - directions @ _huber(directions, own)
+    return left
+
+
+def _huber(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coefficients (n,) of a regression of y (genes,) on x (genes, n) that outliers do not pull (Huber 1964).
+
+    Noise is at least 1, a standard error, and otherwise the median absolute deviation of the residuals.
+    """
+    coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
+    for _ in range(5):
+        scale = max(1.0, 1.4826 * float(np.median(np.abs(y - x @ coefficients))))
+        coefficients = least_squares(
+            lambda b: x @ b - y, coefficients, jac=lambda _: x.copy(), loss="huber", f_scale=1.345 * scale
+        ).x
+    return coefficients

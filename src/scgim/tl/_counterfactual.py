@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 
 from scgim import model as gm
+from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
-from scgim._validation import listing
+from scgim._validation import check_anndata, check_values, holds_counts, listing, plural
+from scgim.slots import Entry
 
-from ._controls import new_controls
-from .sample import describe_cells, do_label, draw_action, held_values
-from .stored import StoredModel, load
+from ._sample import do_label
+from ._stored import load
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -78,45 +79,31 @@ def counterfactual(
     if perturbation is None and interventions is None:
         raise ValueError("Give a perturbation=, interventions={'GENE': value}, or both.")
     model = load(adata, key, group)
-    held = None if interventions is None else held_values(model, interventions)
-    source, rows, observed = _unperturbed(adata, model, cells)
-    genes = np.argsort(pd.Index(model.entry.genes).get_indexer(model.genes))  # place in the fit of each of the entry's
-    x = torch.as_tensor(observed[:, np.argsort(genes)])  # in the fit's order
-    generator = torch_generator(as_generator(rng))
-    parts: list[Any] = []
-    label = model.control
-    if perturbation is not None:
-        ((label, parts),) = model.conditions([perturbation])
-    action = draw_action(model, [parts], len(x), generator, user_features, held)
-    changed = gm.counterfactual(model.gim, model.graph, x, action, generator)
-    touched = gm.touched_genes(model.graph, action)
-    if interventions:
-        done = do_label(interventions)
-        label = done if not parts else f"{label}, {done}"
-    order = model.order_in(source)
-    return ad.AnnData(
-        changed.numpy()[:, order],
-        obs=_described(source.obs.iloc[rows], model, label, parts),
-        var=source.var.loc[source.var_names[np.sort(model.entry.positions(source))], []].copy(),
-        layers={"observed": x.numpy()[:, order], "touched": touched.numpy()[:, order].astype(np.uint8)},
-    )
+    label, parts = model.condition(perturbation)
+    found = model.interventions([parts], user_features)
+    if interventions is not None:
+        found = model.held(found, interventions)
+        label = do_label(interventions, label, parts)
+    source, rows, observed = _unperturbed(adata, model.entry, cells)
+    x, generator = torch.as_tensor(observed), torch_generator(as_generator(rng))
+    action = model.fitted.action(found, 0, len(x), generator)
+    changed = gm.counterfactual(model.fitted.gim, model.fitted.graph, x, action, generator)
+    # Nothing may say any more that the cells are unperturbed.
+    stale = [model.entry.arguments[name] for name in ("perturbation_key", "dose_key", "dose_unit_key")]
+    obs = source.obs.iloc[rows].drop(columns=[*stale, model.entry.keys.split], errors="ignore")
+    out = model.cells(source, changed.numpy(), obs, [(label, parts)], np.zeros(len(rows), dtype=int))
+    order = np.argsort(model.entry.positions(source))
+    out.layers["observed"] = observed[:, order]
+    out.layers["touched"] = gm.touched_genes(model.fitted.graph, action).numpy()[:, order].astype(np.uint8)
+    return out
 
 
-def _described(obs: pd.DataFrame, model: StoredModel, label: str, parts: list[Any]) -> pd.DataFrame:
-    """The cells' `obs`, in which nothing says any more that they are unperturbed."""
-    arguments = model.entry.arguments
-    stale = [arguments[name] for name in ("perturbation_key", "dose_key", "dose_unit_key")]
-    kept = obs.drop(columns=[c for c in (*stale, model.entry.keys.split) if c in obs.columns])
-    return describe_cells(kept, model.entry, [(label, parts)], np.zeros(len(obs), dtype=int))
-
-
-def _unperturbed(adata: AnnData, model: StoredModel, cells: Any) -> tuple[AnnData, np.ndarray, np.ndarray]:
-    """The AnnData with the cells, their rows in it, and their expression (cells, genes) in the entry's order."""
-    entry = model.entry
+def _unperturbed(adata: AnnData, entry: Entry, cells: Any) -> tuple[AnnData, np.ndarray, np.ndarray]:
+    """The AnnData with the cells, their rows in it, and their expression (cells, genes)."""
     if isinstance(cells, ad.AnnData):
-        return cells, *new_controls(cells, entry)
+        return cells, *_new_controls(cells, entry)
     if entry.keys.condition not in adata.obs:  # the fit was given to other cells
-        rows, x = new_controls(adata, entry)
+        rows, x = _new_controls(adata, entry)
         return adata, rows, x
     codes = entry.codes(adata)
     control = (codes >= 0) & entry.is_control[np.clip(codes, 0, None)]
@@ -148,3 +135,59 @@ def _rows(adata: AnnData, cells: Any) -> np.ndarray:
     if len(rows) == 0:
         raise ValueError("cells selects no cell.")
     return rows
+
+
+def _new_controls(cells: AnnData, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the unperturbed cells, and their expression on the scale of the fit, float32 (cells, genes).
+
+    Raises
+    ------
+    ValueError
+        If modelled genes are missing, no cell is unperturbed, or the values are not on the scale of the fit.
+    """
+    check_anndata(cells)
+    entry.positions(cells)
+    rows = _unperturbed_rows(cells, entry)
+    kind = entry.arguments["input"]
+    part = cells[rows].to_memory()
+    if kind == "counts" and holds_counts(part.X):
+        return rows, _normalised(part, entry)
+    check_values(
+        part.X, "the X of cells", kind="continuous" if kind == "continuous" else "log1p",
+        cells=part.obs_names, genes=part.var_names,
+    )  # fmt: skip
+    return rows, entry.expression(part, np.arange(part.n_obs))
+
+
+def _unperturbed_rows(cells: AnnData, entry: Entry) -> np.ndarray:
+    column = entry.arguments["perturbation_key"]
+    if column not in cells.obs:
+        return np.arange(cells.n_obs)
+    labels = cells.obs[column].astype(object)
+    names = {entry.control, *(str(name).strip() for name in np.atleast_1d(entry.arguments["control"]))}
+    control = np.array([pd.notna(label) and str(label).strip() in names for label in labels])
+    if not control.any():
+        raise ValueError(
+            f"cells has no unperturbed cell: none is labelled {entry.control!r} in its obs[{column!r}], which has "
+            f"{listing(sorted(set(labels.dropna().astype(str))))}. Pass unperturbed cells, labelled so or without that "
+            "column."
+        )
+    if not control.all():
+        logger.info("of %d cells given, the %d labelled %r are used", len(control), control.sum(), entry.control)
+    return np.flatnonzero(control)
+
+
+def _normalised(cells: AnnData, entry: Entry) -> np.ndarray:
+    """log1p of counts, normalised to the total that `pp.prepare` used."""
+    known = int(entry.prepared["n_vars"])
+    if cells.n_vars < known / 2:
+        raise ValueError(
+            f"The X of cells holds counts of {plural(cells.n_vars, 'gene')}, but cells were normalised by their totals "
+            f"over {known} genes. Pass all genes, or values that were normalised with them."
+        )
+    total = np.asarray(cells.X.sum(axis=1), dtype=np.float64).ravel()
+    if (total == 0).any():
+        raise ValueError(f"{plural(int((total == 0).sum()), 'cell')} without any counts. Leave them out.")
+    logger.info("the X of cells holds counts: normalised as scgim.pp.prepare did")
+    scale = float(entry.prepared["params"]["target_sum"]) / total
+    return np.log1p(entry.expression(cells, np.arange(cells.n_obs)) * scale[:, None]).astype(np.float32)

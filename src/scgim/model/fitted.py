@@ -1,0 +1,147 @@
+"""A fitted model in use: the interventions of conditions, cells under them, and what becomes of a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .gim import GIM
+from .interventions import n_effects
+from .sampling import Action, draw_action, draw_noise, propagate
+
+
+class Interventions(NamedTuple):
+    """Distribution over atomic interventions of conditions.
+
+    prob (conditions, genes): of being a target; effects (conditions, genes, k): mean of psi; held (conditions, genes):
+    values of genes that a condition holds (`do`), NaN elsewhere, or None.
+    """
+
+    prob: Tensor
+    effects: Tensor
+    held: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FittedGIM:
+    """A fitted model with the graph that was read from it.
+
+    Parameters
+    ----------
+    gim
+        On the CPU.
+    graph
+        (genes, genes) bool DAG, row = cause.
+    """
+
+    gim: GIM
+    graph: np.ndarray
+
+    @property
+    def n_genes(self) -> int:
+        return self.gim.graph.n_genes
+
+    @torch.no_grad()
+    def interventions(
+        self,
+        features: Tensor,
+        membership: Tensor,
+        known_targets: Tensor | None = None,
+        known_values: Tensor | None = None,
+    ) -> Interventions:
+        """Atomic interventions of conditions.
+
+        Parameters
+        ----------
+        features
+            (parts, p)
+        membership
+            (conditions, parts) 0/1; a row of zeros is a control.
+        known_targets, known_values
+            (parts, genes) as in `Batch`, or None.
+        """
+        if not bool(membership.any()):  # nothing but controls
+            shape = len(membership), self.n_genes
+            k = n_effects(self.gim.intervention, self.gim.mechanisms.is_ziln)
+            return Interventions(torch.zeros(shape), torch.zeros(*shape, k))
+        prob, effects = self.gim.combine(self.gim.atomic(features, known_targets), membership)
+        if known_values is None:
+            return Interventions(prob, effects)
+        held = torch.full_like(prob, torch.nan)
+        for part, given in enumerate(known_values):
+            told = (membership[:, part] > 0).unsqueeze(1) & ~torch.isnan(given)
+            held = torch.where(told, given, held)
+        return Interventions(torch.where(torch.isnan(held), prob, torch.ones_like(prob)), effects, held)
+
+    def action(self, found: Interventions, row: int, n: int, generator: torch.Generator) -> Action:
+        """What condition `row` does to each of `n` cells: t ~ Bernoulli, psi ~ Normal."""
+        held = None if found.held is None else found.held[row]
+        return draw_action(self.gim, found.prob[row], found.effects[row], n, generator, held)
+
+    def sample(self, found: Interventions, row: int, n: int, generator: torch.Generator) -> np.ndarray:
+        """(n, genes) cells of condition `row` by ancestral sampling, each with atomic interventions of its own."""
+        action = self.action(found, row, n, generator)
+        return propagate(self.gim, self.graph, draw_noise(self.gim, n, generator), action).numpy()
+
+    @torch.no_grad()
+    def expected_effect(self, found: Interventions) -> np.ndarray:
+        """(conditions, genes) mean expression under the replaced mechanism (hard), or the shift."""
+        new = self.gim.replaced_parameters(found.effects)
+        if "shift" in new:
+            out = new["shift"]
+        elif self.gim.mechanisms.is_ziln:
+            out = self.gim.mechanisms.mean_of(new["zero_logit"], new["mean"], new["log_scale"])
+        else:
+            out = new["mean"]
+        return (out if found.held is None else torch.where(torch.isnan(found.held), out, found.held)).numpy()
+
+    @torch.no_grad()
+    def mean_as_target(self, found: Interventions, control_mean: np.ndarray) -> np.ndarray:
+        """(conditions, genes) mean expression of a gene as a target, its parents as in the control (genes,)."""
+        new = self.gim.replaced_parameters(found.effects)
+        if "shift" not in new:
+            return self.expected_effect(found).astype(np.float64)
+        mean = torch.as_tensor(control_mean)
+        if self.gim.mechanisms.is_ziln:
+            logit = self.gim.mechanisms.zero_logit
+            rate = torch.sigmoid(-logit - new["zero_shift"]) / torch.sigmoid(-logit)
+            out = mean * torch.exp(new["shift"]) * rate
+        else:
+            out = mean + new["shift"]
+        out = out if found.held is None else torch.where(torch.isnan(found.held), out, found.held)
+        return out.numpy().astype(np.float64)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers by name, to store without pickle: float32 (bool buffers as uint8)."""
+        return {
+            name: value.cpu().numpy().astype(np.uint8 if value.dtype == torch.bool else np.float32)
+            for name, value in self.gim.state_dict().items()
+        }
+
+    @classmethod
+    def from_arrays(cls, empty: GIM, graph: np.ndarray, arrays: dict[str, np.ndarray]) -> FittedGIM:
+        """The model back from its `arrays`, into an `empty` one of the same shape.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or a shape differs: the file was truncated or edited.
+        """
+        expected = empty.state_dict()
+        missing, extra = sorted(set(expected) - set(arrays)), sorted(set(arrays) - set(expected))
+        if missing or extra:
+            raise ValueError(
+                f"The stored weights do not fit the model (missing {missing}, not expected {extra}): the file "
+                "was edited, or the fit is of an earlier scgim. Run scgim.tl.fit_gim again."
+            )
+        for name, value in expected.items():
+            if tuple(arrays[name].shape) != tuple(value.shape):
+                raise ValueError(
+                    f"The stored weight {name!r} has shape {arrays[name].shape}, expected {tuple(value.shape)}."
+                )
+        empty.load_state_dict({n: torch.as_tensor(np.asarray(a)).to(expected[n].dtype) for n, a in arrays.items()})
+        return cls(empty.eval(), graph)

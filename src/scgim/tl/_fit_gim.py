@@ -1,0 +1,270 @@
+"""`tl.fit_gim`: fit a generative intervention model to a prepared AnnData."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from scgim._logging import logger
+from scgim._process import undisturbed
+from scgim._rng import RngLike, as_generator, draw_seed
+from scgim._storage import to_storable
+from scgim._validation import check_anndata, plural
+from scgim.inference import FitConfig, TrainingData, fit, make_config
+from scgim.slots import Entry, groups_of, read_entry
+
+from ._device import resolve_device
+from ._prepared import check_expression, check_known_values, known_arrays, training_tensors
+from ._store import check_free, remember, restore, store_fit
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+
+
+def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Show the fields of `FitConfig` in the signature, in place of `**settings`."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    named = {p.name for p in own}
+    more = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(FitConfig)
+        if f.name not in named
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    return function
+
+
+@_with_settings
+@undisturbed()
+def fit_gim(
+    adata: AnnData,
+    *,
+    hold_out: Any = None,
+    mechanism: Literal["auto", "linear", "mlp", "ziln"] = "auto",
+    intervention: Literal["hard", "shift"] = "hard",
+    known_targets: Mapping[str, Any] | None = None,
+    known_interventions: Mapping[str, Mapping[str, float]] | None = None,
+    preset: str | FitConfig = "default",
+    groupby: str | list[str] | None = None,
+    key_added: str = "gim",
+    group: str | None = None,
+    device: str = "auto",
+    rng: RngLike = 0,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    **settings: Any,
+) -> None:
+    """Fit a generative intervention model.
+
+    Learns a causal graph over the modelled genes, a mechanism for every gene, and the networks that map
+    perturbation features to a distribution over atomic interventions, by maximum a posteriori estimation
+    (Schneider et al., ICML 2025). Fits in several threads wait for each other; run several at a time in processes.
+
+    Parameters
+    ----------
+    adata
+        Prepared by `scgim.pp.prepare`.
+    hold_out
+        Conditions that are not trained on, as in `scgim.pp.hold_out`, e.g. ``{"Dacinostat": 10_000}``. None:
+        keep what was chosen before.
+    mechanism
+        ``"ziln"`` (zero-inflated log-normal, for log-normalised expression), ``"mlp"`` or ``"linear"``
+        (Gaussian, for any real values); ``"auto"``: ``ziln`` for counts or log1p input, else ``mlp``.
+    intervention
+        ``"hard"``: a targeted gene loses its parents; ``"shift"``: its location is shifted, and with zeros their log
+        odds.
+    known_targets
+        Perturbation (or perturbation with dose, e.g. ``"A_10"``) -> gene or genes, where you know them:
+        these targets are not learned.
+    known_interventions
+        Perturbation -> {gene: value}: atomic interventions `do(gene = value)`, in units of `adata.X`.
+    preset
+        ``"default"``, or ``"paper"``: random start and log-mean-exp objective; or a `scgim.inference.FitConfig`.
+    groupby
+        The column (or columns) given to `prepare`; only checked. One model is fitted per group.
+    key_added
+        The `key_added` of `prepare`; prefix of every slot.
+    group
+        Fit only this group.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    rng
+        Seed or generator; the global random state is untouched.
+    progress
+        Show a progress bar.
+    checkpoint
+        File to save the fit under way to, and to resume it from. With several groups, the group's name is
+        added.
+    **settings
+        Any field of `scgim.inference.FitConfig`, e.g. ``max_steps=1000`` or ``graph_sparsity=50.0``; completion and
+        ``inspect.signature(scgim.tl.fit_gim)`` show them with their types and defaults.
+
+    Returns
+    -------
+    None. Writes
+
+    - ``varp["gim_edge_prob"]``: CSR float32 (genes, genes), row = cause, column = effect
+    - ``varm["gim_target_prob"]``, ``varm["gim_effect"]``: (genes, conditions), NaN outside the graph. The
+      effect is the mean expression under the replaced mechanism (hard) or the shift of the location (shift).
+    - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``;
+      ``["params"]["fit"]``: every argument. These are for people. ``["state"]``: the record that everything is read
+      back from, the weights among it, with its SHA-256.
+
+    Notes
+    -----
+    Fits in several threads wait for each other, because torch's random state and Pyro's handlers belong to the process.
+    To fit in parallel use processes: those of `multiprocessing` or joblib, forked ones included.
+
+    Raises
+    ------
+    KeyError
+        If `adata` is not prepared.
+    ValueError
+        If a held-out condition, gene, perturbation, setting or device does not exist, the cells are not those that
+        were prepared (some removed, added, changed or under another condition), or the data do not fit the
+        mechanism. `adata` is then left as it was.
+    FloatingPointError
+        If the optimisation stops being finite.
+
+    Examples
+    --------
+    >>> import scgim
+    >>> adata = scgim.datasets.simulated_sciplex3()
+    >>> scgim.pp.prepare(adata, dose_key="dose_value", n_genes=10, hold_out={"Dacinostat": 10_000})
+    >>> scgim.tl.fit_gim(adata, max_steps=20, progress=False)
+    >>> list(adata.uns["gim"]["graph"].columns)
+    ['source', 'target', 'probability']
+    """
+    check_anndata(adata)
+    given = {
+        "preset": preset, "mechanism": mechanism, "intervention": intervention, "hold_out": hold_out,
+        "known_targets": known_targets, "known_interventions": known_interventions, "groupby": groupby,
+        "group": group, "device": device, "rng": rng if isinstance(rng, int | np.integer) else None,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+    }  # fmt: skip
+    groups = groups_of(adata, key_added)
+    # Everything that can be refused is refused before any work.
+    chosen = check_settings(**{**given, "checkpoint": checkpoint}, **settings)
+    given["device"] = str(chosen)
+    generator = as_generator(rng)
+    names = [group] if groups is None or group is not None else groups
+    entries = [read_entry(adata, key_added, name) for name in names]
+    _check_groupby(entries[0], groupby)
+    for entry in entries:
+        check_free(adata, entry)
+    to_storable(given, path="params")  # refuses what no file can hold
+    undo = remember(adata, [entry.keys for entry in entries])
+    try:
+        if hold_out is not None:
+            from scgim.pp import hold_out as choose_hold_out
+
+            choose_hold_out(adata, hold_out=hold_out, key=key_added, group=group)
+            entries = [read_entry(adata, key_added, name) for name in names]
+        jobs = [_Job.of(adata, entry, given, settings) for entry in entries]
+        for job in jobs:
+            job.run(adata, chosen, draw_seed(generator), progress, checkpoint)
+    except BaseException:
+        restore(adata, undo)
+        raise
+
+
+@dataclass
+class _Job:
+    """The fit of one group: its data and settings, checked."""
+
+    entry: Entry
+    data: TrainingData
+    config: FitConfig
+    known: tuple[np.ndarray | None, np.ndarray | None]
+    given: dict[str, Any]
+
+    @classmethod
+    def of(cls, adata: AnnData, entry: Entry, given: dict[str, Any], settings: dict[str, Any]) -> _Job:
+        automatic = "mlp" if entry.arguments["input"] == "continuous" else "ziln"
+        config = _config(given["preset"], given["mechanism"], given["intervention"], settings, automatic)
+        genes = np.array(entry.genes, dtype=object)
+        known = known_arrays(entry, given["known_targets"], given["known_interventions"])
+        data = training_tensors(adata, entry, known)
+        check_expression(data.x.numpy(), genes, config.mechanism)
+        check_known_values(known[1], genes, config.mechanism)
+        if data.n_conditions < 2:
+            raise ValueError("There is one condition only: nothing to learn about perturbations.")
+        return cls(entry, data, config, known, given)
+
+    def run(
+        self, adata: AnnData, device: torch.device, seed: int, progress: bool, checkpoint: str | Path | None
+    ) -> None:
+        """Fit, and write the result."""
+        keys, data = self.entry.keys, self.data
+        if checkpoint is not None and keys.group is not None:
+            checkpoint = Path(f"{checkpoint}.{keys.prefix}")
+        logger.info(
+            "fitting %r: %s, %s, %s, mechanism %s, on %s", keys.prefix, plural(data.n_genes, "gene"),
+            plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), self.config.mechanism, device,
+        )  # fmt: skip
+        result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)
+        control = data.x[data.membership[data.condition].sum(1) == 0]
+        store_fit(adata, self.entry, result, {**self.given, "seed": str(seed)}, self.known, control.mean(0).numpy())
+
+
+def check_settings(
+    *,
+    preset: str | FitConfig = "default",
+    mechanism: str = "auto",
+    intervention: str = "hard",
+    device: str = "auto",
+    known_targets: Any = None,
+    known_interventions: Any = None,
+    checkpoint: Any = None,
+    hold_out: Any = None,
+    groupby: Any = None,
+    group: Any = None,
+    rng: Any = None,
+    **settings: Any,
+) -> torch.device:
+    """Check what needs no data; the device."""
+    config = _config(preset, mechanism, intervention, settings)
+    if not config.amortised:
+        raise ValueError(
+            "amortised=False gives no model of new perturbations to store: use "
+            'scgim.baselines.fit(adata, method="bacadi").'
+        )
+    for name, value in (("known_targets", known_targets), ("known_interventions", known_interventions)):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dict, such as {{'A': 'gene'}}; got {value!r}.")
+    if checkpoint is not None and not isinstance(checkpoint, str | Path):
+        raise TypeError(f"checkpoint must be the name of a file; got {checkpoint!r}.")
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise ValueError(f"checkpoint={str(checkpoint)!r}: there is no folder {str(Path(checkpoint).parent)!r}.")
+    return resolve_device(device)
+
+
+def _config(
+    preset: str | FitConfig, mechanism: str, intervention: str, settings: Mapping[str, Any], automatic: str = "ziln"
+) -> FitConfig:
+    """The settings of a fit; those of a `FitConfig` count but for what is asked for besides."""
+    if isinstance(preset, FitConfig):
+        asked = {"mechanism": mechanism, "intervention": intervention}
+        changed = {name: value for name, value in asked.items() if value not in ("auto", "hard")}
+        return make_config(preset, **changed, **settings)
+    kind = automatic if mechanism == "auto" else mechanism
+    return make_config(preset, mechanism=kind, intervention=intervention, **settings)
+
+
+def _check_groupby(entry: Entry, groupby: Any) -> None:
+    stored = entry.arguments["groupby"]
+    if groupby is None or np.atleast_1d(groupby).tolist() == np.atleast_1d(stored).tolist():
+        return
+    if stored is None:
+        raise ValueError(
+            f"groupby={groupby!r}: run scgim.pp.prepare(adata, groupby={groupby!r}, ...) first; genes and "
+            "features are chosen per group."
+        )
+    raise ValueError(f"groupby={groupby!r}, but {entry.keys.key!r} was prepared with groupby={stored!r}.")

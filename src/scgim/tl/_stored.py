@@ -1,0 +1,190 @@
+"""The fitted model back from its record, with the names of genes and conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+
+from scgim._validation import check_values_of_genes, listing, suggestion
+from scgim.inference import FitConfig, new_model
+from scgim.model import FittedGIM, Interventions
+from scgim.slots import Entry, read_entry
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Part = tuple[str, float]
+#: Label and parts of one condition.
+Named = tuple[str, list[Part]]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A fitted model, its genes in the order of `entry.genes`, which need not be that of `adata.var`."""
+
+    fitted: FittedGIM
+    entry: Entry
+
+    @property
+    def control_mean(self) -> np.ndarray:
+        """(genes,) mean of `adata.X` in the control cells of the fit."""
+        return np.asarray(self.entry.fitted["control_mean"])
+
+    def conditions(self, perturbations: Any) -> list[Named]:
+        """Labels and parts of perturbations as people write them (see `pp.parse_perturbations`)."""
+        from scgim.pp import parse_perturbations
+
+        entry = self.entry
+        parsed = parse_perturbations(
+            perturbations,
+            control=entry.control,
+            combination_sep=entry.arguments.get("combination_sep", "+"),
+            has_dose=bool(entry.spec["has_dose"]),
+            dose_unit=entry.dose_unit,
+            known={label: entry.parts_of(label) for label in entry.labels},
+        )
+        if not parsed:
+            raise ValueError(f"perturbations is empty: name at least one, such as {entry.labels[-1]!r}.")
+        return parsed
+
+    def condition(self, perturbation: Any) -> Named:
+        """One of them; the control where there is none."""
+        if perturbation is None:
+            return self.entry.control, []
+        ((label, parts),) = self.conditions([perturbation])
+        return label, parts
+
+    def interventions(self, conditions: Sequence[Sequence[Part]], user_features: Any = None) -> Interventions:
+        """Atomic interventions of conditions, given as their parts."""
+        from scgim.pp import featurize
+
+        parts = list(dict.fromkeys(part for own in conditions for part in own))
+        membership = torch.tensor([[float(p in own) for p in parts] for own in conditions])
+        if not parts:
+            return self.fitted.interventions(torch.zeros(0, 0), membership)
+        features = torch.as_tensor(featurize(self.entry.spec, parts, user_features))
+        known = [self._known(name, parts) for name in ("known_targets", "known_values")]
+        return self.fitted.interventions(features, membership, *known)
+
+    def _known(self, which: str, parts: Sequence[Part]) -> torch.Tensor | None:
+        """Known targets or values of these parts, as given to `fit_gim`."""
+        stored = self.entry.fitted.get(which)
+        if stored is None:
+            return None
+        names = [(name, None if math.isnan(dose) else dose) for name, dose in self.entry.parts]
+        chosen = np.full((len(parts), stored.shape[1]), np.nan, dtype=np.float32)
+        for i, (name, dose) in enumerate(parts):
+            wanted = (name, None if math.isnan(dose) else dose)
+            # A dose never seen: what is known of the perturbation at every dose.
+            rows = [names.index(wanted)] if wanted in names else [r for r, (own, _) in enumerate(names) if own == name]
+            if rows and all(np.array_equal(stored[r], stored[rows[0]], equal_nan=True) for r in rows):
+                chosen[i] = stored[rows[0]]
+        return torch.as_tensor(chosen)
+
+    def held(self, found: Interventions, interventions: Mapping[str, float]) -> Interventions:
+        """`found` with the user's own `do(gene = value)` on top."""
+        wanted = check_values_of_genes(interventions, "interventions")
+        if not wanted:
+            raise ValueError("interventions is empty; give at least one gene and its value, {'GENE': 0.0}.")
+        position = {gene: i for i, gene in enumerate(self.entry.genes)}
+        held = torch.full_like(found.prob, torch.nan) if found.held is None else found.held.clone()
+        for gene, value in wanted.items():
+            if gene not in position:
+                raise ValueError(
+                    f"interventions: {gene!r} is not one of the {len(position)} modelled genes."
+                    f"{suggestion(gene, list(position))} They are {listing(position, most=30)}."
+                )
+            if self.fitted.gim.mechanisms.is_ziln and value < 0:
+                raise ValueError(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
+            held[:, position[gene]] = value
+        return found._replace(held=held)
+
+    def cells(
+        self, adata: AnnData, x: np.ndarray, obs: pd.DataFrame, conditions: Sequence[Named], which: np.ndarray
+    ) -> AnnData:
+        """Predicted cells with the genes in the order of `adata.var`.
+
+        Parameters
+        ----------
+        adata
+            Gives names and order of the genes.
+        x
+            (cells, genes) in the order of the fit.
+        obs
+            Of the cells; condition, perturbation, dose (and group) are added.
+        conditions, which
+            What the cells are under: label and parts of each condition, and which of them each cell has.
+        """
+        entry = self.entry
+        places = entry.positions(adata)
+        names = ["+".join(name for name, _ in parts) if parts else entry.control for _, parts in conditions]
+        doses = [parts[0][1] if len(parts) == 1 else np.nan for _, parts in conditions]
+        obs = obs.copy()
+        column = _categorical([label for label, _ in conditions], which)
+        obs["condition"], obs["perturbation"] = column, _categorical(names, which)
+        obs["dose"] = np.array(doses, dtype=float)[which]
+        obs[entry.keys.condition] = column
+        if entry.keys.group is not None:
+            groupby = "_".join(np.atleast_1d(entry.arguments["groupby"]).tolist())
+            obs[groupby] = pd.Categorical([entry.keys.group] * len(obs))
+        var = adata.var.loc[adata.var_names[np.sort(places)], []].copy()
+        return ad.AnnData(x[:, np.argsort(places)].astype(np.float32), obs=obs, var=var)
+
+    def table(self, labels: Sequence[str], found: Interventions) -> pd.DataFrame:
+        """One row per condition and gene: probability, is_target, effect, and which way it goes."""
+        mean = self.control_mean.astype(np.float64)
+        under = self.fitted.mean_as_target(found, self.control_mean)
+        # X is log1p of normalised counts, so a difference of means is a log fold change of (1 + normalised counts).
+        logarithmic = self.entry.arguments["input"] != "continuous"
+        change = (under - mean) / math.log(2) if logarithmic else np.full_like(under, np.nan)
+        probability = found.prob.numpy().ravel()
+        table = pd.DataFrame(
+            {
+                "condition": np.repeat(np.array(labels, dtype=object), len(mean)),
+                "gene": np.tile(np.array(self.entry.genes, dtype=object), len(labels)),
+                "probability": probability.astype(np.float64),
+                "is_target": probability > 0.5,
+                "effect": self.fitted.expected_effect(found).ravel().astype(np.float64),
+                "control_mean": np.tile(mean, len(labels)),
+                "log2_fold_change": change.ravel(),
+                "direction": np.sign(under - mean).astype(int).ravel(),
+            }
+        )
+        table.index = table.index.astype(str)
+        return table
+
+
+def _categorical(names: Sequence[str], which: np.ndarray) -> pd.Categorical:
+    """The name of each cell; two conditions may have one name."""
+    different = list(dict.fromkeys(names))
+    return pd.Categorical.from_codes(np.array([different.index(n) for n in names], dtype=int)[which], different)
+
+
+def load(adata: AnnData, key: str = "gim", group: str | None = None) -> StoredModel:
+    """The fitted model stored in `adata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no fit.
+    ValueError
+        If the record was truncated or edited, the file is from another version of scgim, or modelled genes are missing.
+    """
+    entry = read_entry(adata, key, group, fitted=True)
+    entry.positions(adata)  # refuses an object that has lost some
+    return stored_model(entry)
+
+
+def stored_model(entry: Entry) -> StoredModel:
+    """The model of a record."""
+    config = FitConfig(**entry.fitted["settings"])
+    with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
+        empty = new_model(config, len(entry.genes), entry.features.shape[1])
+    return StoredModel(FittedGIM.from_arrays(empty, entry.fitted["graph"], dict(entry.weights)), entry)
