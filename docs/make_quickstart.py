@@ -22,7 +22,8 @@ WIDTH = 900  # pixels of a figure
 BEGIN, END = "<!-- output: python docs/make_quickstart.py -->", "<!-- end of output -->"
 #: A block of Python with the comment above it and the output of an earlier run below it.
 BLOCK = re.compile(
-    rf"(?P<note>^<!-- not run: [^\n]+ -->\n)?^```python\n(?P<code>.*?)^```\n(?:\n{BEGIN}\n.*?{END}\n)?", flags=re.M | re.S
+    rf"(?P<note>^<!-- not run: [^\n]+ -->\n)?^```python\n(?P<code>.*?)^```\n(?:\n{BEGIN}\n.*?{END}\n)?",
+    flags=re.M | re.S,
 )
 
 
