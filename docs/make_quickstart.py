@@ -30,22 +30,27 @@ BLOCK = re.compile(
 def main() -> None:
     plt.switch_backend("agg")
     pd.set_option("display.width", 86, "display.precision", 3, "display.max_columns", 12)
+    PAGE.write_text(with_outputs(PAGE.read_text(encoding="utf-8"), HERE), encoding="utf-8")
+
+
+def with_outputs(text: str, folder: Path) -> str:
+    """A page with what its blocks print and draw, run from top to bottom; figures are written into `folder`."""
     space: dict[str, Any] = {}
-    drawn: list[str] = []
+    pictures: list[str] = []
 
     def renewed(block: re.Match[str]) -> str:
         code = f"```python\n{block['code']}```\n"
         if block["note"]:
             return block["note"] + code
-        printed = run(block["code"], space)
-        names = [save(plt.figure(number), len(drawn) + at) for at, number in enumerate(plt.get_fignums())]
-        drawn.extend(names)
+        parts = [f"```text\n{printed}\n```"] if (printed := run(block["code"], space)) else []
+        for number in plt.get_fignums():
+            pictures.append(f"{PAGE.stem}_{len(pictures) + 1}.png")
+            save(plt.figure(number), folder / pictures[-1])
+            parts.append(f"![What the code above draws, on simulated data]({pictures[-1]})")
         plt.close("all")
-        parts = [f"```text\n{printed}\n```"] if printed else []
-        parts += [f"![What the code above draws, on simulated data]({name})" for name in names]
         return code + ("\n" + "\n".join([BEGIN, "\n\n".join(parts), END]) + "\n" if parts else "")
 
-    PAGE.write_text(BLOCK.sub(renewed, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return BLOCK.sub(renewed, text)
 
 
 def run(code: str, space: dict[str, Any]) -> str:
@@ -61,16 +66,14 @@ def run(code: str, space: dict[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
-def save(figure: plt.Figure, number: int) -> str:
-    """Write a figure as a small file; returns its name."""
-    name = f"quickstart_{number + 1}.png"
+def save(figure: plt.Figure, path: Path) -> None:
+    """Write a figure as a small file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=150, bbox_inches="tight")
     picture = Image.open(buffer).convert("RGB")
     if picture.width > WIDTH:
         picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
-    picture.quantize(colors=64, dither=Image.Dither.NONE).save(HERE / name, optimize=True)
-    return name
+    picture.quantize(colors=64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
