@@ -61,10 +61,10 @@ def sciplex3_like(n_cells: int, n_genes: int, seed: int, all_genes: int = 1_500)
 
 def tensors(adata: Any) -> Any:
     """What a fit sees of prepared cells."""
-    from scgim.slots import read_entry
-    from scgim.tl._prepared import training_tensors
+    from scgim.data import PerturbationData
+    from scgim.inference import TrainingData
 
-    return training_tensors(adata, read_entry(adata), (None, None))
+    return TrainingData.of(PerturbationData.from_anndata(adata))
 
 
 def time_fit(n_cells: int, n_genes: int, threads: int, seed: int, steps: int | None) -> dict[str, Any]:
@@ -132,7 +132,8 @@ class Step:
 
         from scgim.inference import make_config
         from scgim.inference.data import BalancedSampler
-        from scgim.inference.fit import graphs_per_step, make_optimiser, require_finite
+        from scgim.inference.fit import require_finite
+        from scgim.inference.schedule import graphs_per_step, make_optimiser
         from scgim.inference.start import build, resolve_sparsity
 
         self.torch, self.require_finite = torch, require_finite

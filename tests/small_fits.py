@@ -76,7 +76,7 @@ def edit_graph(adata: ad.AnnData, edges: list[tuple[str, str]], key: str = "gim"
     table = pd.DataFrame(edges, columns=["source", "target"]).assign(probability=0.9)
     table.index = table.index.astype(str)
     adata.uns[key]["graph"] = table
-    genes = list(read_entry(adata, key).fitted["genes"])
+    genes = read_entry(adata, key).genes
     graph = np.zeros((len(genes),) * 2, dtype=bool)
     for source, target in edges:
         graph[genes.index(source), genes.index(target)] = True

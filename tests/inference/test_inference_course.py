@@ -23,7 +23,8 @@ from scgim.inference import (
     resolve_sparsity,
     start_from_search,
 )
-from scgim.inference.fit import graphs_per_step, make_optimiser, negative_bound
+from scgim.inference.fit import negative_bound
+from scgim.inference.schedule import graphs_per_step, make_optimiser, ramp
 from scgim.inference.search import SearchResult
 from scgim.model import is_acyclic
 
@@ -84,7 +85,7 @@ def test_target_sparsity_rises_from_nothing_but_after_a_search(init: str, acts: 
         gim = build(resolve_sparsity(config, linear_data()), linear_data(), np.random.default_rng(0))
         batch = BalancedSampler(linear_data(), 64).draw()
         torch.manual_seed(1)
-        seen.append(float(negative_bound(gim, batch, config, 2, sparsity * FIT._ramp(config, 0)).detach()))
+        seen.append(float(negative_bound(gim, batch, config, 2, sparsity * ramp(config, 0)).detach()))
     assert (abs(seen[1] - seen[0]) > 100) == acts
 
 
@@ -247,3 +248,14 @@ def test_the_model_has_the_priors_and_scales_of_the_settings() -> None:
     gim = build(config, linear_data(), np.random.default_rng(0))
     assert {name: getattr(gim.priors, name) for name in given} == given
     assert (gim.gumbel_scale, gim.graph.inverse_temperature, gim.sample_targets) == (0.6, 2.0, True)
+
+
+def test_the_prior_of_the_networks_holds_what_they_learn_of_the_search() -> None:
+    data, sizes = linear_data(), []
+    for scale in (0.01, 3.0):
+        config = resolve_sparsity(quick(init="search", intervention_scale=scale), data)
+        gim = build(config, data, np.random.default_rng(0))
+        found = SearchResult(GRAPH, torch.eye(6, 5, dtype=torch.bool).roll(1, 0), 0.0, np.zeros((5, 5)), 0)
+        start_from_search(gim, data, found, n_steps=50)
+        sizes.append(float(gim.interventions.effect_net[0].skip.weight.detach().norm()))
+    assert sizes[0] < 0.3 * sizes[1]

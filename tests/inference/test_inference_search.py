@@ -11,6 +11,7 @@ from small_system import GRAPH, N_GENES, linear_data, local_scores
 
 import scgim
 from scgim.inference import TrainingData, search_structure
+from scgim.inference.search import _State
 from scgim.model import is_acyclic
 from scgim.model.mechanisms import trust
 
@@ -154,3 +155,13 @@ def test_zero_inflated_and_shift_scores_are_finite(linear):
     scores = local_scores(data, ziln=True, linear=linear, shift=True)
     for value, _ in scores.score(0, [frozenset(), frozenset({1}), frozenset({1, 2, 3, 4})]):
         assert np.isfinite(value)
+
+
+def test_an_edge_that_was_toggled_has_the_opposite_gain_until_it_is_scored_again():
+    state = _State(local_scores(linear_data()), [set(range(N_GENES)) - {j} for j in range(N_GENES)])
+    state.refresh_all()
+    before = state.gain[:, 1].copy()
+    state.set_parents(1, frozenset({0}))
+    assert state.gain[0, 1] == -before[0] != 0
+    np.testing.assert_array_equal(state.gain[2:, 1], before[2:])
+    assert state.stale[:, 1].tolist() == [True, False, True, True, True]  # a gene is no parent of itself

@@ -20,8 +20,8 @@ from scgim.inference import (
     make_config,
     resolve_sparsity,
 )
-from scgim.inference.fit import make_optimiser, set_learning_rates
 from scgim.inference.refit import _information, _penalty
+from scgim.inference.schedule import make_optimiser, set_learning_rates
 
 
 def test_the_price_of_an_edge_is_that_of_the_extended_bic() -> None:

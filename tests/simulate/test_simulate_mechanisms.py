@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scgim.simulate import ancestral_sample, draw_mechanisms, random_dag, topological_order
-from scgim.simulate.mechanisms import HARD_VARIANCE, NOISE_VARIANCE
+from scgim.simulate.systems import HARD_VARIANCE, NOISE_VARIANCE
 
 N = 40_000
 

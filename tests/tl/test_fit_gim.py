@@ -3,6 +3,8 @@ system."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import logging
 
 import numpy as np
@@ -14,6 +16,7 @@ from example_cells import assert_unchanged, snapshot
 from small_fits import GENES, QUICK, drug_cells, fitted, prepared
 
 import scgim
+from scgim.inference import FitConfig, make_config
 from scgim.model import is_acyclic
 from scgim.slots import read_entry
 
@@ -379,3 +382,21 @@ def test_a_fit_on_the_gpu(init, objective, tmp_path):
     scgim.tl.fit_gim(again, known_targets={"A": "g0"}, checkpoint=path, **settings)
     for name, value in adata.uns["gim"]["state"].items():
         np.testing.assert_allclose(again.uns["gim"]["state"][name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_every_setting_shows_in_the_signature() -> None:
+    parameters = inspect.signature(scgim.tl.fit_gim).parameters
+    for about in dataclasses.fields(FitConfig):
+        assert about.name in parameters
+    assert parameters["max_steps"].default == 2000
+    assert (parameters["mechanism"].default, parameters["intervention"].default) == ("auto", "hard")
+
+
+def test_settings_may_come_as_a_config() -> None:
+    given = {name: value for name, value in QUICK.items() if name not in ("device", "progress")}
+    one, other = prepared(), prepared()
+    scgim.tl.fit_gim(one, mechanism="linear", **QUICK)
+    config = make_config(**given, mechanism="linear")
+    scgim.tl.fit_gim(other, preset=config, device="cpu", progress=False)
+    pd.testing.assert_frame_equal(one.uns["gim"]["targets"], other.uns["gim"]["targets"])
+    assert one.uns["gim"]["params"]["fit"]["settings"] == other.uns["gim"]["params"]["fit"]["settings"]

@@ -12,7 +12,8 @@ from anndata import AnnData
 from small_fits import GENES, QUICK, TARGET, prepared
 
 import scgim
-from scgim.tl._prepared import training_tensors
+from scgim.data import PerturbationData
+from scgim.inference import TrainingData
 from scgim.tl._evidence import _unexplained
 from scgim.tl._stored import load
 
@@ -75,18 +76,18 @@ def test_without_control_cells_it_says_so() -> None:
 
 def test_what_the_parents_explain_is_no_change_of_a_gene() -> None:
     adata = fitted()
-    model = load(adata)
-    m, chain = model.gim.mechanisms, [(0, 1), (1, 2)]
+    fitted_model = load(adata).fitted
+    m, chain = fitted_model.gim.mechanisms, [(0, 1), (1, 2)]
     with torch.no_grad():  # the true slopes, 1 each
         m.weight.zero_()
         m.bias.zero_()
         for cause, effect in chain:
             m.weight[cause, effect] = m.scale[cause] / m.response_scale[effect]
-    model.graph[:] = False
-    data = training_tensors(adata, model.entry, (None, None))
-    alone = _unexplained(model, data)
-    model.graph[tuple(zip(*chain, strict=True))] = True
-    found = _unexplained(model, data)
+    fitted_model.graph[:] = False
+    data = TrainingData.of(PerturbationData.from_anndata(adata))
+    alone = _unexplained(fitted_model, data)
+    fitted_model.graph[tuple(zip(*chain, strict=True))] = True
+    found = _unexplained(fitted_model, data)
     strong = adata.uns["gim"]["conditions"]["condition"].tolist().index("B_10")  # B acts on g1, and g2 follows
     assert abs(alone[strong, 2]) > 10
     assert abs(found[strong, 2]) < 3

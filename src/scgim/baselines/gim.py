@@ -16,7 +16,7 @@ from .protocol import Baseline, CannotPredict, Choice, Condition, Range, Trainin
 from .shift import check_features
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from scgim.model import GIM, Interventions
 
 #: Of the cells of each condition, for a fit from a random start (`own`).
 _VALID = 0.1
@@ -40,8 +40,8 @@ class InterventionModel(Baseline):
 
     Attributes
     ----------
-    gim_
-        The fitted `scgim.model.GIM`, on the CPU.
+    fitted_, gim_
+        The fitted `scgim.model.FittedGIM` and its model, on the CPU.
     config_
         Its settings, with "auto" resolved.
     history_
@@ -90,74 +90,62 @@ class InterventionModel(Baseline):
             If the data do not suit the mechanism, there is no perturbed condition, or the optimisation stops being
             finite.
         """
-        import torch
-
         from scgim.inference import TrainingData as Tensors
         from scgim.inference import fit, make_config
+        from scgim.model import FittedGIM
 
         mechanism = _mechanism_for(data.x) if self.mechanism == "auto" else self.mechanism
         config = make_config(self.preset, mechanism=mechanism, **self.settings)
         self._refuse(data, mechanism)
-        data = self._as_parts(data).without_empty()
         generator = as_generator(rng)
         seed = draw_seed(generator)
         valid = np.zeros(len(data.x), dtype=bool)
         if config.init == "random":
             valid = _some_of_each(data.codes, _VALID, generator)
-        tensors = Tensors(
-            x=torch.tensor(data.x),
-            condition=torch.as_tensor(data.codes),
-            valid=torch.as_tensor(valid),
-            features=torch.as_tensor(data.features),
-            membership=torch.as_tensor(data.membership),
-            graded=data.graded,
-        )
+        tensors = Tensors.of(replace(self._as_parts(data), valid=valid))
         try:
             result = fit(tensors.to(self.device), config, rng=seed, progress=False)
         except FloatingPointError as error:
             raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
-        self.gim_ = result.gim.to("cpu").eval()
-        self.graph_, self.n_edges_dropped_ = result.graph, result.n_dropped
+        self.fitted_ = FittedGIM(result.gim.to("cpu").eval(), result.graph)
+        self.n_edges_dropped_ = result.n_dropped
         self.config_, self.history_ = result.config, result.history
         return self
 
+    @property
+    def gim_(self) -> GIM:
+        """The fitted `scgim.model.GIM`, on the CPU."""
+        return self.fitted_.gim
+
     def graph(self) -> np.ndarray:
         """The learned DAG, bool (genes, genes), row = cause."""
-        check_fitted(self, "gim_")
-        return self.graph_.copy()
+        check_fitted(self, "fitted_")
+        return self.fitted_.graph.copy()
 
     def edge_probabilities(self) -> np.ndarray:
         """Probability of every edge, (genes, genes), row = cause; `graph` is where it exceeds one half."""
-        check_fitted(self, "gim_")
+        check_fitted(self, "fitted_")
         return self.gim_.graph.probabilities().detach().numpy()
 
     @undisturbed()
     def targets(self, conditions: Sequence[Condition]) -> np.ndarray:
         """Target probabilities, (conditions, genes); zeros for the control."""
-        check_fitted(self, "gim_")
-        return self._interventions(conditions)[0].numpy()
+        return self._interventions(conditions).prob.numpy()
 
     @undisturbed()
     def effects(self, conditions: Sequence[Condition]) -> np.ndarray:
         """What each gene's mechanism would be replaced by, were it a target, (conditions, genes): the mean for hard
         interventions (for "ziln" of the log of positive values), the shift for shifts; in the units of the data."""
-        check_fitted(self, "gim_")
-        replaced = self.gim_.replaced_parameters(self._interventions(conditions)[1])
+        replaced = self.gim_.replaced_parameters(self._interventions(conditions).effects)
         return (replaced["shift"] if "shift" in replaced else replaced["mean"]).detach().numpy()
 
     @undisturbed()
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` cells by ancestral sampling, each with atomic interventions of its own; float32 (n, genes)."""
-        from scgim.model import draw_action, draw_noise, propagate
-
-        check_fitted(self, "gim_")
+        check_fitted(self, "fitted_")
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}.")
-        prob, effects = self._interventions([condition])
-        generator = torch_generator(as_generator(rng))
-        action = draw_action(self.gim_, prob[0], effects[0], n, generator)
-        noise = draw_noise(self.gim_, n, generator)
-        return propagate(self.gim_, self.graph_, noise, action).numpy()
+        return self.fitted_.sample(self._interventions([condition]), 0, n, torch_generator(as_generator(rng)))
 
     # -- the interventions --------------------------------------------------------------------------------
 
@@ -169,20 +157,12 @@ class InterventionModel(Baseline):
     def _parts_of(self, conditions: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
         """Features (parts, p) and membership (conditions, parts) of conditions to predict."""
 
-    def _interventions(self, conditions: Sequence[Condition]) -> tuple[Tensor, Tensor]:
-        """target_prob (conditions, genes) and effects (conditions, genes, k)."""
+    def _interventions(self, conditions: Sequence[Condition]) -> Interventions:
         import torch
 
-        from scgim.model import n_effects
-
+        check_fitted(self, "fitted_")
         features, membership = self._parts_of(conditions)
-        if not membership.any():  # nothing but controls
-            shape = len(membership), self.gim_.graph.n_genes
-            k = n_effects(self.gim_.intervention, self.gim_.mechanisms.is_ziln)
-            return torch.zeros(shape), torch.zeros(*shape, k)
-        with torch.no_grad():
-            atomic = self.gim_.atomic(torch.as_tensor(features))
-            return self.gim_.combine(atomic, torch.as_tensor(membership))
+        return self.fitted_.interventions(torch.as_tensor(features), torch.as_tensor(membership))
 
     # -- what is refused ----------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .._logging import log_duration, logger
-from .._optional import optional_import
+from scgim._logging import log_duration, logger
+from scgim._optional import optional_import
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,11 +51,9 @@ def sciplex3(
     cell_line
         "A549", "K562" or "MCF7", several of them, or None for all.
     perturbations
-        Drugs to keep, e.g. "Dacinostat" or "Dacinostat (LAQ824)"; None for all. Vehicle cells are always
-        kept.
+        Drugs to keep, e.g. "Dacinostat" or "Dacinostat (LAQ824)"; None for all. Vehicle cells are always kept.
     path
-        An h5ad file in scPerturb's format that you already have: nothing is downloaded and no checksum is
-        compared.
+        An h5ad file in scPerturb's format that you already have: nothing is downloaded, no checksum is compared.
     cache_dir
         Folder of the download; the operating system's cache folder by default.
 
@@ -72,16 +70,11 @@ def sciplex3(
 
     Raises
     ------
-    FileNotFoundError
-        If `path` does not exist.
-    OSError
-        If the download fails or `path` is not an h5ad file.
-    KeyError
-        If the file lacks one of the columns.
-    ValueError
-        If the checksum differs, a cell line or drug does not exist (the message lists those that do), a dose
-        is not a number or has an unknown unit, or the file is a version of scPerturb before 1.4, in which
-        every gene carries its neighbour's name (issue 7 of sanderlab/scPerturb).
+    FileNotFoundError, OSError
+        If there is no such file, it is no h5ad file, or the download fails.
+    KeyError, ValueError
+        If the file lacks a column or holds other data than expected (checksum, units, a version of scPerturb before
+        1.4, issue 7 of sanderlab/scPerturb), or a cell line or drug does not exist (the message lists those that do).
 
     References
     ----------
@@ -95,7 +88,12 @@ def sciplex3(
     file = _download(cache_dir) if path is None else Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"path: there is no file {file}.")
-    backed = _open(file)
+    import anndata
+
+    try:
+        backed = anndata.read_h5ad(file, backed="r")
+    except OSError as error:
+        raise OSError(f"path: {file} cannot be read as an h5ad file ({error}); is it complete?") from error
     try:
         _check_gene_labels(backed.var)
         obs = _harmonise(backed.obs)
@@ -124,15 +122,6 @@ def _download(cache_dir: str | Path | None) -> Path:
     except ValueError as error:
         raise ValueError(f"SciPlex3 was downloaded but is not the expected file ({error}). {remedy}") from error
     return Path(file)
-
-
-def _open(file: Path) -> AnnData:
-    import anndata
-
-    try:
-        return anndata.read_h5ad(file, backed="r")
-    except OSError as error:
-        raise OSError(f"path: {file} cannot be read as an h5ad file ({error}); is it complete?") from error
 
 
 def _check_gene_labels(var: pd.DataFrame) -> None:
@@ -223,10 +212,7 @@ def _read(backed: AnnData, obs: pd.DataFrame, keep: np.ndarray) -> AnnData:
     from anndata import AnnData
 
     var = backed.var.copy()
-    if "ensembl_id" in var:
-        mouse = var["ensembl_id"].astype(str).str.startswith("ENSMUSG").to_numpy()
-    else:
-        mouse = np.zeros(len(var), dtype=bool)
+    mouse = var.get("ensembl_id", var.index.to_series()).astype(str).str.startswith("ENSMUSG").to_numpy()
     x = sparse.csr_matrix(backed[keep].to_memory().X, dtype=np.float32)
     table = obs.loc[keep].copy()
     for column in ("cell_line", "perturbation", "product_name", "dose_unit"):

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .._rng import RngLike, as_generator
-from ..simulate import ancestral_sample, count_cells, draw_depths, draw_mechanisms, random_dag
-from ..simulate.interventions import atomic_interventions, hill
+from scgim._rng import RngLike, as_generator
+from scgim.simulate import ancestral_sample, count_cells, draw_depths, draw_mechanisms, hill, random_dag
+from scgim.simulate.interventions import atomic_interventions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -102,11 +102,6 @@ def simulated_sciplex3(
         - `uns["truth"]`: targets (DataFrame: perturbation, gene, maximum (log fold change), half_dose (nM),
           exponent), intervention ("hard"), note.
 
-    Raises
-    ------
-    ValueError
-        If a cell line is unknown or given twice, there are too few genes, or the depth is no positive number.
-
     Examples
     --------
     >>> import scgim
@@ -174,16 +169,10 @@ def _draw_targets(graph: np.ndarray, names: Sequence[str], rng: np.random.Genera
     for index, drug in enumerate(SMILES):
         first = N_CLASS_TARGETS + index * N_OWN_TARGETS
         for position in (*range(N_CLASS_TARGETS), *range(first, first + N_OWN_TARGETS)):
-            rows.append(
-                {
-                    "perturbation": drug,
-                    "gene": names[chosen[position]],
-                    "maximum": maximum[position] * rng.uniform(0.85, 1.15),
-                    "half_dose": HALF_DOSE[drug] * np.exp(0.3 * rng.standard_normal()),
-                    "exponent": rng.uniform(*EXPONENT),
-                }
-            )
-    return pd.DataFrame(rows)
+            height = maximum[position] * rng.uniform(0.85, 1.15)
+            half_dose = HALF_DOSE[drug] * np.exp(0.3 * rng.standard_normal())
+            rows.append((drug, names[chosen[position]], height, half_dose, rng.uniform(*EXPONENT)))
+    return pd.DataFrame(rows, columns=["perturbation", "gene", "maximum", "half_dose", "exponent"])
 
 
 def _draw_basal(n_genes: int, network: np.ndarray, is_target: np.ndarray, rng: np.random.Generator) -> np.ndarray:

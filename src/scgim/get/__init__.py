@@ -1,8 +1,6 @@
 """Stored slots as objects: `graph`, `targets`, `history`, `params`."""
 
-from .graph import graph
-from .history import history
-from .params import params
-from .targets import targets
+from ._course import history, params
+from ._results import graph, targets
 
 __all__ = ["graph", "history", "params", "targets"]

@@ -1,8 +1,17 @@
 """Optimisation: from tensors to a fitted GIM."""
 
-from .config import PRESETS, FitConfig, make_config
+from .config import (
+    PRESETS,
+    AcyclicitySettings,
+    FitConfig,
+    ModelSettings,
+    OptimisationSettings,
+    PriorSettings,
+    SearchSettings,
+    make_config,
+)
 from .data import BalancedSampler, TrainingData
-from .fit import FitResult, fit, held_out_loss
+from .fit import HISTORY, FitResult, fit, held_out_loss
 from .refit import refit_effects
 from .schedule import AugmentedLagrangian, half_cosine
 from .scores import LocalScores
@@ -10,13 +19,19 @@ from .search import SearchResult, search_structure
 from .start import build, condition_moments, find_structure, new_model, resolve_sparsity, start_from_search
 
 __all__ = [
+    "HISTORY",
     "PRESETS",
+    "AcyclicitySettings",
     "AugmentedLagrangian",
     "BalancedSampler",
     "FitConfig",
     "FitResult",
     "LocalScores",
+    "ModelSettings",
+    "OptimisationSettings",
+    "PriorSettings",
     "SearchResult",
+    "SearchSettings",
     "TrainingData",
     "build",
     "condition_moments",

@@ -1,37 +1,24 @@
-"""Training data as tensors, and minibatches balanced over conditions."""
+"""The data of a fit as tensors, and minibatches balanced over conditions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scgim.data import PerturbationData
 from scgim.model import Batch
 
 
 @dataclass
 class TrainingData:
-    """What a fit sees.
+    """A `scgim.data.PerturbationData` as tensors, of which every condition has cells and every part a condition.
 
-    Parameters
-    ----------
-    x
-        (cells, genes) float32, training and validation cells.
-    condition
-        (cells,) long, row of `membership`.
-    valid
-        (cells,) bool: held out of the gradient, to decide on convergence.
-    features
-        (parts, p) float32.
-    membership
-        (conditions, parts) float32 0/1; a row of zeros is a control.
-    known_targets, known_values
-        (parts, genes) or None, see `scgim.model.Batch`.
-    graded
-        The features grow with the size of the effect, as those of ``features="potency"`` do: effects may be read along
-        them. Decides on ``effect_spread="auto"``.
+    x (cells, genes) float32; condition (cells,) long; valid (cells,) bool: held out of the gradient, to decide on
+    convergence; features (parts, p), membership (conditions, parts), known targets and values (parts, genes) float32.
     """
 
     x: Tensor
@@ -43,6 +30,25 @@ class TrainingData:
     known_values: Tensor | None = None
     graded: bool = False
 
+    @classmethod
+    def of(cls, data: PerturbationData) -> Self:
+        """From arrays, without what has no cells."""
+        data = data.without_empty()
+
+        def tensor(values: np.ndarray | None) -> Tensor | None:
+            return None if values is None else torch.tensor(values, dtype=torch.float32)
+
+        return cls(
+            x=torch.tensor(data.x),
+            condition=torch.tensor(data.codes),
+            valid=torch.tensor(data.valid),
+            features=torch.tensor(data.features),
+            membership=torch.tensor(data.membership),
+            known_targets=tensor(data.known_targets),
+            known_values=tensor(data.known_values),
+            graded=data.graded,
+        )
+
     @property
     def n_genes(self) -> int:
         return int(self.x.shape[1])
@@ -52,19 +58,10 @@ class TrainingData:
         return int(self.membership.shape[0])
 
     def to(self, device: torch.device | str) -> TrainingData:
-        def move(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(device)
-
-        return TrainingData(
-            self.x.to(device),
-            self.condition.to(device),
-            self.valid.to(device),
-            self.features.to(device),
-            self.membership.to(device),
-            move(self.known_targets),
-            move(self.known_values),
-            self.graded,
-        )
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
     def sorted_by_cell(self) -> TrainingData:
         """The same cells in an order that follows from themselves: what is drawn at random belongs to a place."""

@@ -159,12 +159,13 @@ class _Run:
         self.sampler = BalancedSampler(data, math.ceil(config.batch_size / self.n_graphs) * self.n_graphs)
         self.scale = 1.0 / self.sampler.n_cells
         self.progress = _Progress()
-        self.ordered = is_acyclic(gim.graph.allowed.cpu().numpy())  # after a search: no constraint is needed
+        self.ordered = False
 
     def to_the_end(self, bar: bool, save: Callable[[], None]) -> str:
         """Take steps until all are taken, the fit has converged or the user interrupts; which of these."""
         config, state = self.config, self.progress
         stopped, said = "max_steps", Spoken()
+        self.ordered = is_acyclic(self.gim.graph.allowed.cpu().numpy())  # after a search: no constraint is needed
         with tqdm(total=config.max_steps, disable=not bar, desc="fit_gim", unit="step", initial=state.step) as shown:
             try:
                 while state.step < config.max_steps and not state.done:

@@ -10,12 +10,7 @@ from scgim._validation import plural
 
 def as_cells(x: ArrayLike, name: str, *, min_cells: int = 1) -> np.ndarray:
     """`x` as a float64 array (cells, genes), checked to be two-dimensional, finite and large enough."""
-    if hasattr(x, "toarray"):  # a SciPy sparse matrix: metrics only ever see the modelled genes
-        x = x.toarray()
-    array = np.asarray(x)
-    if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise TypeError(f"`{name}` must be numeric, got dtype {array.dtype}.")
-    array = array.astype(np.float64, copy=False)
+    array = _as_numbers(x, name, "numeric").astype(np.float64, copy=False)
     if array.ndim != 2:
         raise ValueError(f"`{name}` must have shape (cells, genes), got shape {array.shape}.")
     if array.shape[1] == 0:
@@ -55,10 +50,17 @@ def as_binary(x: ArrayLike, name: str) -> np.ndarray:
     return array.astype(bool)
 
 
+def as_binary_pair(true: ArrayLike, predicted: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Two bool arrays of one shape."""
+    pair = as_binary(true, "true"), as_binary(predicted, "predicted")
+    check_same_shape(*pair)
+    return pair
+
+
 def as_graph(x: ArrayLike, name: str) -> np.ndarray:
     """`x` as a bool adjacency matrix (genes, genes), row = cause, column = effect, with an empty diagonal."""
     graph = as_binary(x, name)
-    _check_square(graph, name)
+    check_square(graph, name)
     loops = np.flatnonzero(np.diagonal(graph))
     if loops.size:
         raise ValueError(f"`{name}` has self-loops, the first at gene {loops[0]}: the diagonal must be zero.")
@@ -76,7 +78,7 @@ def as_scores(x: ArrayLike, name: str, *, square: bool = False) -> np.ndarray:
     """`x` as a two-dimensional float64 array of finite scores (probabilities, or anything that ranks)."""
     array = _as_matrix(x, name).astype(np.float64, copy=False)
     if square:
-        _check_square(array, name)
+        check_square(array, name)
     return array
 
 
@@ -86,12 +88,14 @@ def check_same_shape(true: np.ndarray, predicted: np.ndarray) -> None:
         raise ValueError(f"`true` has shape {true.shape} and `predicted` has shape {predicted.shape}; they must agree.")
 
 
+def check_square(array: np.ndarray, name: str) -> None:
+    """Raise unless an array is (genes, genes)."""
+    if array.shape[0] != array.shape[1]:
+        raise ValueError(f"`{name}` must be square (genes, genes), got shape {array.shape}.")
+
+
 def _as_matrix(x: ArrayLike, name: str) -> np.ndarray:
-    if hasattr(x, "toarray"):
-        x = x.toarray()
-    array = np.asarray(x)
-    if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise TypeError(f"`{name}` must be numeric or bool, got dtype {array.dtype}.")
+    array = _as_numbers(x, name, "numeric or bool")
     if array.ndim != 2:
         raise ValueError(f"`{name}` must be two-dimensional, got shape {array.shape}.")
     if not np.isfinite(array).all():
@@ -99,6 +103,10 @@ def _as_matrix(x: ArrayLike, name: str) -> np.ndarray:
     return array
 
 
-def _check_square(array: np.ndarray, name: str) -> None:
-    if array.shape[0] != array.shape[1]:
-        raise ValueError(f"`{name}` must be square (genes, genes), got shape {array.shape}.")
+def _as_numbers(x: ArrayLike, name: str, kind: str) -> np.ndarray:
+    if hasattr(x, "toarray"):  # a SciPy sparse matrix: metrics only ever see the modelled genes
+        x = x.toarray()
+    array = np.asarray(x)
+    if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise TypeError(f"`{name}` must be {kind}, got dtype {array.dtype}.")
+    return array

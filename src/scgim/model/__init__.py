@@ -1,10 +1,11 @@
 """The mathematics: latent graph, mechanisms, interventions, and the Pyro model made of them."""
 
-from .acyclicity import break_cycles, exponential_trace, is_acyclic, spectral_radius, topological_order
+from scgim._dag import is_acyclic, topological_order
+
 from .distributions import GumbelBernoulli, ZeroInflatedLogNormal, normal_log_prob, ziln_log_prob
 from .fitted import FittedGIM, Interventions
 from .gim import GIM, OBJECTIVES, Batch, Priors
-from .graph import LatentGraph
+from .graph import LatentGraph, break_cycles, exponential_trace, spectral_radius
 from .interventions import (
     INTERVENTIONS,
     AmortizedInterventions,

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .acyclicity import topological_order
+from scgim._dag import topological_order
+
 from .distributions import truncate, untruncate
 from .gim import GIM
 

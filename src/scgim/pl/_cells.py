@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from scgim._validation import listing
-from scgim.get._names import check_known
+from scgim.get._results import check_known
 from scgim.slots import Entry
 
 

@@ -14,8 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from scgim._validation import listing
-from scgim.get._fit import genes_of
-from scgim.get._names import check_known
+from scgim.get._results import check_known, genes_of
 from scgim.slots import Entry, read_entry
 
 from ._cells import (

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
 import scgim.get as get
-from scgim.get._names import check_known
+from scgim.get._results import check_known
 from scgim.slots import read_entry
 
 from ._arrange import arrange, place

@@ -15,8 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter1d
 
 from scgim._validation import listing
-from scgim.get._fit import genes_of
-from scgim.get._names import check_known
+from scgim.get._results import check_known, genes_of
 from scgim.slots import Entry, read_entry
 
 from ._cells import (

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from scgim._validation import listing
-from scgim.get._names import check_known
+from scgim.get._results import check_known
 
 from ._panels import add_header, make_panels
 from ._style import Palette, blend, clean, font_size, palette, shorten, text_width

@@ -15,8 +15,7 @@ from matplotlib.transforms import ScaledTranslation, Transform, blended_transfor
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 import scgim.get as get
-from scgim.get._fit import genes_of
-from scgim.get._names import check_known
+from scgim.get._results import check_known, genes_of
 from scgim.slots import Entry, read_entry
 
 from ._style import (

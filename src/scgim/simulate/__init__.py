@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from scgim._dag import topological_order
+
+from ._synthetic import sample_truth, synthetic, truth_at
 from .counts import count_cells, draw_depths
-from .features import FeatureMap
-from .graphs import random_dag, topological_order
-from .interventions import draw_hill_parameters, draw_target_sets, hill
-from .mechanisms import ancestral_sample, draw_mechanisms
-from .synthetic import synthetic
-from .truth import sample_truth, truth_at
+from .interventions import FeatureMap, draw_hill_parameters, draw_target_sets, hill
+from .systems import ancestral_sample, draw_mechanisms, random_dag
 
 __all__ = [
     "FeatureMap",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from .._rng import RngLike, as_generator
+from scgim._rng import RngLike, as_generator
 
 
 def draw_depths(n_cells: int, *, median: float, log_sd: float = 0.5, rng: RngLike = 0) -> np.ndarray:
-    """Draw sequencing depths, log-normal over cells.
+    """Draw expected total counts (cells,), log-normal over cells.
 
     Parameters
     ----------
@@ -21,11 +21,6 @@ def draw_depths(n_cells: int, *, median: float, log_sd: float = 0.5, rng: RngLik
         Standard deviation of the log depth (own: 0.5, what combinatorial indexing typically has).
     rng
         Seed or generator.
-
-    Returns
-    -------
-    np.ndarray
-        (cells,), expected total counts.
 
     Examples
     --------
@@ -39,7 +34,7 @@ def draw_depths(n_cells: int, *, median: float, log_sd: float = 0.5, rng: RngLik
 
 
 def count_cells(rates: np.ndarray, *, overdispersion: np.ndarray | float, rng: RngLike = 0) -> sparse.csr_matrix:
-    """Draw negative-binomial counts as a gamma mixture of Poissons.
+    """Draw negative-binomial counts (float32) as a gamma mixture of Poissons.
 
     Parameters
     ----------
@@ -49,16 +44,6 @@ def count_cells(rates: np.ndarray, *, overdispersion: np.ndarray | float, rng: R
         phi in `variance = rate + phi * rate^2`, a number or (genes,); 0 is Poisson.
     rng
         Seed or generator.
-
-    Returns
-    -------
-    scipy.sparse.csr_matrix
-        float32 with integer values (cells, genes).
-
-    Raises
-    ------
-    ValueError
-        If a rate or an overdispersion is negative or not finite.
 
     Examples
     --------

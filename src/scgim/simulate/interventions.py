@@ -1,8 +1,9 @@
-"""Target sets and dose-response curves of simulated perturbations."""
+"""Target sets, dose-response curves and features of simulated perturbations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from math import comb
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from .._rng import RngLike, as_generator
+from scgim._rng import RngLike, as_generator
 
 InterventionKind = Literal["hard", "shift"]
 
@@ -28,12 +29,7 @@ def hill(dose: Any, maximum: Any, half_dose: Any, exponent: Any) -> np.ndarray:
     half_dose
         Dose of half the maximal effect, > 0, in the unit of `dose`.
     exponent
-        Steepness, > 0.
-
-    Returns
-    -------
-    np.ndarray
-        The effect; 0 at dose 0.
+        Steepness, > 0. At dose 0 the effect is 0.
 
     Examples
     --------
@@ -68,12 +64,7 @@ def draw_target_sets(
     Returns
     -------
     list of tuple of int
-        Sorted gene indices of every set.
-
-    Raises
-    ------
-    ValueError
-        If fewer than `n_sets` distinct sets exist.
+        Sorted gene indices of every set; a ValueError where there are not so many sets.
 
     Examples
     --------
@@ -144,22 +135,7 @@ def draw_hill_parameters(
 def atomic_interventions(
     conditions: pd.DataFrame, hill_parameters: pd.DataFrame, gene_names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and effects of every condition, from the Hill curves of its perturbation.
-
-    Parameters
-    ----------
-    conditions
-        Columns perturbation and dose; a perturbation without Hill curves (the control) has no target.
-    hill_parameters
-        As `draw_hill_parameters` returns it.
-    gene_names
-        Names of all genes.
-
-    Returns
-    -------
-    tuple of np.ndarray
-        targets uint8 and effects float64, both (conditions, genes); effects are 0 off the targets.
-    """
+    """targets uint8 and effects float64 (conditions, genes) from the Hill curves (none: no target, as the control)."""
     column = {name: position for position, name in enumerate(gene_names)}
     targets = np.zeros((len(conditions), len(column)), dtype=np.uint8)
     effects = np.zeros((len(conditions), len(column)))
@@ -171,3 +147,43 @@ def atomic_interventions(
         targets[at, gene] = 1
         effects[at, gene] = hill(doses[at], row.maximum, row.half_dose, row.exponent)
     return targets, effects
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Standardise `[targets, effects]`, then project on principal components.
+
+    Parameters
+    ----------
+    mean, scale
+        (2 * genes,), over the training conditions; scale is 1 where a column is constant.
+    components
+        (2 * genes, p), orthonormal columns.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    components: np.ndarray
+
+    @classmethod
+    def fit(cls, targets: np.ndarray, effects: np.ndarray, n_features: int) -> FeatureMap:
+        """Fit on the training conditions; `targets` and `effects` are (conditions, genes)."""
+        raw = np.concatenate([targets, effects], axis=1).astype(float)
+        mean = raw.mean(axis=0)
+        scale = raw.std(axis=0)
+        # A gene that no training condition targets has a constant column: it is centred and keeps its unit.
+        scale[scale < 1e-12] = 1.0
+        _, _, rows = np.linalg.svd((raw - mean) / scale, full_matrices=raw.shape[0] < raw.shape[1])
+        components = rows[:n_features].T
+        largest = np.abs(components).argmax(axis=0)
+        signs = np.sign(components[largest, np.arange(components.shape[1])])
+        return cls(mean, scale, components * signs)
+
+    def __call__(self, targets: np.ndarray, effects: np.ndarray) -> np.ndarray:
+        """Features float32 (conditions, p)."""
+        raw = np.concatenate([targets, effects], axis=1).astype(float)
+        return ((raw - self.mean) / self.scale @ self.components).astype(np.float32)
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """The arrays, for `uns`."""
+        return {"mean": self.mean, "scale": self.scale, "components": self.components}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,35 +11,22 @@ import pandas as pd
 from anndata import AnnData
 
 from scgim import baselines as bl
-from scgim import metrics as mt
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._validation import check_choice, check_int, listing
+from scgim._validation import check_choice, check_int, holds_counts, listing, plural
+from scgim.metrics import METRICS
 from scgim.slots import Entry, read_entry
-
-from ._predicted import predicted_cells
 
 if TYPE_CHECKING:
     from scgim._keys import Keys
 
-#: Name -> value from (observed, predicted, control), each (cells, genes).
-_METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
-    "mean_distance": lambda true, predicted, _: mt.mean_distance(true, predicted),
-    "pearson_means": lambda true, predicted, _: mt.pearson_means(true, predicted),
-    "pearson_delta": mt.pearson_delta,
-    "kde_nll": lambda true, predicted, _: mt.kde_nll(true, predicted),
-    "wasserstein": lambda true, predicted, _: mt.wasserstein(true, predicted),
-    "sinkhorn_divergence": lambda true, predicted, _: mt.sinkhorn_divergence(true, predicted),
-    "e_distance": lambda true, predicted, _: mt.e_distance(true, predicted),
-    "zero_fraction_error": lambda true, predicted, _: mt.zero_fraction_error(true, predicted),
-    "coverage": lambda true, predicted, _: mt.coverage(true, predicted),
-}
+_METRICS = {name: metric for name, metric in METRICS.items() if metric.of == "cells"}
 _DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance")
 #: What one baseline may end in without taking the table with it: no such prediction, no package, no finite fit.
 _FAILURES = (bl.CannotPredict, ImportError, FloatingPointError, np.linalg.LinAlgError)
-#: Metrics whose time and memory grow with the product of the numbers of cells.
-_PAIRWISE = ("kde_nll", "wasserstein", "sinkhorn_divergence", "e_distance")
+#: The largest log1p value where it is not known what cells were normalised to: everything in one gene, per million.
+_LARGEST = float(np.log1p(1e6))
 
 
 @undisturbed()
@@ -126,7 +113,7 @@ def evaluate(
     if predicted is None:
         labels = _choose_observed(conditions, tested, observed_names)
     else:
-        cells = predicted_cells(predicted, entry)
+        cells = _predicted_cells(predicted, entry)
         predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
         labels = _choose(conditions, predicted_labels, observed_names)
     root = draw_seed(as_generator(rng))
@@ -158,7 +145,7 @@ def evaluate(
                 continue
             few = _subset(sample, most, _stream(root, "predicted", method, label))
             for metric in names:
-                x, y = (few_true, few) if metric in _PAIRWISE else (true, sample)
+                x, y = (few_true, few) if _METRICS[metric].pairwise else (true, sample)
                 rows.append((label, method, metric, _measure(metric, label, method, x, y, control), len(x), len(y)))
     columns = ["condition", "method", "metric", "value", "n_true", "n_predicted"]
     return pd.DataFrame(rows, columns=columns)
@@ -169,7 +156,7 @@ def _measure(
 ) -> float:
     """The value; NaN where the metric refuses, or a package that it needs is missing."""
     try:
-        return _METRICS[metric](true, predicted, control)
+        return METRICS[metric](true, predicted, control)
     except (ValueError, ImportError) as error:
         logger.warning("%s of %s for condition %r has no value: %s", metric, method, label, error)
         return float("nan")
@@ -288,3 +275,44 @@ def _subset(cells: np.ndarray, most: int | None, rng: np.random.Generator) -> np
 def _stream(root: int, *names: str) -> np.random.Generator:
     """A generator of its own for every purpose, so that adding a baseline changes no other value."""
     return np.random.default_rng([root, *(zlib.crc32(name.encode()) for name in names)])
+
+
+def _predicted_cells(predicted: Any, entry: Entry) -> np.ndarray:
+    """Predicted cells with the genes in the order of the fit, checked."""
+    if not isinstance(predicted, AnnData):
+        raise TypeError(
+            "predicted must be an AnnData with the condition of every cell in obs['condition'], as "
+            f"scgim.tl.sample_cells returns it, not {type(predicted).__name__}."
+        )
+    genes = pd.Index(entry.genes)
+    if "condition" not in predicted.obs:
+        raise KeyError('predicted.obs["condition"] was not found: it must name the condition of every cell.')
+    missing = genes.difference(predicted.var_names, sort=False)
+    if len(missing):
+        raise ValueError(f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}.")
+    x = predicted[:, genes].X
+    x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
+    _check_scale(x, entry)
+    return x
+
+
+def _check_scale(x: np.ndarray, entry: Entry) -> None:
+    """Refuse predicted counts; say so where values are larger than any cell's can be."""
+    if entry.arguments["input"] == "continuous" or not x.size:
+        return
+    largest, target = float(x.max()), float(entry.prepared["params"]["target_sum"])
+    if largest >= 2 and holds_counts(x):
+        raise ValueError(
+            f"predicted.X holds whole numbers only (up to {largest:g}): these are counts, and adata.X is "
+            "log-normalised. Normalise predicted as adata was (sc.pp.normalize_total, then sc.pp.log1p)."
+        )
+    # A cell's normalised counts sum to `target_sum`: one gene cannot have more.
+    most = float(np.log1p(target)) if np.isfinite(target) else _LARGEST
+    if largest > most:
+        n = plural(int((x > most).any(1).sum()), "cell")
+        logger.warning(
+            "predicted.X reaches %g (%s above %.3g), more than the log1p of any cell here can be. If predicted is not "
+            "log-transformed, run sc.pp.log1p(predicted) first.", largest, n, most,
+        )  # fmt: skip

@@ -12,11 +12,11 @@ import torch
 from scipy.optimize import least_squares
 
 from scgim._process import undisturbed
+from scgim.data import PerturbationData
 from scgim.inference import TrainingData, condition_moments
 from scgim.model import FittedGIM
 from scgim.slots import Entry
 
-from ._prepared import training_tensors
 from ._stored import load
 
 if TYPE_CHECKING:
@@ -99,8 +99,10 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
             "There is no control cell, against which changes are measured. Pass the AnnData that the model was "
             "fitted to."
         )
-    data = training_tensors(adata, entry, (None, None), all_of_them=False)
-    data = replace(data, valid=torch.zeros_like(data.valid))  # all cells count, those kept for validation included
+    cells = PerturbationData.from_anndata(adata, key=key, group=group, all_of_them=False)
+    data = TrainingData.of(
+        replace(cells, valid=np.zeros(len(cells.x), dtype=bool))
+    )  # all cells count, those kept for validation included
     evidence = _evidence(model.fitted, data).numpy()
     probability = model.interventions([entry.parts_of(label) for label in entry.labels]).prob.numpy()
     labels = np.array(entry.labels, dtype=object)[used]

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._storage import to_storable
 from scgim._validation import check_anndata, plural
+from scgim.data import PerturbationData
 from scgim.inference import FitConfig, TrainingData, fit, make_config
 from scgim.slots import Entry, groups_of, read_entry
 
-from ._device import resolve_device
-from ._prepared import check_expression, check_known_values, known_arrays, training_tensors
+from ._known import check_expression, check_known_values, known_arrays
 from ._store import check_free, remember, restore, store_fit
 
 if TYPE_CHECKING:
-    import torch
     from anndata import AnnData
 
 
 def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Show the fields of `FitConfig` in the signature, in place of `**settings`."""
+    """Show the fields of `FitConfig` in the signature, before `**settings`."""
     signature = inspect.signature(function)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    named = {p.name for p in own}
+    *own, settings = signature.parameters.values()
     more = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
         for f in fields(FitConfig)
-        if f.name not in named
+        if f.name not in signature.parameters
     ]
-    function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    function.__signature__ = signature.replace(parameters=[*own, *more, settings])  # type: ignore[attr-defined]
     return function
 
 
@@ -191,7 +190,8 @@ class _Job:
         config = _config(given["preset"], given["mechanism"], given["intervention"], settings, automatic)
         genes = np.array(entry.genes, dtype=object)
         known = known_arrays(entry, given["known_targets"], given["known_interventions"])
-        data = training_tensors(adata, entry, known)
+        cells = PerturbationData.from_anndata(adata, key=entry.keys.key, group=entry.keys.group)
+        data = TrainingData.of(replace(cells, known_targets=known[0], known_values=known[1]))
         check_expression(data.x.numpy(), genes, config.mechanism)
         check_known_values(known[1], genes, config.mechanism)
         if data.n_conditions < 2:
@@ -268,3 +268,23 @@ def _check_groupby(entry: Entry, groupby: Any) -> None:
             "features are chosen per group."
         )
     raise ValueError(f"groupby={groupby!r}, but {entry.keys.key!r} was prepared with groupby={stored!r}.")
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device for a user's choice; a ValueError that says what there is where it does not exist."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not a torch device; use 'auto', 'cpu' or 'cuda'.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here. "
+            "Use device='cpu' (or 'auto'), or install a CUDA build of torch."
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={device!r}: there are only {torch.cuda.device_count()} CUDA GPUs.")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={device!r} was asked for, but torch finds no Apple GPU. Use device='cpu'.")
+    return chosen

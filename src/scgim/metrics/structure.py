@@ -1,33 +1,23 @@
-"""Distances between causal graphs: (genes, genes) arrays, row = cause, column = effect."""
+"""Graphs (genes, genes), row = cause, column = effect, and targets (conditions, genes) without the control."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scgim import _dag
 from scgim._optional import optional_import
 
-from ._inputs import as_binary, as_graph, as_graph_pair, as_scores, check_same_shape
-from .targets import average_precision, f1
+from ._inputs import as_binary, as_binary_pair, as_graph, as_graph_pair, as_scores, check_same_shape, check_square
 
 
 def is_acyclic(graph: ArrayLike) -> bool:
-    """Whether a directed graph has no cycle.
+    """Whether a directed graph has no cycle; a self-loop or a pair of opposite edges is one.
 
     Parameters
     ----------
     graph
         Adjacency matrix (genes, genes) of 0 and 1.
-
-    Returns
-    -------
-    bool
-        False for any cycle, including a pair of opposite edges and self-loops.
-
-    Raises
-    ------
-    ValueError
-        If `graph` is not square or holds anything but 0 and 1.
 
     Examples
     --------
@@ -36,15 +26,8 @@ def is_acyclic(graph: ArrayLike) -> bool:
     (True, False)
     """
     adjacency = as_binary(graph, "graph")
-    if adjacency.shape[0] != adjacency.shape[1]:
-        raise ValueError(f"`graph` must be square (genes, genes), got shape {adjacency.shape}.")
-    remaining = np.ones(len(adjacency), dtype=bool)
-    while remaining.any():
-        roots = remaining & ~adjacency[remaining].any(axis=0)  # no parent left
-        if not roots.any():
-            return False
-        remaining &= ~roots
-    return True
+    check_square(adjacency, "graph")
+    return _dag.is_acyclic(adjacency)
 
 
 def sid(true: ArrayLike, predicted: ArrayLike) -> float:
@@ -52,23 +35,18 @@ def sid(true: ArrayLike, predicted: ArrayLike) -> float:
 
     Estimator: the number of ordered pairs (i, j), i != j, for which adjusting for the parents that
     `predicted` gives i would infer a wrong effect of intervening on i upon j if `true` is the causal graph
-    (exact, between two DAGs; computed by gadjid). Not symmetric. Between 0 and ``genes * (genes - 1)``.
+    (exact, between two DAGs; computed by gadjid; not divided by the number of pairs). Not
+    symmetric; at most ``genes * (genes - 1)``.
 
     Parameters
     ----------
     true, predicted
         Adjacency matrices (genes, genes) of DAGs, ``graph[i, j] = 1`` for i -> j.
 
-    Returns
-    -------
-    float
-        The count (not divided by the number of pairs).
-
     Raises
     ------
     ValueError
-        If shapes disagree, an entry is not 0 or 1, or one of the graphs has a cycle: SID is not defined
-        there.
+        Also where one of the graphs has a cycle: SID is not defined there.
     ImportError
         If gadjid is not installed (``pip install "scgim[metrics]"``).
 
@@ -86,7 +64,7 @@ def sid(true: ArrayLike, predicted: ArrayLike) -> float:
     true, predicted = as_graph_pair(true, predicted)
     for name, graph in (("true", true), ("predicted", predicted)):
         # gadjid panics on cycles, with an exception that does not derive from Exception
-        if not is_acyclic(graph):
+        if not _dag.is_acyclic(graph):
             raise ValueError(f"SID needs two DAGs; `{name}` has a cycle.")
     gadjid = optional_import("gadjid", extra="metrics")
     if len(true) < 2:
@@ -99,23 +77,13 @@ def shd(true: ArrayLike, predicted: ArrayLike) -> float:
     """Structural Hamming distance; a reversed edge counts 1.
 
     Estimator: the number of unordered pairs of genes on which the graphs disagree (no edge, i -> j, j -> i,
-    or both). A missing, an extra and a reversed edge each count 1. (The other convention counts a reversal
-    2.)
+    or both), at most ``genes * (genes - 1) / 2``. A missing, an extra and a reversed edge each count 1 (the other
+    convention counts a reversal 2).
 
     Parameters
     ----------
     true, predicted
         Adjacency matrices (genes, genes), ``graph[i, j] = 1`` for i -> j; cycles are allowed.
-
-    Returns
-    -------
-    float
-        Between 0 and ``genes * (genes - 1) / 2``.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree, an entry is not 0 or 1, or the diagonal is not zero.
 
     Examples
     --------
@@ -139,24 +107,13 @@ def edge_f1(true: ArrayLike, predicted: ArrayLike) -> float:
     true, predicted
         Adjacency matrices (genes, genes), ``graph[i, j] = 1`` for i -> j.
 
-    Returns
-    -------
-    float
-        In [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree, an entry is not 0 or 1, or the diagonal is not zero.
-
     Examples
     --------
     >>> from scgim.metrics import edge_f1
     >>> edge_f1([[0, 1], [0, 0]], [[0, 0], [1, 0]])
     0.0
     """
-    true, predicted = as_graph_pair(true, predicted)
-    return f1(true, predicted)
+    return _f1(*as_graph_pair(true, predicted))
 
 
 def skeleton_f1(true: ArrayLike, predicted: ArrayLike) -> float:
@@ -169,16 +126,6 @@ def skeleton_f1(true: ArrayLike, predicted: ArrayLike) -> float:
     true, predicted
         Adjacency matrices (genes, genes), ``graph[i, j] = 1`` for i -> j.
 
-    Returns
-    -------
-    float
-        In [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree, an entry is not 0 or 1, or the diagonal is not zero.
-
     Examples
     --------
     >>> from scgim.metrics import skeleton_f1
@@ -186,7 +133,7 @@ def skeleton_f1(true: ArrayLike, predicted: ArrayLike) -> float:
     1.0
     """
     true, predicted = as_graph_pair(true, predicted)
-    return f1(np.triu(true | true.T), np.triu(predicted | predicted.T))
+    return _f1(np.triu(true | true.T), np.triu(predicted | predicted.T))
 
 
 def edge_auprc(true: ArrayLike, probability: ArrayLike) -> float:
@@ -194,7 +141,7 @@ def edge_auprc(true: ArrayLike, probability: ArrayLike) -> float:
 
     Estimator: average precision (the step-wise sum of scikit-learn's `average_precision_score`, no
     interpolation) over the off-diagonal ordered pairs. A random ranking reaches the density of the true graph
-    on average.
+    on average; NaN where `true` has no edge.
 
     Parameters
     ----------
@@ -202,16 +149,6 @@ def edge_auprc(true: ArrayLike, probability: ArrayLike) -> float:
         Adjacency matrix (genes, genes) of 0 and 1.
     probability
         Edge probabilities, or any score that ranks edges (genes, genes); the diagonal is ignored.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN where `true` has no edge.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree or a score is not finite.
 
     Examples
     --------
@@ -223,4 +160,88 @@ def edge_auprc(true: ArrayLike, probability: ArrayLike) -> float:
     scores = as_scores(probability, "probability", square=True)
     check_same_shape(graph, scores)
     off_diagonal = ~np.eye(len(graph), dtype=bool)
-    return average_precision(graph[off_diagonal], scores[off_diagonal])
+    return _average_precision(graph[off_diagonal], scores[off_diagonal])
+
+
+def target_f1(true: ArrayLike, predicted: ArrayLike) -> float:
+    """F1 score of the targets, micro-averaged over conditions x genes.
+
+    Estimator: ``2 TP / (2 TP + FP + FN)`` with counts pooled over all conditions and genes, so a condition
+    weighs as much as it has targets. 1 where neither has any target (`own`). Leave control conditions out:
+    they have no targets.
+
+    Parameters
+    ----------
+    true, predicted
+        (conditions, genes) of 0 and 1.
+
+    Examples
+    --------
+    >>> from scgim.metrics import target_f1
+    >>> target_f1([[1, 0], [1, 1]], [[1, 0], [0, 0]])
+    0.5
+    """
+    return _f1(*as_binary_pair(true, predicted))
+
+
+def target_f1_per_condition(true: ArrayLike, predicted: ArrayLike) -> float:
+    """Mean over conditions of the F1 score of their targets.
+
+    Estimator: F1 within each condition (1 where it has neither true nor predicted targets, `own`), then the
+    arithmetic mean, so that every condition weighs the same. Without a condition it is a ValueError.
+
+    Parameters
+    ----------
+    true, predicted
+        (conditions, genes) of 0 and 1.
+
+    Examples
+    --------
+    >>> from scgim.metrics import target_f1_per_condition
+    >>> target_f1_per_condition([[1, 0], [1, 1]], [[1, 0], [0, 0]])
+    0.5
+    """
+    true, predicted = as_binary_pair(true, predicted)
+    if len(true) == 0:
+        raise ValueError("There is no condition to average over (0 rows).")
+    return float(np.mean([_f1(t, p) for t, p in zip(true, predicted, strict=True)]))
+
+
+def target_auprc(true: ArrayLike, probability: ArrayLike) -> float:
+    """Area under the precision-recall curve of the target probabilities.
+
+    Estimator: average precision (step-wise, no interpolation) over all conditions x genes pooled; NaN where there
+    is no true target.
+
+    Parameters
+    ----------
+    true
+        (conditions, genes) of 0 and 1.
+    probability
+        Target probabilities, or any score that ranks them (conditions, genes).
+
+    Examples
+    --------
+    >>> from scgim.metrics import target_auprc
+    >>> target_auprc([[1, 0], [0, 1]], [[0.9, 0.1], [0.2, 0.3]])
+    1.0
+    """
+    targets, scores = as_binary(true, "true"), as_scores(probability, "probability")
+    check_same_shape(targets, scores)
+    return _average_precision(targets.ravel(), scores.ravel())
+
+
+def _f1(true: np.ndarray, predicted: np.ndarray) -> float:
+    """F1 of two bool arrays of one shape; 1 where both are all False."""
+    hits = int((true & predicted).sum())
+    claims = int(true.sum()) + int(predicted.sum())  # 2 TP + FP + FN
+    return 2 * hits / claims if claims else 1.0
+
+
+def _average_precision(true: np.ndarray, score: np.ndarray) -> float:
+    """Average precision of flat arrays; NaN where nothing is true (scikit-learn warns and says 0)."""
+    if not true.any():
+        return float("nan")
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(true, score))

@@ -1,4 +1,7 @@
-"""Structural mechanisms with known parameters and ancestral sampling through them (NumPy only)."""
+"""A system: a random DAG, mechanisms with known parameters, and ancestral sampling through them (NumPy only).
+
+Everywhere `graph[i, j] = 1` means i -> j (row = cause).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .._rng import RngLike, as_generator
-from .graphs import topological_order
+from scgim._dag import topological_order
+from scgim._rng import RngLike, as_generator
+
 from .interventions import InterventionKind
 
+GraphKind = Literal["er", "sf"]
 Family = Literal["linear", "mlp", "ziln", "saturating"]
 
 #: Units of the hidden layer (own).
@@ -24,6 +29,67 @@ LINEAR_WEIGHTS = (0.5, 2.0)
 SATURATING_WEIGHTS = (0.5, 1.0)
 #: Range of the zero probabilities of the "ziln" family (own).
 ZERO_PROBABILITIES = (0.1, 0.5)
+
+
+def random_dag(n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 2.0, rng: RngLike = 0) -> np.ndarray:
+    """Draw a random DAG whose causal order is a uniform permutation of the genes.
+
+    Parameters
+    ----------
+    n_genes
+        Number of nodes.
+    kind
+        "er": Erdős-Rényi, every pair that agrees with the causal order is an edge with equal probability.
+        "sf": scale-free, preferential attachment (Barabási-Albert): genes arrive in causal order and each
+        draws `edges_per_gene` parents among the earlier genes, with probability proportional to their degree,
+        so that hubs are regulators (own: the direction is not prescribed by the undirected model).
+    edges_per_gene
+        Expected number of edges divided by `n_genes` (own: 2). For "sf" it is rounded, and the first genes
+        have fewer earlier genes to draw from, so that the number of edges is slightly lower.
+    rng
+        Seed or generator.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 (genes, genes), zero diagonal.
+
+    Examples
+    --------
+    >>> from scgim.simulate import random_dag
+    >>> random_dag(20, rng=1).shape
+    (20, 20)
+    """
+    if kind not in get_args(GraphKind):
+        raise ValueError(f"graph kind must be one of {list(get_args(GraphKind))}, got {kind!r}.")
+    if n_genes < 2:
+        raise ValueError(f"n_genes must be at least 2, got {n_genes}.")
+    if edges_per_gene < 0:
+        raise ValueError(f"edges_per_gene must not be negative, got {edges_per_gene}.")
+    generator = as_generator(rng)
+    draw = _erdos_renyi if kind == "er" else _scale_free
+    ordered = draw(n_genes, edges_per_gene, generator)
+    order = generator.permutation(n_genes)
+    graph = np.zeros_like(ordered)
+    graph[np.ix_(order, order)] = ordered
+    return graph
+
+
+def _erdos_renyi(n_genes: int, edges_per_gene: float, rng: np.random.Generator) -> np.ndarray:
+    probability = min(1.0, 2.0 * edges_per_gene / (n_genes - 1))
+    return np.triu(rng.random((n_genes, n_genes)) < probability, k=1).astype(np.uint8)
+
+
+def _scale_free(n_genes: int, edges_per_gene: float, rng: np.random.Generator) -> np.ndarray:
+    graph = np.zeros((n_genes, n_genes), dtype=np.uint8)
+    n_parents = round(edges_per_gene)
+    for gene in range(1, n_genes):
+        # The first arrivals have no degree yet: + 1 where nothing is attached, so that they can be drawn.
+        degree = (graph[:gene, :gene].sum(axis=0) + graph[:gene, :gene].sum(axis=1)).astype(float)
+        degree[degree == 0] = 1.0
+        parents = rng.choice(gene, size=min(n_parents, gene), replace=False, p=degree / degree.sum())
+        graph[parents, gene] = 1
+    return graph
 
 
 def draw_mechanisms(graph: np.ndarray, *, family: Family = "mlp", rng: RngLike = 0) -> dict[str, Any]:
@@ -53,11 +119,6 @@ def draw_mechanisms(graph: np.ndarray, *, family: Family = "mlp", rng: RngLike =
         family; noise_variance (genes,); linear and saturating: weights (genes, genes), row = cause; mlp and
         ziln: hidden_weights (genes, genes, 5) = (effect, cause, unit), hidden_bias and output_weights (genes,
         5); ziln: zero_probability (genes,). Weights of absent edges are 0. Storable in `uns`.
-
-    Raises
-    ------
-    ValueError
-        If the family is unknown.
 
     Examples
     --------
@@ -106,7 +167,7 @@ def ancestral_sample(
     hard_variance: float = HARD_VARIANCE,
     rng: RngLike = 0,
 ) -> np.ndarray:
-    """Draw one cell per row of `targets`, causes first.
+    """Draw one cell per row of `targets`, causes first; float64 (cells, genes).
 
     Parameters
     ----------
@@ -125,16 +186,6 @@ def ancestral_sample(
     rng
         Seed or generator.
 
-    Returns
-    -------
-    np.ndarray
-        float64 (cells, genes).
-
-    Raises
-    ------
-    ValueError
-        If the intervention is unknown, the shapes disagree or the graph has a cycle.
-
     Examples
     --------
     >>> import numpy as np
@@ -152,22 +203,18 @@ def ancestral_sample(
         raise ValueError(
             f"targets and effects must both be (cells, {len(graph)}), got {is_target.shape} and {effects.shape}."
         )
-    order = topological_order(graph)
     generator = as_generator(rng)
     zero_inflated = mechanisms["family"] == "ziln"
     noise = generator.standard_normal(is_target.shape)  # (cells, genes)
     uniform = generator.random(is_target.shape) if zero_inflated else None
     sd = np.sqrt(np.asarray(mechanisms["noise_variance"], dtype=float))
     x = np.zeros(is_target.shape)
-    for gene in order:
+    for gene in topological_order(graph):
         location = _location(mechanisms, gene, np.flatnonzero(graph[:, gene]), x)
         hit = is_target[:, gene]
         if intervention == "hard":
-            value = np.where(
-                hit,
-                effects[:, gene] + np.sqrt(hard_variance) * noise[:, gene],
-                location + sd[gene] * noise[:, gene],
-            )
+            replaced = effects[:, gene] + np.sqrt(hard_variance) * noise[:, gene]
+            value = np.where(hit, replaced, location + sd[gene] * noise[:, gene])
         else:
             value = location + np.where(hit, effects[:, gene], 0.0) + sd[gene] * noise[:, gene]
         if uniform is not None:

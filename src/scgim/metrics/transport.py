@@ -60,16 +60,6 @@ def wasserstein(
     max_iterations
         Limit; where it is reached a warning with the remaining error is logged.
 
-    Returns
-    -------
-    float
-        The value named by `value`.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree, a value is not finite, or an option is out of range.
-
     References
     ----------
     Cuturi (2013), Sinkhorn distances. Schmitzer (2019), Stabilized sparse scaling algorithms (absorption and
@@ -101,7 +91,8 @@ def sinkhorn_divergence(
     """Debiased entropic Wasserstein distance (Sinkhorn divergence) with squared Euclidean cost.
 
     Estimator: ``W(x, y) - W(x, x) / 2 - W(y, y) / 2`` with W the regularised objective ``<P, C> + epsilon
-    KL(P | a b')`` of :func:`wasserstein`. Never negative, and zero exactly where the samples are equal.
+    KL(P | a b')`` of :func:`wasserstein`. In squared units of the data, never negative, and zero exactly
+    where the samples are equal.
 
     Parameters
     ----------
@@ -110,20 +101,9 @@ def sinkhorn_divergence(
     epsilon, tolerance, max_iterations
         As for :func:`wasserstein`.
 
-    Returns
-    -------
-    float
-        The divergence, in squared units of the data.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree, a value is not finite, or an option is out of range.
-
     References
     ----------
-    Feydy et al. (2019), Interpolating between optimal transport and MMD using Sinkhorn divergences, equation
-    3.
+    Feydy et al. (2019), Interpolating between optimal transport and MMD using Sinkhorn divergences, equation 3.
 
     Examples
     --------
@@ -162,18 +142,14 @@ def _solve(x: np.ndarray, y: np.ndarray, *, epsilon: float, tolerance: float, ma
             # Intermediate stages only have to bring the potentials near: they stop early.
             last = stage == epsilon
             limit = max_iterations - steps if last else min(100, max_iterations - steps)
-            f, g, used, error = _iterate(
-                cost, f, g, stage, log_a, log_b, tolerance if last else max(tolerance, 1e-2), limit
-            )
+            goal = tolerance if last else max(tolerance, 1e-2)
+            f, g, used, error = _iterate(cost, f, g, stage, log_a, log_b, goal, limit)
             steps += used
         if error > tolerance:
             logger.warning(
                 "Sinkhorn stopped after %d iterations with a marginal error of %.2g (tolerance %.2g): "
-                "raise max_iterations or epsilon.",
-                steps,
-                error,
-                tolerance,
-            )
+                "raise max_iterations or epsilon.", steps, error, tolerance,
+            )  # fmt: skip
         log_density = (f[:, None] + g[None, :] - cost) / epsilon  # log of P / (a b')
         plan = torch.exp(log_density + (log_a + log_b))
         transport = float((plan * cost).sum())
@@ -212,8 +188,7 @@ def _iterate(
         g = -epsilon * torch.logsumexp((f[:, None] - cost) / epsilon + log_a, dim=0)
         kernel = torch.exp((f[:, None] + g[None, :] - cost) / epsilon)  # (n, m), columns average to 1
         done += 1
-        # ... then cheap matrix-vector products on that well-scaled kernel, until the scalings have grown too
-        # far.
+        # ... then cheap matrix-vector products on that well-scaled kernel, until the scalings have grown too far.
         u, v = torch.ones_like(f), torch.ones_like(g)
         while done < limit:
             row_sums = (kernel @ v) * b

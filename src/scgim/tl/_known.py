@@ -1,66 +1,14 @@
-"""From AnnData slots to the tensors of a fit."""
+"""What the user knows about targets, and whether a mechanism can describe the data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 
 from scgim._validation import check_values_of_genes, listing, suggestion
-from scgim.inference import TrainingData
 from scgim.slots import Entry
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-
-def training_tensors(
-    adata: AnnData, entry: Entry, known: tuple[np.ndarray | None, np.ndarray | None], *, all_of_them: bool = True
-) -> TrainingData:
-    """Training and validation cells, without the conditions and parts that are held out.
-
-    A ValueError where the cells are not those that were prepared; `all_of_them`: or where some are missing.
-    """
-    split, codes = entry.split(adata), entry.codes(adata)
-    modelled = np.flatnonzero(codes >= 0)
-    x = entry.read_cells(adata, modelled, codes, all_of_them=all_of_them)
-    _check_split(entry, split[modelled], codes[modelled])
-    training = np.isin(split[modelled], ["train", "valid"])
-    x, rows = x[training], modelled[training]
-    membership = entry.membership
-    used = np.unique(codes[rows])  # conditions with training cells
-    parts = np.flatnonzero(membership[used].any(0))
-    new_code = np.full(len(membership), -1)
-    new_code[used] = np.arange(len(used))
-
-    def tensor(values: np.ndarray | None) -> torch.Tensor | None:
-        return None if values is None else torch.as_tensor(values[parts], dtype=torch.float32)
-
-    return TrainingData(
-        x=torch.as_tensor(x),
-        condition=torch.as_tensor(new_code[codes[rows]]),
-        valid=torch.as_tensor(split[rows] == "valid"),
-        features=torch.as_tensor(entry.features[parts], dtype=torch.float32),
-        membership=torch.as_tensor(membership[np.ix_(used, parts)], dtype=torch.float32),
-        known_targets=tensor(known[0]),
-        known_values=tensor(known[1]),
-        graded=str(entry.spec["kind"]) == "potency",  # these features grow with the size of the effect
-    )
-
-
-def _check_split(entry: Entry, split: np.ndarray, codes: np.ndarray) -> None:
-    """Refuse where a condition that is trained on has test cells alone, or one that is held out has others."""
-    has_other = np.bincount(codes[split != "test"], minlength=len(entry.labels)) > 0
-    has_any = np.bincount(codes, minlength=len(entry.labels)) > 0
-    wrong = has_any & (has_other == (entry.conditions["split"] == "test").to_numpy())
-    if wrong.any():
-        raise ValueError(
-            f"adata.obs[{entry.keys.split!r}] was changed for {listing(np.array(entry.labels)[wrong])}: genes and "
-            "features were chosen with other conditions held out. Run scgim.pp.hold_out (or scgim.pp.prepare) with the "
-            "conditions that are not to be trained on."
-        )
 
 
 def check_expression(x: np.ndarray, genes: np.ndarray, mechanism: str) -> None:
