@@ -11,8 +11,11 @@ import pandas as pd
 
 import scgim
 
-#: A fit of a second or two; its accuracy does not matter.
-SHORT: dict[str, Any] = {"max_steps": 60, "device": "cpu", "progress": False}
+#: A fit of a second; its accuracy does not matter.
+SHORT: dict[str, Any] = {
+    "max_steps": 20, "batch_size": 128, "n_graphs": 2, "network_hidden": (8,), "mechanism_hidden": 3, "n_features": 20,
+    "device": "cpu", "progress": False,
+}  # fmt: skip
 
 
 def screen(labels: Sequence[str] = ("control", "G1", "G2"), n: int = 60, seed: int = 0) -> ad.AnnData:
