@@ -76,7 +76,7 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
     )
     parsed = [_read_kind(kind, dose_key, controls, separator, pieces) for kind in kinds]
     flags = {why: np.array([found == why for found in parsed])[codes] for why in (_NO_LABEL, _NO_DOSE, _DOSED)}
-    ignored = flags.pop(_DOSED).sum()
+    ignored = int(flags.pop(_DOSED).sum())
     parsed = [[] if found == _DOSED else found for found in parsed]
     units_of = [(unit, name) for found in parsed if isinstance(found, list) for name, _, unit in found]
     unit = common_unit(units_of, dose_key or "")
@@ -92,12 +92,15 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
     if not (cell_codes == 0).any():
         _refuse_missing_control(names, control, perturbation_key, dose_key)
     elif dose_key is not None and control is not None and not np.isin(names, all_controls).any():
+        untreated = plural(int((cell_codes == 0).sum()), "cell")
         logger.info(
-            f"no cell is labelled {all_controls[0]!r} in obs[{perturbation_key!r}]: the {(cell_codes == 0).sum()} "
-            f"cells with dose 0 in obs[{dose_key!r}] are the controls."
+            f"no cell is labelled {all_controls[0]!r} in obs[{perturbation_key!r}]: the {untreated} with dose 0 in "
+            f"obs[{dose_key!r}] are the controls."
         )
     if ignored:
-        logger.warning(f"{ignored} control cells have a dose other than 0 in obs[{dose_key!r}]; it is ignored.")
+        logger.warning(
+            f"{plural(ignored, 'control cell')} with a dose other than 0 in obs[{dose_key!r}]: it is ignored."
+        )
     _warn_blanks(column)
     perturbations = {name for parts in index for name, _ in parts}
     _check_spelling(perturbations, [] if control is None else all_controls, names, pieces, perturbation_key)

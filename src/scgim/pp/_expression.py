@@ -129,8 +129,8 @@ def _least_counts(total: np.ndarray, n_genes: int) -> int:
         return PAPER_MIN_COUNTS
     least = int(np.clip(np.median(total) // 4, 1, PAPER_MIN_COUNTS))
     logger.info(
-        f"min_counts={least}, from the median of {np.median(total):g} counts per cell: {n_genes} genes are a panel, "
-        "not a whole transcriptome."
+        f"min_counts={least}, from the median of {np.median(total):g} counts per cell: "
+        f"{plural(n_genes, 'gene')} are a panel, not a whole transcriptome."
     )
     return least
 
@@ -234,7 +234,7 @@ def choose_markers(
         chosen[order[: min(arguments["n_genes"], int(candidates.sum()))]] = True
     if chosen.sum() > _MANY_GENES:
         logger.warning(
-            f"{chosen.sum()} genes{where} are to be modelled; with more than {_MANY_GENES} a fit takes long."
+            f"{plural(int(chosen.sum()), 'gene')}{where} to be modelled; with more than {_MANY_GENES} a fit takes long."
         )
     return Markers(chosen, score, n_expressed, n_variable)
 
