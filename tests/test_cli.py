@@ -320,6 +320,8 @@ def test_held_out_as_written() -> None:
     assert held_out([("A", "1"), "A"], has_dose=True) == {"A": None}
     assert held_out([("A", "1"), ("A", "2"), "B"], has_dose=True) == {"A": ["1", "2"], "B": None}
     assert held_out(["A+B", "C"], has_dose=False) == ["A+B", "C"]
+    combination = [("A", "1"), ("B", "2")]
+    assert held_out([combination, ("C", "3")], has_dose=True) == [combination, ("C", "3")]
 
 
 def test_demo_runs_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

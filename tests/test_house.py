@@ -218,13 +218,6 @@ def test_ci_tests_the_lowest_version_of_everything_claimed() -> None:
     assert sorted(pins) == sorted(entry.replace(">=", "==") for entry in claimed if not entry.startswith("scgim["))
 
 
-def test_numbers_of_the_readme_are_in_the_results() -> None:
-    """`docs/make_demo.py` writes both; a table edited by hand would be noticed here."""
-    (table,) = readme_blocks("text")
-    assert "SIMULATED" in table
-    assert table in (REPOSITORY / "docs" / "results" / "demo.md").read_text()
-
-
 def test_every_result_is_in_the_index() -> None:
     folder = REPOSITORY / "docs" / "results"
     index = (folder / "README.md").read_text()

@@ -87,6 +87,11 @@ def test_one_of_a_thing_is_no_plural() -> None:
         ("The genes are few; control cells too.", "The genes are few; control cells too."),
         ("groupby=['line', 'time'] is unknown.", "--groupby line --groupby time is unknown."),
         ("Leave layer out, or run scgim.pp.prepare(adata, layer='raw').", "Leave --layer out, or run scgim fit."),
+        ("pass features='fingerprint' or a DataFrame.", "pass --features fingerprint."),
+        (
+            "preset must be one of default, paper, or a FitConfig; got 3.",
+            "--preset must be one of default, paper; got 3.",
+        ),
         ("dose_key=None: there are no doses.", "no --dose-key: there are no doses."),
         ("rng must not be negative, got -1.", "--seed must not be negative, got -1."),
         ("graph_sparsity must be at least 0.", "--graph-sparsity must be at least 0."),
@@ -112,10 +117,11 @@ def test_messages_in_the_words_of_the_shell(python: str, shell: str, options: di
     ("python", "shell"),
     [
         ("hold_out: there is no condition 'A_7'. Did you mean 'A_70'?", "'A=7'. Did you mean 'A=70'?"),
+        ("fit 'gim': no target found for 'A_1', 'B_1'", "for 'A=1', 'B=1'"),
         ("The conditions are 'B-1_0.5', 'A_10+B_1e06' and 3 more.", "are 'B-1=0.5', 'A=10+B=1e06' and 3 more."),
         ("2 conditions with fewer than 10 cells: 'A_10 (3)', 'A_2_20 (4)'.", ": 'A=10 (3)', 'A_2=20 (4)'."),
         ("prepared:\n  conditions held out    2  A_10, B_1", "held out    2  A=10, B=1"),
-        ("obs['batch_2'] has no condition 'control'.", "obs['batch_2'] has no condition 'control'."),
+        ("of the condition, such as the cell 'AAAC-1_2'", "the cell 'AAAC-1_2'"),
         ("genes: 'HLA_2' is unknown.", "--genes: 'HLA_2' is unknown."),
     ],
 )

@@ -202,6 +202,7 @@ def _draw(folder: Path, adata: AnnData, cells: AnnData, held_out: AnnData, evalu
     for name, draw in drawings.items():
         axes = draw()
         figure = (axes[0] if isinstance(axes, np.ndarray) else axes).figure
+        figure.text(0.5, 0.0, "Simulated data", ha="center", va="top", size=8, style="italic")
         figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
         plt.close(figure)
 

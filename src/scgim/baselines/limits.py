@@ -1,4 +1,4 @@
-"""A fit in a process of its own: it can be ended, and its memory is its own."""
+"""A fit in a separate process: it can be ended, and its memory can be measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from scgim._apart import Apart, ProcessGone, TimeLimit, peak_memory
+from scgim._errors import InvalidType, InvalidValue
 from scgim._rng import RngLike
 
 from .protocol import Baseline, CannotPredict, TrainingData
@@ -24,31 +25,27 @@ class TimeLimitExceeded(CannotPredict):
 def fit_within(
     baseline: AnyBaseline, data: TrainingData, rng: RngLike = 0, *, seconds: float | None = None
 ) -> AnyBaseline:
-    """Fit in a process of its own, and end it after `seconds`.
+    """Fit in a separate process, and end it after `seconds`.
 
-    The result is that of ``baseline.fit(data, rng)``. The process is a fresh interpreter ("spawn"), so that nothing
-    of this one (threads, memory) reaches it: a script must call this under ``if __name__ == "__main__":``, and the
-    class of the baseline must be importable (not defined in a notebook).
+    The result is that of ``baseline.fit(data, rng)``. The process is a fresh interpreter, so that nothing of this one
+    (threads, memory) reaches it: a script must call this under ``if __name__ == "__main__":``, and the class of the
+    baseline must be importable (not defined in a notebook).
 
     Parameters
     ----------
-    baseline
-        Any method of the protocol that can be pickled.
-    data
-        What it is fitted on.
+    baseline, data
+        Any method of the protocol that can be pickled, and what it is fitted on.
     rng
         Seed or generator; a generator has advanced afterwards as if the fit had run here.
     seconds
-        Most seconds for the fit alone, without starting the process; None: no limit.
+        Maximum time for the fit alone, without starting the process; None: no limit.
 
     Returns
     -------
     Baseline
-        `baseline` itself, fitted, with two attributes more. ``fit_seconds_``: seconds of the fit in its process,
-        loading of what `fit` is the first to import included (torch: two or three seconds). ``peak_memory_``: the
-        most memory that this process has held at a time, in MiB (resident set): the fit, its data, and the
-        interpreter with all libraries (torch and pyro: about 250 MiB), but no further processes that the method
-        starts; NaN where the system does not tell.
+        `baseline` itself, fitted, with two attributes more: ``fit_seconds_``, loading of what `fit` is the first to
+        import included (torch: two or three seconds), and ``peak_memory_`` of its process in MiB, with the interpreter
+        and all libraries (torch and pyro: about 250 MiB) but without further processes that the method starts.
 
     Raises
     ------
@@ -63,21 +60,18 @@ def fit_within(
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import Control, TrainingData, fit_within
-    >>> table = pd.DataFrame({"condition": ["control"], "perturbation": ["control"], "dose": [np.nan],
-    ...                       "is_control": [True]})
-    >>> data = TrainingData(np.ones((5, 2)), np.zeros(5, int), table, np.zeros((1, 1)))
-    >>> control = fit_within(Control(), data, seconds=60)
-    >>> control.fit_seconds_ < 60
+    >>> from scgim.baselines import Control, fit_within
+    >>> from scgim.benchmark import SyntheticTask
+    >>> task = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0).load()
+    >>> fit_within(Control(), task.train, seconds=60).fit_seconds_ < 60
     True
     """
     if seconds is not None and not seconds > 0:
-        raise ValueError(f"The time limit must be positive, got {seconds} seconds.")
+        raise InvalidValue(f"The time limit must be positive, got {seconds} seconds.")
     try:
         call = Apart(_fit, baseline, data, rng, seconds=seconds)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise TypeError(f"{baseline.name} cannot be sent to a process of its own: {error}") from error
+        raise InvalidType(f"{baseline.name} cannot be sent to a separate process: {error}") from error
     try:
         fitted, state, fit_seconds, memory = pickle.loads(call.result())
     except TimeLimit:
@@ -104,7 +98,7 @@ def _fit(limited: AbstractContextManager[None], baseline: Baseline, data: Traini
     try:
         return pickle.dumps((vars(fitted), state, seconds, peak_memory()))
     except Exception as error:
-        raise TypeError(
+        raise InvalidType(
             f"{baseline.name} was fitted, but the result cannot be sent back from the process of the fit "
             f"({error}). Fit it without a time limit."
         ) from error

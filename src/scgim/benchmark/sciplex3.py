@@ -114,7 +114,7 @@ class SciPlex3Task:
 
         from scgim.baselines.prepared import prepared_condition, training_data
         from scgim.pp import prepare
-        from scgim.pp.labels import part_label
+        from scgim.pp._labels import part_label
 
         if self.problem:
             raise InvalidValue(self.problem)

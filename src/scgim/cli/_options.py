@@ -250,11 +250,7 @@ def _fit(parser: Any) -> None:
         combination_sep={"type": lambda text: text or None, "metavar": "SEP",
                          "help": "what separates the perturbations of a combination; '' if nothing does"},
     )  # fmt: skip
-    add_options(
-        parser.add_argument_group("the fit (arguments of scgim.tl.fit_gim)"),
-        fit,
-        preset={"help": "default, or paper: random start and log-mean-exp objective"},
-    )
+    add_options(parser.add_argument_group("the fit (arguments of scgim.tl.fit_gim)"), fit)
     group = parser.add_argument_group("all other settings of the fit (scgim.inference.FitConfig)")
     add_options(group if parser.everything else parser, settings, shown=parser.everything)
     _add_common(parser)

@@ -24,6 +24,8 @@ _VALUE = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|-?\d+(?:[._]?\d+)*(?
 _CODE = r"(\badata(?:\.\w+)?(?:\[[^\]]*\])? = .*?)(?=, (?:then|and|or) |[.;:)] |[.;:)]?$)"
 #: Before an argument whose name is a word of English as well.
 _VERBS = "leave|lower|raise|correct|check|without|change|give|pass"
+#: Messages whose quoted names are conditions (and not genes or cells).
+_OF_CONDITIONS = r"^hold_out|conditions? (?:are|held out|with fewer|target more)|perturbed condition|no target found"
 #: The end of the label of a condition with a dose: `_10000`, `_1e06`.
 _DOSE = r"_(\d[\d.]*(?:e-?\d+)?)"
 
@@ -74,9 +76,9 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), dose.strip()
 
 
-def held_out(entries: Sequence[Any], *, has_dose: bool) -> dict[str, Any] | list[str] | None:
+def held_out(entries: Sequence[Any], *, has_dose: bool) -> dict[str, Any] | list[Any] | None:
     """What :func:`perturbation` read, as `scgim.pp.prepare` takes what is held out: {'A': ['10', '100'], 'B': None}."""
-    if not has_dose:
+    if not has_dose or any(isinstance(entry, list) for entry in entries):  # a combination, each part with its dose
         return list(entries) or None
     wanted: dict[str, Any] = {}
     for entry in entries:
@@ -102,7 +104,7 @@ def in_shell(text: str, options: Mapping[str, str], *, doses: bool = False) -> s
     >>> in_shell('Lower min_counts, or pass input="log1p" to scgim.pp.prepare.', {"min_counts": "--min-counts"})
     'Lower --min-counts, or pass input="log1p" to scgim fit.'
     """
-    if doses and re.search(r"\bconditions?\b|\bhold_out\b", text):
+    if doses and re.search(_OF_CONDITIONS, text):
         text = re.sub(r"(?<!\[)'[^'\n]*'", _with_dose, text)
         text = re.sub(r"(?m)^  conditions held out .*$", _with_dose, text)
     pieces = re.split(_CODE, text)  # every second one is code
@@ -119,6 +121,7 @@ def _translate(text: str, options: Mapping[str, str]) -> str:
     text = re.sub(r"(?i)\b(seen by|given to|which|run|without|by) prepare\b", r"\1 scgim fit", text)
     text = re.sub(r"\bfit_gim\b", "scgim fit", text)
     text = re.sub(r" Then fit it: run scgim fit\.", "", text)
+    text = re.sub(r"[,;]? or (?:with )?a (?:DataFrame(?: of features)?|(?:scgim\.inference\.)?FitConfig)\b", "", text)
     text = re.sub(r"\(['\"]([^'\"]+)['\"], (?:dose|['\"]?([\d._]+(?: \w+)?)['\"]?)\)", _as_pair, text)
     for name in sorted(options, key=len, reverse=True):
         text = _with_value(text, name, options[name])
