@@ -94,8 +94,8 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
         _refuse_missing_control(names, control, perturbation_key, dose_key)
     elif dose_key is not None and control is not None and not np.isin(names, all_controls).any():
         logger.info(
-            f"no cell is labelled {all_controls[0]!r} in obs[{perturbation_key!r}]: the {(cell_codes == 0).sum()} "
-            f"cells with dose 0 in obs[{dose_key!r}] are the controls."
+            f"no cell is labelled {all_controls[0]!r} in obs[{perturbation_key!r}]: the controls are "
+            f"{plural(int((cell_codes == 0).sum()), 'cell')} with dose 0 in obs[{dose_key!r}]."
         )
     if ignored:
         logger.warning(f"{ignored} control cells have a dose other than 0 in obs[{dose_key!r}]; it is ignored.")

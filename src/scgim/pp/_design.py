@@ -114,7 +114,7 @@ def _check_sizes(
             f"cells{where}: {', '.join(named[:10])}{', ...' if len(named) > 10 else ''}. Lower "
             f"min_cells_per_condition, lower min_counts if cells were lost to it{drop}."
         )
-    logger.info(f"left out{where}, with fewer than {min_cells} cells: {', '.join(named)}")
+    logger.info(f"left out{where}, with fewer than {plural(min_cells, 'cell')}: {', '.join(named)}")
     if (counts >= min_cells).sum() < 2:
         largest = max(small, key=lambda i: (counts[i], present[i]))
         before = f" ({present[largest]} before min_counts)" if present[largest] > counts[largest] else ""

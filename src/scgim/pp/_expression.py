@@ -130,8 +130,8 @@ def _least_counts(total: np.ndarray, n_genes: int) -> int:
         return PAPER_MIN_COUNTS
     least = int(np.clip(np.median(total) // 4, 1, PAPER_MIN_COUNTS))
     logger.info(
-        f"min_counts={least}, from the median of {np.median(total):g} counts per cell: {n_genes} genes are a panel, "
-        "not a whole transcriptome."
+        f"min_counts={least}, from the median of {np.median(total):g} counts per cell: {plural(n_genes, 'gene')} "
+        "make a panel, not a whole transcriptome."
     )
     return least
 
