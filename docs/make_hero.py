@@ -1,6 +1,6 @@
 """The pictures of the README (light and dark), from what `scgim demo` wrote: python docs/make_hero.py scgim-demo
 
-Every panel shows SIMULATED data, and the picture says so.
+Every panel shows SIMULATED data, and the picture says so. Sizes are chosen for README width and for a phone.
 """
 
 from __future__ import annotations
@@ -8,21 +8,26 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.colors import to_hex
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 from PIL import Image
 
 import scgim
 from scgim.demo import DOSE, DRUG
 
 HERE = Path(__file__).resolve().parent
-DPI = 200
-WIDTH = 1600  # pixels of the page
-GAP = 56  # pixels between panels
+WIDTH = 1660  # pixels: twice the width of a README
+SIZE = (8.3, 9.9)  # inches
+HEIGHTS = (3.0, 2.7, 2.8, 1.9)  # of the rows
+FONT = 18  # points: labels of about 9 pixels on a phone of 360
+STYLES = {"light": "default", "dark": "dark_background"}
+METRICS = ["mean_distance", "wasserstein", "e_distance"]
 
 
 def main() -> None:
@@ -35,39 +40,74 @@ def main() -> None:
 
 def draw_both(folder: Path, out: Path) -> None:
     """The picture on a light and on a dark background."""
-    for name, style in (("light", "default"), ("dark", "dark_background")):
-        with plt.style.context(style):
+    for name, style in STYLES.items():
+        with plt.style.context([style, {"font.size": FONT}]):
             draw(folder, out / f"hero_{name}.png")
 
 
 def draw(folder: Path, out: Path) -> None:
     adata = ad.read_h5ad(folder / "fit.h5ad")
+    adata.var["number"] = adata.var_names.str.removeprefix("SIM")  # shorter names are larger ones
     cells = ad.read_h5ad(folder / "cells.h5ad")
     held_out = cells[cells.obs["dose"] == DOSE].copy()
     condition = str(held_out.obs["condition"].iloc[0])
-    genes = strongest(adata, condition, 6)
+    shown: dict[str, Any] = {"gene_symbols": "number", "legend": False, "title": False}
+    figure = plt.figure(figsize=SIZE, layout="constrained")
+    top, middle, below, bottom = figure.subfigures(4, 1, height_ratios=HEIGHTS)
 
-    graph = picture(scgim.pl.graph(adata, condition=condition, title=False, isolated=False))
-    marginals = picture(scgim.pl.marginals(adata, held_out, genes=genes, n_cols=6, title=False)[0])
-    doses = picture(
-        scgim.pl.dose_response(adata, predicted=cells, perturbation=DRUG, genes=genes, n_cols=6, title=False)[0]
-    )
-    shown = ["mean_distance", "wasserstein", "e_distance"]
-    errors = picture(scgim.pl.metrics(pd.read_csv(folder / "evaluation.csv"), metrics=shown)[0])
-    dose = f"{DRUG} {DOSE:,.0f} nM"
-    wide = max(marginals.width, doses.width)
-    titled_errors = titled(errors, f"Error on {dose}, held out")
-    titled_graph = titled(graph, f"Learned graph, targets of {dose}")
-    page = below(
-        beside(titled_graph, titled_errors, first=wide - titled_errors.width - GAP),
-        titled(marginals, f"Predicted cells, {dose}"),
-        titled(doses, "Predicted dose response"),
-        text("Simulated data (scgim demo).", size=10, weight="normal"),
-    )
-    height = round(page.height * WIDTH / page.width)
-    page = page.resize((WIDTH, height), Image.Resampling.LANCZOS)
+    ax = scgim.pl.graph(adata, condition=condition, isolated=False, ax=top.subplots(), **shown)
+    right, turned, drawn = mark_wrong(ax, adata)
+    heading(top, f"Learned graph: {right} of {drawn} arrows right (solid), {turned} reversed")
+    top.supxlabel(f"Orange raises, blue lowers. Filled: targets of {DRUG}.", size=0.65 * FONT)
+    genes = strongest(adata, condition, 3)
+    axes = scgim.pl.marginals(adata, held_out, genes=genes, ax=middle.subplots(1, 3), **shown)
+    heading(middle, f"Cells at a dose left out of the fit: {DRUG}, {DOSE:,.0f} nM")
+    tidy(middle, axes, "Zeros", columns=3)
+    axes = scgim.pl.dose_response(adata, predicted=cells, genes=genes, ax=below.subplots(1, 3), band=None, **shown)
+    heading(below, "Dose response")
+    tidy(below, axes, "Expression", columns=3)
+    axes = scgim.pl.metrics(pd.read_csv(folder / "evaluation.csv"), metrics=METRICS, ax=bottom.subplots(1, 3))
+    heading(bottom, "Error at the dose left out (left is better)")
+    for panel in axes[1:]:
+        panel.set_yticklabels([])
+    for panel in axes:
+        panel.set_xlabel("")
+    figure.suptitle("SIMULATED DATA: what `scgim demo` fits", x=0.99, ha="right", size=0.75 * FONT)
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=WIDTH / SIZE[0])
+    plt.close(figure)
+    page = Image.open(buffer).convert("RGB")
     page.quantize(colors=256, dither=Image.Dither.NONE).save(out, optimize=True)
     print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)")
+
+
+def mark_wrong(ax: Axes, adata: ad.AnnData) -> tuple[int, int, int]:
+    """Dash the arrows that the true network has not; how many are right, how many reversed, how many there are."""
+    edges = list(scgim.get.graph(adata).edges)
+    cause, effect = (adata.var_names.get_indexer(names) for names in zip(*edges, strict=True))
+    truth = adata.varp["true_graph"].toarray() > 0
+    right = truth[cause, effect]
+    wrong = {f"edge:{u}->{v}" for (u, v), is_true in zip(edges, right, strict=True) if not is_true}
+    for patch in ax.patches:
+        if patch.get_gid() in wrong:
+            patch.set_linestyle((0, (2.5, 1.5)))
+    return int(right.sum()), int((truth[effect, cause] & ~right).sum()), len(edges)
+
+
+def heading(part: SubFigure, words: str) -> None:
+    part.suptitle(words, x=0.01, ha="left", size=0.85 * FONT, weight="bold")
+
+
+def tidy(part: SubFigure, axes: np.ndarray, y: str, *, columns: int) -> None:
+    """A short label of the y axis on the left, stronger lines, and one legend below the row."""
+    for panel in axes:
+        panel.set_ylabel(y if panel is axes[0] else "")
+        for line in panel.lines:
+            line.set(linewidth=1.7 * line.get_linewidth(), markersize=1.6 * line.get_markersize())
+    handles, labels = axes[0].get_legend_handles_labels()
+    style: dict[str, Any] = {"frameon": False, "fontsize": 0.65 * FONT, "columnspacing": 1.2, "handlelength": 1.3}
+    part.legend(handles, labels, loc="outside lower center", ncols=columns, borderaxespad=0.1, **style)
 
 
 def strongest(adata: ad.AnnData, condition: str, n: int) -> list[str]:
@@ -77,46 +117,6 @@ def strongest(adata: ad.AnnData, condition: str, n: int) -> list[str]:
     label = adata.obs["gim_condition"].astype(str).to_numpy()
     change = np.abs(x[label == condition].mean(axis=0) - x[label == "control"].mean(axis=0))
     return genes[np.argsort(-change)[:n]].tolist()
-
-
-def picture(ax: plt.Axes) -> Image.Image:
-    """The figure of an axes as an image, as large as it was made."""
-    buffer = io.BytesIO()
-    ax.figure.savefig(buffer, dpi=DPI, bbox_inches="tight")
-    plt.close(ax.figure)
-    return Image.open(buffer).convert("RGB")
-
-
-def text(words: str, *, size: float, weight: str) -> Image.Image:
-    _, ax = plt.subplots(figsize=(0.1, 0.1))
-    ax.axis("off")
-    ax.text(0, 0, words, size=size, weight=weight)
-    return picture(ax)
-
-
-def titled(image: Image.Image, words: str) -> Image.Image:
-    return below(text(words, size=12, weight="bold"), image, gap=GAP // 3)
-
-
-def below(*images: Image.Image, gap: int = GAP) -> Image.Image:
-    page = blank(max(i.width for i in images), sum(i.height for i in images) + gap * (len(images) - 1))
-    y = 0
-    for image in images:
-        page.paste(image, (0, y))
-        y += image.height + gap
-    return page
-
-
-def beside(left: Image.Image, right: Image.Image, *, first: int) -> Image.Image:
-    """Two images, the left one in a column of `first` pixels."""
-    page = blank(first + GAP + right.width, max(left.height, right.height))
-    page.paste(left, (0, 0))
-    page.paste(right, (first + GAP, 0))
-    return page
-
-
-def blank(width: int, height: int) -> Image.Image:
-    return Image.new("RGB", (width, height), to_hex(plt.rcParams["figure.facecolor"]))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import anndata as ad
 import networkx as nx
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 
 from scgim._keys import FORMAT_VERSION, Keys
+from scgim.inference import FitConfig, new_model
+from scgim.model import FittedGIM
 from scgim.slots import cell_hashes, checksum, dense, read_entry, seal
 
 # fmt: off
@@ -158,13 +161,32 @@ def _seal(adata: ad.AnnData, k: Keys, spec: dict, genes: list[str]) -> None:
         "conditions": uns["conditions"],
         "parts": uns["parts"],
         "membership": np.eye(len(uns["conditions"]), dtype=np.uint8)[:, 1:],
+        "features": np.zeros((len(uns["parts"]), 1), dtype=np.float32),
         "feature_spec": spec,
         "params": {"prepare": uns["params"]["prepare"]},
         "genes": np.array(genes, dtype=object),
         "cells": np.sort(cell_hashes(dense(adata[:, genes].X), genes, labels)),
     }
-    uns["state"] = seal({"prepared": prepared, "fitted": {"genes": genes}}, {"weight": np.zeros(3, dtype=np.float32)})
+    config, model = _random_model(genes, uns["graph"], uns["params"]["prepare"]["input"])
+    fitted = {"genes": genes, "graph": model.graph, "settings": config.asdict()}
+    uns["state"] = seal({"prepared": prepared, "fitted": fitted}, model.arrays())
     uns["state_sha256"] = checksum(uns["state"])
+
+
+def _random_model(genes: list[str], edges: pd.DataFrame, kind: str) -> tuple[FitConfig, FittedGIM]:
+    """Mechanisms with random weights on the example's graph: the signs of its edges."""
+    config = FitConfig(
+        mechanism="linear" if kind == "continuous" else "ziln",
+        network_hidden=(2,),
+        inverse_temperature=1.0,
+        graph_sparsity=1.0,
+        target_sparsity=1.0,
+        intervention_scale=1.0,
+        target_scale=1.0,
+    )
+    graph = np.zeros((len(genes),) * 2, dtype=bool)
+    graph[pd.Index(genes).get_indexer(edges["source"]), pd.Index(genes).get_indexer(edges["target"])] = True
+    return config, FittedGIM(new_model(config, len(genes), 1, generator=torch.Generator().manual_seed(0)), graph)
 
 
 def seal_again(adata: ad.AnnData) -> None:
@@ -193,11 +215,12 @@ def _assemble(x, labels, genes, table, dag, probability, effect, perturbations, 
     edges = [(genes[a], genes[b], d["probability"]) for a, b, d in dag.edges(data=True)]
     per_drug = {name: effect[i] for i, name in enumerate(perturbations)}
     rows = [
-        (label, gene, probability[c, j], probability[c, j] > 0.5, per_drug.get(name, np.zeros(n))[j])
+        (label, gene, probability[c, j], probability[c, j] > 0.5, per_drug[name][j], -1 if per_drug[name][j] < 0 else 1)
         for c, (label, name) in enumerate(zip(table["condition"], table["perturbation"], strict=True))
         for j, gene in enumerate(genes)
         if not table["is_control"].iloc[c]
     ]
+    targets = ["condition", "gene", "probability", "is_target", "effect", "direction"]
     steps = np.arange(0, 6000, 50)
     settle = np.exp(-steps / 700)
     parts = table.loc[~table["is_control"], ["condition", "perturbation", "dose"]]
@@ -207,7 +230,7 @@ def _assemble(x, labels, genes, table, dag, probability, effect, perturbations, 
         "conditions": table,
         "parts": parts.rename(columns={"condition": "part"}).reset_index(drop=True),
         "graph": pd.DataFrame(edges, columns=["source", "target", "probability"]).astype({"probability": float}),
-        "targets": pd.DataFrame(rows, columns=["condition", "gene", "probability", "is_target", "effect"]),
+        "targets": pd.DataFrame(rows, columns=targets),
         "history": {
             "step": steps,
             "loss": 70 + 160 * np.exp(-steps / 200) + 12 * settle + rng.normal(0, 0.6, len(steps)),

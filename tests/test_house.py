@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "src" / "scgim"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 #: For everyone; these import nothing of scgim but each other.
-SHARED = {"_dag", "_keys", "_logging", "_optional", "_process", "_rng", "_shell", "_storage", "_validation"}
+SHARED = {"_apart", "_dag", "_errors", "_keys", "_logging", "_optional", "_process", "_rng", "_storage", "_validation"}
 #: A module may import those on its own level or above it in this list, and the shared ones.
 LEVELS = [
     {"slots", "simulate", "metrics"},
@@ -34,8 +34,7 @@ LEVELS = [
     {"tl"},
     {"pl"},
     {"benchmark"},
-    {"_benchmark_arguments"},
-    {"demo", "_arguments", "_settings"},
+    {"demo"},
     {"cli"},
     {"__main__"},
 ]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 #: Version of the slot layout; a file with another number was written by a newer or an earlier scgim.
 FORMAT_VERSION = 2
 
+#: What a cell is used for: the categories of `obs["gim_split"]`.
+SPLITS = ("train", "valid", "test")
+
 #: The layer in which `pp.prepare` keeps the raw counts.
 COUNTS_LAYER = "counts"
 

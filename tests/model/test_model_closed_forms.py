@@ -14,6 +14,7 @@ from scgim.model import (
     KINDS,
     Action,
     AtomicInterventions,
+    FittedGIM,
     FreeInterventions,
     Mechanisms,
     combine,
@@ -256,3 +257,22 @@ def test_one_targeted_ancestor_is_enough_to_touch_a_gene() -> None:
         [True, False, True, True, False],
         [False, False, False, False, True],
     ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slopes_are_those_of_the_location(kind: str) -> None:
+    model = FittedGIM(make_gim(kind), CHAIN)
+    slopes, mechanisms = model.slopes(), model.gim.mechanisms
+    assert (slopes[~CHAIN] == 0).all()
+    cells = propagate(model.gim, CHAIN, draw_noise(model.gim, 500, torch.Generator().manual_seed(0)), None)
+    graph = torch.as_tensor(CHAIN, dtype=torch.float32)[None]
+    for cause, effect in zip(*np.nonzero(CHAIN), strict=True):
+        moved = []
+        for step in (-1e-2, 1e-2):
+            x = cells.clone()
+            x[:, cause] += step
+            moved.append(float(mechanisms.location(x[None], graph)[0, :, effect].detach().mean()))
+        assert slopes[cause, effect] == pytest.approx((moved[1] - moved[0]) / 2e-2, rel=0.02, abs=1e-3)
+        if kind == "linear":
+            unit = mechanisms.response_scale[effect] / mechanisms.scale[cause]
+            assert slopes[cause, effect] == pytest.approx(float(mechanisms.weight[cause, effect] * unit), rel=1e-4)

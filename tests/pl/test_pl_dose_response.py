@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import small_fits
 from example_fit import DOSES, HELD_OUT, LONG_GENES, make_fit
 from figure_checks import assert_legible, assert_same_adata, overlapping_texts
 from matplotlib.colors import to_rgb
@@ -16,6 +19,12 @@ from scgim.pl._style import palette
 def line(ax, gid):
     (found,) = [artist for artist in ax.lines if artist.get_gid() == gid]
     return found
+
+
+def curve(ax) -> dict[float, float]:
+    """Predicted mean by dose, within and beyond the fitted doses."""
+    drawn = [artist for artist in ax.lines if artist.get_gid() in {"predicted", "extrapolated"}]
+    return {dose: mean for artist in drawn for dose, mean in zip(*artist.get_data(), strict=True)}
 
 
 def points(ax) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, object]]:
@@ -53,8 +62,7 @@ def test_curve_and_band_are_the_predicted_cells(fitted, predicted, band):
     (ax,) = scgim.pl.dose_response(fitted, predicted=predicted, genes="HSPA1A", band=band)
     of_drug = predicted[predicted.obs["perturbation"] == "Dacinostat"]
     sampled = [np.asarray(of_drug[of_drug.obs["dose"] == d, "HSPA1A"].X).ravel() for d in DOSES]
-    assert line(ax, "predicted").get_xdata().tolist() == list(DOSES)
-    assert line(ax, "predicted").get_ydata() == pytest.approx([c.mean() for c in sampled])
+    assert curve(ax) == pytest.approx({dose: c.mean() for dose, c in zip(DOSES, sampled, strict=True)})
     (area,) = [c for c in ax.collections if c.get_gid() == "band"]
     corners = {(x, round(y, 5)) for x, y in area.get_paths()[0].vertices}
     for dose, c in zip(DOSES, sampled, strict=True):
@@ -69,6 +77,14 @@ def test_axis_is_logarithmic_with_its_unit(fitted, predicted):
     assert [label.get_text() for label in ax.get_xticklabels()] == ["10", "100", "1,000", "10,000"]
 
 
+def assert_apart(ax) -> None:
+    """Labels of ticks have the width of a digit between them, at least."""
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+    digit = boxes[0].height / 2
+    assert all(right.x0 - left.x1 > digit for left, right in pairwise(boxes))
+
+
 def test_micromolar_and_crowded_doses():
     doses = (0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0)
     adata, predicted = make_fit(
@@ -78,9 +94,10 @@ def test_micromolar_and_crowded_doses():
     assert axes[0].get_xlabel() == axes[-1].get_xlabel() == "Dose (µM)"
     labels = [label.get_text() for label in axes[0].get_xticklabels()]
     assert {"0.1", "1", "10", "100"} <= set(labels)
+    assert_apart(axes[0])
     assert len(labels) == 7  # a tick each
     assert_legible(axes[0].figure)
-    (ax,) = scgim.pl.dose_response(adata, genes="LDLR", unit="mg/kg")
+    (ax,) = scgim.pl.dose_response(adata, predicted=False, genes="LDLR", unit="mg/kg")
     assert ax.get_xlabel() == "Dose (mg/kg)"
 
 
@@ -92,8 +109,30 @@ def test_perturbation_with_a_held_out_dose_is_the_default(fitted, predicted):
     assert axes[0].figure.legends[0].get_title().get_text() == "Quisinostat"
 
 
-def test_without_predictions_what_was_observed_is_drawn(fitted):
-    (ax,) = scgim.pl.dose_response(fitted, perturbation="Quisinostat", genes="LDLR")
+def test_beyond_the_fitted_doses_the_line_is_dotted_and_has_a_tick(fitted, predicted):
+    new = predicted[predicted.obs["perturbation"] == "Dacinostat"].copy()
+    new.obs["dose"] = new.obs["dose"].replace({1000.0: 3.0})  # below the lowest, and the held-out one above the highest
+    (ax,) = scgim.pl.dose_response(fitted, predicted=new, genes="LDLR")
+    dotted = [artist for artist in ax.lines if artist.get_gid() == "extrapolated"]
+    assert [artist.get_xdata().tolist() for artist in dotted] == [[3, 10], [100, 10000]]
+    assert line(ax, "predicted").get_xdata().tolist() == [10, 100]
+    assert ax.get_xticklabels()[0].get_text() == "3"
+    assert "beyond the fitted doses" in [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    assert_legible(ax.figure)
+
+
+def test_the_prediction_is_sampled_where_none_is_given():
+    adata = small_fits.fitted("log1p")
+    (ax,) = scgim.pl.dose_response(adata, perturbation="B", genes="g1")
+    x = line(ax, "predicted").get_xdata()
+    assert x == pytest.approx(np.geomspace(1, 10, 4), rel=1e-4)
+    sampled = scgim.tl.sample_cells(adata, perturbations=[("B", dose) for dose in x], n=500)
+    means = [np.asarray(sampled[sampled.obs["dose"] == dose, "g1"].X).mean() for dose in x]
+    assert line(ax, "predicted").get_ydata() == pytest.approx(means)
+
+
+def test_what_was_observed_is_drawn_alone_if_asked_for(fitted):
+    (ax,) = scgim.pl.dose_response(fitted, predicted=False, perturbation="Quisinostat", genes="LDLR")
     assert list(points(ax)) == ["observed"]
     assert not [a for a in ax.lines if a.get_gid() == "predicted"]
 
@@ -103,7 +142,7 @@ def test_a_perturbation_never_observed_is_drawn(fitted, predicted):
     new.obs["perturbation"] = "Panobinostat"
     (ax,) = scgim.pl.dose_response(fitted, predicted=new, genes="LDLR")
     assert points(ax) == {}
-    assert line(ax, "predicted").get_xdata().tolist() == list(DOSES)
+    assert line(ax, "predicted").get_xdata().tolist() == list(DOSES)  # nothing was fitted: nothing is dotted
 
 
 def test_one_predicted_dose_is_a_mark(fitted, predicted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from itertools import combinations
@@ -10,20 +11,30 @@ import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
 import pytest
+import small_fits
 from example_fit import HELD_OUT, LONG_GENES, gene_names, make_fit
 from figure_checks import assert_legible, assert_same_adata, drawn_texts
 from matplotlib.colors import to_rgb
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import ArrowStyle, FancyArrowPatch, FancyBboxPatch
+from small_fits import edit_graph
 
 import scgim
-from scgim.pl._arrange import arrange, place
-from scgim.pl._layered import _order, _with_trunks, assign_layers, crossings
+from scgim.pl._layout import arrange, assign_layers, crossings, order_columns, place, with_trunks
 from scgim.pl._style import luminance, palette
+from scgim.tl._stored import load
 
 
 def arrows(ax) -> dict[tuple[str, str], FancyArrowPatch]:
-    found = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
+    found = [patch for patch in ax.patches if str(patch.get_gid()).startswith("edge:")]
+    assert all(isinstance(patch, FancyArrowPatch) for patch in found)
     return {tuple(patch.get_gid().removeprefix("edge:").split("->")): patch for patch in found}
+
+
+def signs(adata) -> dict[tuple[str, str], float]:
+    """Sign of the slope of each edge's effect along its cause, in the fitted model."""
+    model = load(adata)
+    slopes, genes = model.fitted.slopes(), model.entry.genes
+    return {(genes[i], genes[j]): np.sign(slopes[i, j]) for i, j in np.argwhere(model.fitted.graph)}
 
 
 def boxes(ax) -> dict[str, FancyBboxPatch]:
@@ -34,7 +45,7 @@ def boxes(ax) -> dict[str, FancyBboxPatch]:
 def test_every_edge_is_one_arrow_and_every_gene_one_box(fitted):
     ax = scgim.pl.graph(fitted)
     dag = scgim.get.graph(fitted)
-    assert sum(isinstance(patch, FancyArrowPatch) for patch in ax.patches) == dag.number_of_edges()
+    assert sum(str(patch.get_gid()).startswith("edge:") for patch in ax.patches) == dag.number_of_edges()
     assert set(arrows(ax)) == set(dag.edges)
     assert set(boxes(ax)) == set(dag)
     names = [text for text, _ in drawn_texts(ax.figure)]
@@ -43,13 +54,13 @@ def test_every_edge_is_one_arrow_and_every_gene_one_box(fitted):
 
 def test_every_arrow_points_to_the_right_and_ends_at_its_target(fitted):
     ax = scgim.pl.graph(fitted)
-    place = boxes(ax)
+    place, raises = boxes(ax), signs(fitted)
     for (u, v), arrow in arrows(ax).items():
         points = arrow._path_original.vertices
         source, target = place[u].get_bbox(), place[v].get_bbox()
         assert source.x1 < target.x0
         assert points[0, 0] == pytest.approx(source.x1)
-        assert points[-1, 0] == pytest.approx(target.x0)
+        assert points[-1, 0] == pytest.approx(target.x0, abs=1e-6 if raises[u, v] > 0 else 3)  # a bar stands before it
         assert target.y0 < points[-1, 1] < target.y1
         assert (np.diff(points[:, 0]) >= 0).all()
 
@@ -90,8 +101,63 @@ def test_the_more_probable_the_wider(fitted):
     widths = [arrow.get_linewidth() for _, arrow in by_probability]
     assert widths == sorted(widths)
     assert widths[-1] > 1.5 * widths[0]
-    shades = [luminance(arrow.get_edgecolor()[:3]) for _, arrow in by_probability]
-    assert shades == sorted(shades, reverse=True)
+    raises = signs(fitted)
+    for sign in (-1, 1):
+        shades = [luminance(arrow.get_edgecolor()[:3]) for edge, arrow in by_probability if raises[edge] == sign]
+        assert len(shades) > 5
+        assert shades == sorted(shades, reverse=True)
+
+
+def test_colour_and_head_tell_the_sign(fitted):
+    drawn, raises = arrows(scgim.pl.graph(fitted)), signs(fitted)
+    assert set(raises.values()) == {-1, 1}
+    for edge, arrow in drawn.items():
+        red, _, blue, _ = arrow.get_edgecolor()
+        assert (red > blue) == (raises[edge] > 0)
+        assert isinstance(arrow.get_arrowstyle(), ArrowStyle.CurveFilledB if raises[edge] > 0 else ArrowStyle.BracketB)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "log1p"])
+def test_a_cause_that_is_raised_moves_its_effect_by_the_sign(kind):
+    adata = small_fits.fitted(kind)
+    edit_graph(adata, [("g0", "g1"), ("g1", "g2")])
+    for (cause, effect), sign in signs(adata).items():
+        held = [scgim.tl.intervene(adata, interventions={cause: value}, n=2000, rng=0) for value in (0.5, 1.5)]
+        low, high = (np.asarray(cells[:, effect].X).mean() for cells in held)
+        assert np.sign(high - low) == sign
+
+
+def test_legend_has_the_colours_of_the_edges(fitted):
+    ax = scgim.pl.graph(fitted)
+    strongest = [arrow.get_edgecolor() for arrow in ax.patches if arrow.get_gid() == "legend"]
+    drawn = max(arrows(ax).values(), key=lambda arrow: arrow.get_linewidth()).get_edgecolor()
+    assert np.abs(np.array(strongest) - drawn).max(axis=1).min() < 0.01
+    assert {"raises", "lowers"} <= {text.get_text() for text in ax.texts}
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_no_edge_is_said_and_no_wall_of_boxes_drawn(isolated):
+    adata, _ = make_fit(genes=gene_names(12), edges=0, cells=2, control_cells=2)
+    ax = scgim.pl.graph(adata, isolated=isolated)
+    assert [text.get_text() for text in ax.texts] == ["No edge found among 12 genes"]
+    assert boxes(ax) == {}
+    assert_legible(ax.figure)
+    called = scgim.get.targets(adata, conditions=HELD_OUT, called_only=True)["gene"]
+    assert set(boxes(scgim.pl.graph(adata, condition=HELD_OUT))) == set(called)
+
+
+def test_symbols_label_the_genes(fitted, tmp_path):
+    adata = fitted.copy()
+    adata.var["symbol"] = [f"S{i}" for i in range(adata.n_vars)]
+    adata.var.loc["LDLR", "symbol"] = None
+    ax = scgim.pl.graph(adata, gene_symbols="symbol", save=tmp_path / "graph.png")
+    assert (tmp_path / "graph.png").stat().st_size > 10_000
+    names = {text.get_text() for text in ax.texts}
+    assert {"S0", "LDLR"} <= names
+    assert "CDKN1A" not in names
+    assert set(boxes(ax)) == set(scgim.get.graph(adata))  # the names stay
+    with pytest.raises(KeyError, match="gene_symbols: adata"):
+        scgim.pl.graph(adata, gene_symbols="symbols")
 
 
 def test_threshold_and_isolated_genes(fitted):
@@ -107,9 +173,13 @@ def test_threshold_and_isolated_genes(fitted):
 def test_a_condition_colours_its_targets_and_their_edges(fitted):
     ax = scgim.pl.graph(fitted, condition=HELD_OUT)
     rows = scgim.get.targets(fitted, conditions=HELD_OUT).set_index("gene")
-    shades = {gene: luminance(box.get_facecolor()[:3]) for gene, box in boxes(ax).items()}
-    order = rows["probability"].sort_values().index
-    assert [shades[gene] for gene in order] == sorted(shades.values(), reverse=True)
+    shades = {gene: box.get_facecolor() for gene, box in boxes(ax).items()}
+    for direction in (-1, 1):
+        order = rows.loc[rows["direction"] == direction, "probability"].sort_values().index
+        dark = [-luminance(shades[gene][:3]) for gene in order]
+        assert dark == sorted(dark)
+        red, _, blue, _ = shades[order[-1]]
+        assert (red > blue) == (direction > 0)
     called = set(rows.index[rows["is_target"]])
     assert called
     red = {edge for edge, arrow in arrows(ax).items() if np.ptp(arrow.get_edgecolor()[:3]) > 0.1}
@@ -141,8 +211,8 @@ def test_planar_graphs_are_drawn_without_crossings():
         shuffled = nx.DiGraph()
         shuffled.add_nodes_from(np.random.default_rng(0).permutation(list(dag)).tolist())
         shuffled.add_edges_from(dag.edges)
-        proper = _with_trunks(shuffled, assign_layers(shuffled))
-        assert crossings(proper, _order(proper)) == 0
+        proper = with_trunks(shuffled, assign_layers(shuffled))
+        assert crossings(proper, order_columns(proper)) == 0
 
 
 def test_crossings_counts_pairs():
@@ -158,15 +228,15 @@ def test_positions_of_the_user_are_kept_in_proportion():
     dag = nx.DiGraph([("a", "b"), ("b", "c")])
     dag.add_node("alone")
     wanted = {"a": (0, 0), "b": (1, 0), "c": (3, 0), "alone": (0, -2)}
-    plan = place(dag, dict.fromkeys(dag, 20.0), 7.0, wanted, isolated=True)
-    x = {v: center[0] for v, center in plan.centers.items()}
+    plan = place(dag, dict.fromkeys(dag, 20.0), 7.0, wanted)
+    x = {v: box.x for v, box in plan.boxes.items()}
     assert (x["c"] - x["a"]) / (x["b"] - x["a"]) == pytest.approx(3)
     assert x["b"] - x["a"] > 20
-    assert plan.routes["a", "b"][-1] == pytest.approx([x["b"] - 10, plan.centers["b"][1]])
+    assert plan.routes["a", "b"][-1] == pytest.approx([x["b"] - 10, plan.boxes["b"].y])
     with pytest.raises(ValueError, match="'alone'"):
-        place(dag, dict.fromkeys(dag, 20.0), 7.0, {v: wanted[v] for v in "abc"}, isolated=True)
+        place(dag, dict.fromkeys(dag, 20.0), 7.0, {v: wanted[v] for v in "abc"})
     with pytest.raises(ValueError, match="same position"):
-        place(dag, dict.fromkeys(dag, 20.0), 7.0, wanted | {"a": (1, 0)}, isolated=True)
+        place(dag, dict.fromkeys(dag, 20.0), 7.0, wanted | {"a": (1, 0)})
 
 
 def test_positions_of_the_user_are_drawn(fitted):
@@ -242,25 +312,24 @@ def test_legible_at_other_sizes(genes, edges, isolated):
 def test_parts_are_stacked_without_overlap():
     dag = nx.DiGraph([(f"{part}{i}", f"{part}{i + 1}") for part in "abcdefgh" for i in range(3)])
     dag.add_nodes_from(["alone", "lonely"])
-    plan = arrange(dag, dict.fromkeys(dag, 30.0), 7.0, isolated=True)
-    assert set(plan.centers) == set(dag)
+    plan = arrange(dag, dict.fromkeys(dag, 30.0), 7.0)
+    assert set(plan.boxes) == set(dag)
     for u, v in combinations(dag, 2):
-        (ux, uy), (vx, vy) = plan.centers[u], plan.centers[v]
-        tall = (plan.heights[u] + plan.heights[v]) / 2
-        assert abs(ux - vx) >= 30 or abs(uy - vy) >= tall, (u, v)
-    assert plan.centers["alone"][1] < min(plan.centers[v][1] for v in dag if dag.degree(v))
+        a, b = plan.boxes[u], plan.boxes[v]
+        assert abs(a.x - b.x) >= 30 or abs(a.y - b.y) >= (a.height + b.height) / 2, (u, v)
+    assert plan.boxes["alone"].y < min(plan.boxes[v].y for v in dag if dag.degree(v))
 
 
 _LAYOUT = """
 import networkx as nx, numpy as np
-from scgim.pl._arrange import arrange
+from scgim.pl._layout import arrange
 rng = np.random.default_rng(0)
 dag = nx.DiGraph()
 dag.add_nodes_from(f"g{i}" for i in range(30))
 for i, j in rng.integers(0, 30, (60, 2)):
     if i < j:
         dag.add_edge(f"g{i}", f"g{j}")
-print(arrange(dag, dict.fromkeys(dag, 30.0), 7.0, isolated=True).centers)
+print(arrange(dag, dict.fromkeys(dag, 30.0), 7.0).boxes)
 """
 
 
@@ -268,7 +337,7 @@ def test_the_layout_does_not_depend_on_the_process():
     runs = [
         subprocess.run(
             [sys.executable, "-c", _LAYOUT],
-            env={"PYTHONHASHSEED": seed},
+            env=os.environ | {"PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,

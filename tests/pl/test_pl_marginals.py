@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from example_fit import HELD_OUT, LONG_GENES, gene_names, make_fit, seal_again
 from figure_checks import assert_legible, assert_same_adata
+from matplotlib.patches import Rectangle
 
 import scgim
-from scgim.pl.marginals import _density
+from scgim.pl._marginals import density
+from scgim.pl._style import palette
 
 
 def cells(adata, condition, gene):
@@ -19,7 +21,16 @@ def cells(adata, condition, gene):
 
 
 def bar_heights(ax) -> dict[str, float]:
-    return {container.get_label(): container[0].get_height() for container in ax.containers}
+    return {bar.get_gid().removeprefix("zeros:"): bar.get_height() for bar in bars(ax)}
+
+
+def bars(ax) -> list[Rectangle]:
+    return [bar for container in ax.containers for bar in container]
+
+
+def curves(ax) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    found = [line for line in ax.lines if line.get_gid() in {"control", "observed", "predicted"}]
+    return {line.get_gid(): line.get_data() for line in found if len(line.get_xdata()) > 100}
 
 
 def test_zero_bars_are_the_fractions_of_zeros(fitted, predicted):
@@ -34,7 +45,7 @@ def test_zero_bars_are_the_fractions_of_zeros(fitted, predicted):
             "predicted": (np.asarray(sampled[:, gene].X).ravel() == 0).mean(),
         }
         assert bar_heights(ax) == pytest.approx(expected)
-        assert all(bar[0].get_x() + bar[0].get_width() < 0 for bar in ax.containers)  # apart from the curves
+        assert all(bar.get_x() + bar.get_width() < 0 for bar in bars(ax))  # apart from the curves
 
 
 def test_default_genes_differ_most_between_observed_and_control(fitted, predicted):
@@ -50,30 +61,71 @@ def test_continuous_data_have_no_zero_bars():
     seal_again(adata)
     for ax in scgim.pl.marginals(adata, predicted, condition=HELD_OUT, n_genes=2):
         assert not ax.containers
-        curve = {line.get_label(): line for line in ax.lines}["predicted"]
-        assert curve.get_xdata().min() < 0 < curve.get_xdata().max()
+        x, _ = curves(ax)["predicted"]
+        assert x.min() < 0 < x.max()
 
 
-def test_density_integrates_to_the_fraction_of_positive_cells():
+def test_density_integrates_to_one():
     values = np.random.default_rng(0).lognormal(0.5, 0.3, 700)
-    x, density = _density(values, cells=1000, low=0.0, high=values.max() + 1, reflect=True)
-    assert density.sum() * (x[1] - x[0]) == pytest.approx(0.7, abs=1e-3)
+    high = values.max() + 1
+    assert density(values, 0.0, high, reflect=True).mean() * high == pytest.approx(1.0, abs=1e-3)
     gaussian = np.random.default_rng(0).normal(0, 1, 2000)
-    x, density = _density(gaussian, cells=2000, low=-6.0, high=6.0, reflect=False)
-    assert density.sum() * (x[1] - x[0]) == pytest.approx(1.0, abs=1e-3)
-    assert np.abs(density - np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)).max() < 0.05
+    y = density(gaussian, -6.0, 6.0, reflect=False)
+    x = -6 + 12 * (np.arange(len(y)) + 0.5) / len(y)
+    assert y.mean() * 12 == pytest.approx(1.0, abs=1e-3)
+    assert np.abs(y - np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)).max() < 0.05
 
 
-def test_areas_of_the_curves_are_comparable(fitted, predicted):
+def test_zeros_do_not_flatten_the_density(fitted, predicted):
+    """The curves of one panel have one area each, whatever the fractions of zeros."""
     (ax,) = scgim.pl.marginals(fitted, predicted, condition=HELD_OUT, genes="INSIG1")
-    areas = {}
-    for line in ax.lines:
-        if line.get_label() in {"control", "observed", "predicted"}:
-            x = line.get_xdata()
-            areas[line.get_label()] = line.get_ydata().sum() * (x[1] - x[0])
+    areas = {name: y.sum() * (x[1] - x[0]) for name, (x, y) in curves(ax).items()}
     zeros = bar_heights(ax)
-    ratio = (1 - zeros["observed"]) / (1 - zeros["control"])
-    assert areas["observed"] / areas["control"] == pytest.approx(ratio, rel=0.05)
+    assert abs(zeros["observed"] - zeros["control"]) > 0.05
+    assert areas["observed"] == pytest.approx(areas["control"], rel=0.05)
+    assert max(y.max() for _, y in curves(ax).values()) == pytest.approx(0.94)
+
+
+def test_outliers_and_a_spike_flatten_nothing():
+    adata, predicted = make_fit(genes=gene_names(4), cells=100, control_cells=100)
+    x, sampled = adata.X.toarray(), predicted.X.copy()
+    rows = np.flatnonzero(predicted.obs["condition"] == HELD_OUT)
+    sampled[rows[:5], 0] = 500.0  # far out
+    sampled[rows, 1] = np.linspace(1.0, 1.001, len(rows))  # all but one value
+    predicted.X = sampled
+    plain, spike = scgim.pl.marginals(adata, predicted, condition=HELD_OUT, genes=gene_names(2))
+    assert plain.get_xlim()[1] < 2 * x[:, 0].max()
+    (mark,) = [line for line in plain.lines if line.get_gid() == "beyond"]
+    assert mark.get_color() == palette(plain).predicted
+    tops = {name: y.max() for name, (_, y) in curves(spike).items()}
+    assert max(tops["control"], tops["observed"]) > 0.4
+    assert spike.get_ylim()[1] < tops["predicted"]
+
+
+def test_a_few_values_are_marks():
+    adata, predicted = make_fit(genes=gene_names(4), cells=30, control_cells=30)
+    x = adata.X.toarray()
+    rows = np.flatnonzero(adata.obs["gim_condition"] == HELD_OUT)
+    x[rows, 0] = 0.0
+    x[rows[:3], 0] = [1.0, 1.5, 2.0]
+    adata.X = x
+    seal_again(adata)
+    (ax,) = scgim.pl.marginals(adata, predicted, condition=HELD_OUT, genes=gene_names(1))
+    assert "observed" not in curves(ax)
+    (marks,) = [line for line in ax.lines if line.get_gid() == "observed"]
+    assert marks.get_xdata().tolist() == [1.0, 1.5, 2.0]
+
+
+def test_symbols_label_the_genes_and_ask_for_them(fitted, predicted, tmp_path):
+    adata = fitted.copy()
+    adata.var["symbol"] = [f"S{i}" for i in range(adata.n_vars)]
+    axes = scgim.pl.marginals(
+        adata, predicted, condition=HELD_OUT, genes=["S1", "LDLR"], gene_symbols="symbol", save=tmp_path / "cells.pdf"
+    )
+    expected = [f"S{adata.var_names.get_loc(gene)}" for gene in ("CDKN1A", "LDLR")]
+    assert [ax.get_title() for ax in axes] == expected
+    assert bar_heights(axes[0])["control"] == (cells(adata, "control", "CDKN1A") == 0).mean()
+    assert (tmp_path / "cells.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_condition_never_observed_is_compared_with_control(fitted, predicted):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from example_fit import DRUGS, HELD_OUT, LONG_GENES, gene_names, make_fit
 from figure_checks import assert_legible, assert_same_adata, overlapping_texts
+from matplotlib.colors import to_rgb
 
 import scgim
+from scgim.pl._style import palette
 
 DOSES = ["10 nM", "100 nM", "1,000 nM", "10,000 nM"]
 
@@ -21,8 +23,8 @@ def rows(ax) -> list[str]:
     return [label.get_text() for label in ax.get_yticklabels()]
 
 
-def values(ax, shape=(16, 50)) -> np.ndarray:
-    return np.asarray(ax.collections[0].get_array()).reshape(shape)
+def values(ax) -> np.ndarray:
+    return np.asarray(ax.collections[0].get_array()).reshape(len(rows(ax)), len(columns(ax)))
 
 
 def dots(ax) -> set[tuple[int, int]]:
@@ -37,7 +39,8 @@ def test_cells_and_dots_are_the_stored_targets(fitted):
     labels = [f"{drug}_{dose}" for drug in DRUGS for dose in (10, 100, 1000, 10000)]
     for i, label in enumerate(labels):
         for j, gene in enumerate(columns(ax)):
-            assert drawn[i, j] == table.loc[(label, gene), "probability"]
+            row = table.loc[(label, gene)]
+            assert drawn[i, j] == row["probability"] * row["direction"]
             assert ((i, j) in marked) == table.loc[(label, gene), "is_target"]
     assert ax.get_ylim() == (16, 0)  # the first row on top
 
@@ -52,25 +55,52 @@ def test_rows_are_ordered_by_perturbation_and_dose(fitted):
         expected = [*DOSES, *DOSES, *DOSES, *DOSES]
         expected[7] = "10,000 nM (held out)"  # Dacinostat is second
         assert rows(ax) == expected
-        names = sorted((t.get_position()[1], t.get_text()) for t in ax.texts if t.get_gid() == "perturbation")
+        names = sorted((t.get_position()[1], t.get_text().strip()) for t in ax.texts if t.get_gid() == "perturbation")
         assert [name for _, name in names] == list(DRUGS)
 
 
-def test_genes_never_targeted_come_last(fitted):
+def test_genes_never_targeted_are_left_out_and_counted(fitted):
     ax = scgim.pl.targets(fitted)
-    most = values(ax).max(axis=0)
-    likely = most >= 0.5
-    assert 0 < likely.sum() < 50
-    assert likely[: likely.sum()].all()
-    assert (np.diff(most[~likely]) <= 0).all()
-    assert sorted(columns(ax)) == sorted(gene_names(50))
+    called = scgim.get.targets(fitted, called_only=True)["gene"].unique()
+    assert set(columns(ax)) == set(called)
+    assert 0 < len(called) < 50
+    assert ax.get_xlabel() == f"{50 - len(called)} genes that no condition targets not shown"
+    ax = scgim.pl.targets(fitted, genes=gene_names(50))
+    assert columns(ax) == gene_names(50)
+    assert ax.get_xlabel() == ""
+
+
+def test_no_target_is_said():
+    adata, _ = make_fit(genes=gene_names(12), cells=2, control_cells=2)
+    adata.uns["gim"]["targets"]["is_target"] = False
+    ax = scgim.pl.targets(adata)
+    most = scgim.get.targets(adata).groupby("gene")["probability"].max().nlargest(10)
+    assert columns(ax) == most.index.tolist()
+    assert ax.get_xlabel() == "No target called. Shown: the 10 most probable of 12 genes"
+    assert_legible(ax.figure)
+
+
+def test_colours_tell_raised_from_lowered(fitted):
+    ax = scgim.pl.targets(fitted, genes=gene_names(50))
+    mesh, drawn = ax.collections[0], values(ax)
+    red, _, blue, _ = mesh.cmap(mesh.norm(drawn)).transpose(2, 0, 1)
+    assert ((red > blue) == (drawn > 0))[np.abs(drawn) > 0.5].all()
+    assert mesh.cmap(mesh.norm(0.0))[:3] == to_rgb(palette(ax).paper)
+
+
+def test_symbols_label_the_columns(fitted, tmp_path):
+    adata = fitted.copy()
+    adata.var["symbol"] = [f"S{i}" for i in range(adata.n_vars)]
+    ax = scgim.pl.targets(adata, genes=["S1", "LDLR"], gene_symbols="symbol", save=tmp_path / "targets.svg")
+    assert columns(ax) == ["S1", f"S{adata.var_names.get_loc('LDLR')}"]
+    assert "<svg" in (tmp_path / "targets.svg").read_text()
 
 
 def test_genes_and_conditions_can_be_chosen(fitted):
     ax = scgim.pl.targets(fitted, genes=["LDLR", "CDKN1A"], conditions=["Belinostat_10", HELD_OUT, "control"])
     assert columns(ax) == ["LDLR", "CDKN1A"]
     assert rows(ax) == ["10 nM", "10,000 nM (held out)"]
-    assert values(ax, (2, 2)).shape == (2, 2)
+    assert values(ax).shape == (2, 2)
 
 
 def test_knockouts_are_labelled_by_their_condition():

@@ -115,6 +115,20 @@ class FittedGIM:
         out = out if found.held is None else torch.where(torch.isnan(found.held), out, found.held)
         return out.numpy().astype(np.float64)
 
+    def slopes(self, n_cells: int = 500) -> np.ndarray:
+        """(genes, genes) mean derivative of a gene's location along its parents, row = cause; 0 without an edge.
+
+        The mean is over unperturbed cells of the model, drawn from a fixed seed; for ``ziln`` the location is of log x.
+        """
+        noise = draw_noise(self.gim, n_cells, torch.Generator().manual_seed(0))
+        x, kept = propagate(self.gim, self.graph, noise, None), torch.as_tensor(self.graph, dtype=torch.float32)
+
+        def location(shift: Tensor) -> Tensor:
+            return self.gim.mechanisms.location((x + shift).unsqueeze(0), kept.unsqueeze(0))[0].mean(0)
+
+        slopes = torch.autograd.functional.jacobian(location, torch.zeros(self.n_genes))  # (effect, cause)
+        return (slopes.T * kept).numpy()
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, to store without pickle: float32 (bool buffers as uint8)."""
         return {

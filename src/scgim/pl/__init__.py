@@ -1,10 +1,9 @@
-"""Drawing what is stored: no function here computes a model, saves a file or shows a window."""
+"""Figures of what is stored, in the user's axes (`ax=`) or new ones; `save=` writes it; no window is shown."""
 
-from .dose_response import dose_response
-from .graph import graph
-from .history import history
-from .marginals import marginals
-from .metrics import metrics
-from .targets import targets
+from ._diagnostics import history, metrics
+from ._dose_response import dose_response
+from ._graph import graph
+from ._marginals import marginals
+from ._targets import targets
 
 __all__ = ["dose_response", "graph", "history", "marginals", "metrics", "targets"]

@@ -1,4 +1,4 @@
-"""Cells of an AnnData, for the genes and conditions that a figure shows."""
+"""Cells of an AnnData, for the genes and conditions that a figure shows, and what these genes are called."""
 
 from __future__ import annotations
 
@@ -29,12 +29,6 @@ def cells_of(adata: ad.AnnData, slots: Entry, conditions: Iterable[str]) -> np.n
     return chosen
 
 
-def control_cells(adata: ad.AnnData, slots: Entry) -> np.ndarray:
-    """Mask of the cells without an intervention, (cells,)."""
-    table = slots.conditions
-    return cells_of(adata, slots, table.loc[table["is_control"], "condition"])
-
-
 def predicted_labels(predicted: ad.AnnData, column: str = "condition") -> pd.Series:
     """A column of the sampled cells' `obs`, with an error where it is missing."""
     if column not in predicted.obs:
@@ -54,15 +48,34 @@ def require_genes(predicted: ad.AnnData, genes: Sequence[str]) -> None:
         )
 
 
-def choose_genes(
-    genes: str | Iterable[str] | None, available: Sequence[str], change: pd.Series, n_genes: int
-) -> list[str]:
-    """The genes asked for, or the `n_genes` with the largest `change` (indexed by gene), largest first."""
-    if genes is not None:
-        return check_known(genes, available, "gene")
+def gene_labels(adata: ad.AnnData, genes: Sequence[str], gene_symbols: str | None) -> pd.Series:
+    """What each gene is called in the figure, by its name: that name, or its entry in a column of `adata.var`."""
+    names = pd.Series(genes, index=genes, dtype=object)
+    if gene_symbols is None:
+        return names
+    if gene_symbols not in adata.var:
+        raise KeyError(
+            f"gene_symbols: adata.var[{gene_symbols!r}] is missing (found {listing(adata.var.columns)}); it is the "
+            "column to label genes by."
+        )
+    symbols = adata.var[gene_symbols].astype(object)[list(genes)]
+    return symbols.where(symbols.notna() & (symbols != ""), names).astype(str)
+
+
+def find_genes(asked: str | Iterable[str], labels: pd.Series) -> list[str]:
+    """Names of the genes asked for by their name or their label; a ValueError where one is unknown."""
+    known = check_known(asked, list(dict.fromkeys([*labels.index, *labels])), "gene")
+    found = [labels.index[(labels.index == name) | (labels == name).to_numpy()] for name in known]
+    return list(dict.fromkeys(gene for genes in found for gene in genes))
+
+
+def choose_genes(asked: str | Iterable[str] | None, labels: pd.Series, change: np.ndarray, n_genes: int) -> list[str]:
+    """The genes asked for, or the `n_genes` with the largest `change` (genes,), largest first."""
+    if asked is not None:
+        return find_genes(asked, labels)
     if n_genes < 1:
         raise ValueError(f"n_genes must be at least 1, not {n_genes}.")
-    return change.sort_values(ascending=False, kind="stable").index[:n_genes].tolist()
+    return labels.index[np.argsort(-change, kind="stable")[:n_genes]].tolist()
 
 
 def expression_label(slots: Entry) -> str:

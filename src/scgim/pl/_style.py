@@ -1,21 +1,31 @@
-"""Colours, sizes and labels shared by every figure.
+"""Colours, sizes, labels and grids of panels shared by every figure.
 
 Sizes follow the user's `font.size`, colours the user's background: nothing global is changed.
-Colours are Okabe and Ito's (2008), legible with colour blindness; ramps vary lightness within one hue.
+Colours are Okabe and Ito's (2008), legible with colour blindness.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.typing import ColorType
+
+Drawn = TypeVar("Drawn", Axes, np.ndarray)
+#: Ticks of a colour bar of target probabilities times direction.
+DIRECTION_TICKS = {-1.0: "1, lowered", 0.0: "0", 1.0: "1, raised"}
+_SMALL = 0.75  # height of a small panel; the others have 1
 
 
 class Palette(NamedTuple):
@@ -23,10 +33,14 @@ class Palette(NamedTuple):
 
     ink: str
     paper: str
-    observed: str
-    predicted: str
+    observed: str  # also: lowered
+    predicted: str  # also: raised
     control: str
     muted: str
+
+    def of_sign(self, sign: int) -> str:
+        """Colour of what is raised (1), lowered (-1), or neither."""
+        return {1: self.predicted, -1: self.observed}.get(sign, self.ink)
 
 
 def palette(ax: Axes) -> Palette:
@@ -37,11 +51,18 @@ def palette(ax: Axes) -> Palette:
     return Palette(ink, "white", "#0072B2", "#D55E00", "#8C8C8C", "#B8B8B8")
 
 
-def sequential(colors: Palette) -> LinearSegmentedColormap:
-    """Probabilities: from the background (0) through blue to the strongest contrast (1)."""
-    dark = luminance(colors.paper) < 0.5
-    steps = ["#000000", "#0A4A73", "#56B4E9", "#F0F8FF"] if dark else ["#FFFFFF", "#9CCBE8", "#0072B2", "#052A47"]
-    return LinearSegmentedColormap.from_list("scgim_probability", steps)
+def diverging(colors: Palette) -> LinearSegmentedColormap:
+    """Target probabilities with their direction: blue (lowered, -1), background (0), orange (raised, 1)."""
+    blue, orange = colors.observed, colors.predicted
+    near = 0.75 if luminance(colors.paper) > 0.5 else 0.9  # certain targets are a little darker than the lines
+    steps: list[ColorType] = [
+        blend(blue, "black", near),
+        blend(blue, colors.paper, 0.85),
+        blend(blue, colors.paper, 0.3),
+        colors.paper,
+    ]
+    steps += [blend(orange, colors.paper, 0.3), blend(orange, colors.paper, 0.85), blend(orange, "black", near)]
+    return LinearSegmentedColormap.from_list("scgim_direction", steps, N=257)
 
 
 def luminance(color: ColorType) -> float:
@@ -103,21 +124,17 @@ def format_unit(unit: str) -> str:
 
 def condition_title(table: pd.DataFrame, condition: str, unit: str, *, note: bool = True) -> str:
     """`Dacinostat, 10,000 nM (held out)` from the table of conditions; the label where it has no row."""
-    found = table[table["condition"] == condition]
-    if found.empty:
-        return condition
-    row = found.iloc[0]
-    held_out = note and row["split"] == "test"
-    name = condition if pd.isna(row["dose"]) else f"{row['perturbation']}, {format_dose(row['dose'], unit)}"
-    return f"{name} (held out)" if held_out else name
+    for row in table[table["condition"] == condition].itertuples():
+        name = condition if pd.isna(row.dose) else f"{row.perturbation}, {format_dose(row.dose, unit)}"
+        return f"{name} (held out)" if note and row.split == "test" else name
+    return condition
 
 
 def clean(ax: Axes) -> None:
     """Leave the left and lower spine, and small ticks."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=font_size(0.85), length=2.5, width=0.6, pad=2)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_linewidth(0.6)
+    ax.spines[["left", "bottom"]].set_linewidth(0.6)
 
 
 def axes_size(ax: Axes) -> tuple[float, float]:
@@ -127,3 +144,100 @@ def axes_size(ax: Axes) -> tuple[float, float]:
         figure.draw_without_rendering()  # a layout engine decides when it draws
     box, dots = ax.get_window_extent(), figure.dpi / 72
     return box.width / dots, box.height / dots
+
+
+def finish(drawn: Drawn, save: str | Path | None) -> Drawn:
+    """The axes, after their figure was written where `save` names a file."""
+    if save is not None:
+        first = drawn[0] if isinstance(drawn, np.ndarray) else drawn
+        first.figure.canvas.figure.savefig(save, bbox_inches="tight")
+    return drawn
+
+
+class Panels(NamedTuple):
+    """Axes of one figure, one per gene or quantity."""
+
+    axes: np.ndarray  # (panels,)
+    own: bool  # whether their figure was made here
+    columns: int
+
+    def label(self, titles: Iterable[str] = (), x: str = "", y: str = "") -> None:
+        """Name the genes; label the left and the lowest panels of a new figure, or all of the user's axes."""
+        for ax, title in zip(self.axes, titles, strict=False):
+            ax.set_title(shorten(title), fontsize=font_size(), style="italic", pad=3)
+        for i, ax in enumerate(self.axes):
+            clean(ax)
+            if i % self.columns == 0 or not self.own:
+                ax.set_ylabel(y, fontsize=font_size(0.9))
+            if i + self.columns >= len(self.axes) or not self.own:
+                ax.set_xlabel(x, fontsize=font_size(0.9))
+
+    def labelled(self) -> list[Artist]:
+        """What the first panel holds that has a label, for the legend."""
+        return self.axes[0].get_legend_handles_labels()[0]
+
+    def header(self, handles: Sequence[Artist], title: str = "", note: str = "") -> None:
+        """Title and legend above a new figure, which grows by what they need, `note` below; else a legend inside."""
+        first = self.axes[0]
+        ink, figure = palette(first).ink, first.figure
+        style: dict[str, Any] = {"frameon": False, "fontsize": font_size(0.9), "labelcolor": ink, "borderaxespad": 0.2}
+        if not self.own:
+            if handles:
+                first.legend(handles=handles, loc="best", handlelength=1.4, **style)
+            return
+        width, height = figure.get_size_inches()
+        if title:
+            fitting = fit_text(title, font_size(1.1), 72 * width - font_size())
+            # the legend's own title: the two never overlap
+            style |= {"title": fitting, "title_fontproperties": {"size": font_size(1.1)}}
+        columns = _legend_columns(handles, 72 * width)
+        lines = bool(title) + -(-len(handles) // columns)
+        if lines:
+            height += (1.45 * lines + 0.6) * font_size() / 72
+            box = figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.6, **style)
+            box.get_title().set_color(ink)
+        if note:
+            height += 1.6 * font_size() / 72
+            figure.supxlabel(fit_text(note, font_size(0.9), 72 * width), fontsize=font_size(0.9), color=ink)
+        figure.set_size_inches(width, height)
+
+
+def make_panels(
+    n: int, *, ax: Any, n_cols: int, size: tuple[float, float], min_width: float = 24, n_small: int = 0
+) -> Panels:
+    """`n` axes: the user's (`ax`, one or an array), or those of a new figure with `n_cols` columns.
+
+    `size` of a panel and `min_width` of a new figure (room for its legend) are multiples of the font size. The last
+    `n_small` panels of a new figure are lower.
+    """
+    if ax is not None:
+        axes = np.asarray([ax] if isinstance(ax, Axes) else ax, dtype=object).ravel()
+        if len(axes) < n:
+            raise ValueError(f"ax holds {len(axes)} axes, but {n} panels are to be drawn.")
+        return Panels(axes[:n], False, 1)
+    if n_cols < 1:
+        raise ValueError(f"n_cols must be at least 1, not {n_cols}.")
+    n_large = n - n_small
+    columns = min(n_large, n_cols)
+    rows = [-(-n_large // columns), -(-n_small // columns)]
+    ratios = [1.0] * rows[0] + [_SMALL] * rows[1]
+    em = font_size() / 72
+    inches = (max(columns * size[0] + 1, min_width) * em, (sum(ratios) * size[1] + 0.5) * em)
+    figure, grid = plt.subplots(
+        sum(rows), columns, figsize=inches, height_ratios=ratios, layout="constrained", squeeze=False
+    )
+    figure.get_layout_engine().set(w_pad=0.4 * em, h_pad=0.4 * em, wspace=0.02, hspace=0.03)  # type: ignore[union-attr,call-arg]
+    axes = np.r_[grid[: rows[0]].ravel()[:n_large], grid[rows[0] :].ravel()[:n_small]]
+    for unused in {*grid.ravel()} - {*axes}:
+        unused.remove()
+    return Panels(axes, True, columns)
+
+
+def _legend_columns(handles: Sequence[Artist], width: float) -> int:
+    """As many legend columns as fit into `width` points (a legend fills one column after the other)."""
+    size = font_size(0.9)
+    rooms = [text_width(str(handle.get_label()), size) + 4.6 * size for handle in handles]
+    for columns in range(len(rooms), 1, -1):
+        if sum(max(column) for column in np.array_split(rooms, columns)) + size <= width:
+            return columns
+    return 1

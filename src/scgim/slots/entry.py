@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import pandas as pd
 
-from .._keys import Keys
+from .._keys import SPLITS, Keys
 from .._storage import from_storable
 from .._validation import listing, plural
 from .cells import cell_hashes, unknown_cells
@@ -69,6 +69,11 @@ class Entry:
     def arguments(self) -> dict[str, Any]:
         """The arguments of `pp.prepare`."""
         return from_storable(self.prepared["params"])["prepare"]
+
+    @property
+    def notation(self) -> dict[str, Any]:
+        """How perturbations are written: arguments of `pp.parse_perturbations`."""
+        return {name: self.spec[name] for name in ("control", "combination_sep", "has_dose", "dose_unit")}
 
     @property
     def dose_unit(self) -> str:
@@ -151,7 +156,7 @@ class Entry:
     def split(self, adata: AnnData) -> np.ndarray:
         """(cells,) `train`, `valid` or `test`; None where a cell has none."""
         column = self._column(adata, self.keys.split)
-        odd = sorted({str(v) for v in column[pd.notna(column)]} - {"train", "valid", "test"})
+        odd = sorted({str(v) for v in column[pd.notna(column)]} - set(SPLITS))
         if odd:
             raise ValueError(
                 f"adata.obs[{self.keys.split!r}] holds {listing(odd)}; a cell is 'train', 'valid' or 'test'. Run "

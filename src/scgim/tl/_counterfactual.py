@@ -126,7 +126,7 @@ def _rows(adata: AnnData, cells: Any) -> np.ndarray:
     values = np.atleast_1d(np.asarray(cells))
     if values.dtype == bool:
         if len(values) != adata.n_obs:
-            raise ValueError(f"cells is a mask of {len(values)} entries, but adata has {adata.n_obs} cells.")
+            raise ValueError(f"cells is a mask for {plural(len(values), 'cell')}, but adata has {adata.n_obs}.")
         rows = np.flatnonzero(values)
     else:
         rows = adata.obs_names.get_indexer(pd.Index(values.astype(str)))
@@ -183,7 +183,7 @@ def _normalised(cells: AnnData, entry: Entry) -> np.ndarray:
     if cells.n_vars < known / 2:
         raise ValueError(
             f"The X of cells holds counts of {plural(cells.n_vars, 'gene')}, but cells were normalised by their totals "
-            f"over {known} genes. Pass all genes, or values that were normalised with them."
+            f"over {plural(known, 'gene')}. Pass all genes, or values that were normalised with them."
         )
     total = np.asarray(cells.X.sum(axis=1), dtype=np.float64).ravel()
     if (total == 0).any():

@@ -15,7 +15,7 @@ from scgim._storage import from_storable, to_storable
 from scgim._validation import listing, plural
 from scgim.inference import FitResult
 from scgim.model import FittedGIM
-from scgim.slots import Entry, checksum, seal
+from scgim.slots import Entry, checksum, detach, seal
 
 from ._stored import stored_model
 
@@ -67,8 +67,6 @@ def store_fit(
     control_mean: np.ndarray,
 ) -> None:
     """Write one fit; everything is computed before the first slot is touched."""
-    from scgim.pp.slots import own
-
     keys, settings = entry.keys, result.config.asdict()
     result.gim.to("cpu")
     weights = FittedGIM(result.gim, result.graph).arrays()
@@ -102,7 +100,7 @@ def store_fit(
     edge_prob = sp.csr_matrix(
         (probability[first, second].astype(np.float32), (places[first], places[second])), shape=(adata.n_vars,) * 2
     )
-    own(adata)
+    detach(adata)
     adata.uns[keys.uns] = uns
     adata.varp[keys.edge_prob] = edge_prob
     adata.varm[keys.target_prob], adata.varm[keys.effect] = wide

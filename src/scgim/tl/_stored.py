@@ -15,12 +15,11 @@ import torch
 from scgim._validation import check_values_of_genes, listing, suggestion
 from scgim.inference import FitConfig, new_model
 from scgim.model import FittedGIM, Interventions
-from scgim.slots import Entry, read_entry
+from scgim.slots import Entry, Part, read_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Part = tuple[str, float]
 #: Label and parts of one condition.
 Named = tuple[str, list[Part]]
 
@@ -44,10 +43,7 @@ class StoredModel:
         entry = self.entry
         parsed = parse_perturbations(
             perturbations,
-            control=entry.control,
-            combination_sep=entry.arguments.get("combination_sep", "+"),
-            has_dose=bool(entry.spec["has_dose"]),
-            dose_unit=entry.dose_unit,
+            **entry.notation,
             known={label: entry.parts_of(label) for label in entry.labels},
         )
         if not parsed:
