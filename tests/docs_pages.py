@@ -17,7 +17,7 @@ DOCS = REPOSITORY / "docs"
 SKIPPED = {"_build", "generated", "_templates"}
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not SKIPPED & set(path.relative_to(DOCS).parts))
 TEXTS = [*PAGES, REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", REPOSITORY / "CONTRIBUTING.md"]
-MODULES = [name for name in scgim.__all__ if not name.startswith("__")]
+MODULES = [name for name in scgim.__all__ if name.islower() and not name.startswith("__")]
 
 
 def name_of(path: Path) -> str:

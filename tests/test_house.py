@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "src" / "scgim"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 #: For everyone; these import nothing of scgim but each other.
-SHARED = {"_apart", "_dag", "_errors", "_keys", "_logging", "_optional", "_process", "_rng", "_storage", "_validation"}
+SHARED = {"_apart", "_dag", "_errors", "_logging", "_optional", "_process", "_rng", "_validation"}
 #: A module may import those on its own level or above it in this list, and the shared ones.
 LEVELS = [
     {"slots", "simulate", "metrics"},

@@ -233,10 +233,10 @@ def test_options_and_settings_reach_their_functions(tmp_path: Path) -> None:
     assert cli._given(parsed("fit")) == ({}, {})
 
 
-def test_the_shell_lines_of_the_readme_give_the_fit_of_its_quick_start(tmp_path: Path, monkeypatch) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    code = re.search(r"^## Quick start\n\n```python\n(.*?)^```", readme, flags=re.M | re.S)[1]
-    (line,) = re.findall(r"^(scgim fit (?:[^\n\\]|\\\n)*)", readme, flags=re.M)
+def test_the_shell_lines_of_the_quick_start_give_its_fit(tmp_path: Path, monkeypatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "quickstart.md").read_text()
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S))
+    (line,) = re.findall(r"^(scgim fit (?:[^\n\\]|\\\n)*)", page, flags=re.M)
     adata = scgim.datasets.simulated_sciplex3(n_genes=100)
     monkeypatch.chdir(tmp_path)
     adata.write_h5ad("screen.h5ad")

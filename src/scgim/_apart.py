@@ -130,6 +130,7 @@ class Apart:
 
 def _work(there: Connection) -> None:
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the shell; the parent ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         function, args = pickle.loads(there.recv_bytes())

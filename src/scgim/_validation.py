@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scgim._errors import InvalidType, InvalidValue, NotFound
+
 #: log1p of a count; ln(1 + 1e13), so anything above was not log-transformed.
 _LARGEST_LOG = 30.0
 _CHUNK = 1 << 22
@@ -46,39 +48,39 @@ def check_choice(value: Any, argument: str, options: tuple[str, ...]) -> None:
     """Raise unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:
         hint = suggestion(value, options)
-        raise ValueError(f"{argument}={value!r} is unknown; use one of {listing(options)}.{hint}")
+        raise InvalidValue(f"{argument}={value!r} is unknown; use one of {listing(options)}.{hint}")
 
 
 def check_int(value: Any, argument: str, *, least: int) -> int:
     """An integer of at least `least` (a whole float counts as one)."""
     whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer()
     if not whole:
-        raise TypeError(f"{argument} must be a whole number, got {value!r}.")
+        raise InvalidType(f"{argument} must be a whole number, got {value!r}.")
     if value < least:
-        raise ValueError(f"{argument} must be at least {least}, got {value!r}.")
+        raise InvalidValue(f"{argument} must be at least {least}, got {value!r}.")
     return int(value)
 
 
 def check_number(value: Any, argument: str) -> float:
     """A finite number; no text, no truth value."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{argument} must be a number, got {value!r}.")
+        raise InvalidType(f"{argument} must be a number, got {value!r}.")
     if not math.isfinite(value):
-        raise ValueError(f"{argument} must be finite, got {value!r}.")
+        raise InvalidValue(f"{argument} must be finite, got {value!r}.")
     return float(value)
 
 
 def check_values_of_genes(values: Any, argument: str) -> dict[str, float]:
     """Gene -> finite number."""
     if not isinstance(values, Mapping):
-        raise TypeError(f"{argument} must be a dict of genes and values, such as {{'GENE': 0.0}}; got {values!r}.")
+        raise InvalidType(f"{argument} must be a dict of genes and values, such as {{'GENE': 0.0}}; got {values!r}.")
     return {str(gene): check_number(value, f"{argument}: the value of {gene!r}") for gene, value in values.items()}
 
 
 def check_fraction(value: Any, argument: str) -> float:
     """A number in [0, 1)."""
     if not 0 <= check_number(value, argument) < 1:
-        raise ValueError(f"{argument} must be at least 0 and below 1, got {value!r}.")
+        raise InvalidValue(f"{argument} must be at least 0 and below 1, got {value!r}.")
     return float(value)
 
 
@@ -87,7 +89,7 @@ def require_anndata(adata: Any, argument: str = "adata") -> None:
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
-        raise TypeError(f"{argument} must be an AnnData, got {type(adata).__name__}.")
+        raise InvalidType(f"{argument} must be an AnnData, got {type(adata).__name__}.")
 
 
 def check_anndata(adata: Any) -> None:
@@ -95,11 +97,11 @@ def check_anndata(adata: Any) -> None:
     require_anndata(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
         size = f"{plural(adata.n_obs, 'cell')} and {plural(adata.n_vars, 'gene')}"
-        raise ValueError(f"adata has {size}: there is nothing to model.")
+        raise InvalidValue(f"adata has {size}: there is nothing to model.")
     for names, what, axis in ((adata.obs_names, "cell", "obs"), (adata.var_names, "gene", "var")):
         if not names.is_unique:
             repeated = names[names.duplicated()].unique()
-            raise ValueError(
+            raise InvalidValue(
                 f"adata.{axis}_names: {plural(len(repeated), what + ' name')} repeated ({listing(repeated)}). "
                 f"Call adata.{axis}_names_make_unique() first."
             )
@@ -108,17 +110,17 @@ def check_anndata(adata: Any) -> None:
 def require_column(obs: pd.DataFrame, key: str, argument: str) -> pd.Series:
     """The column `obs[key]`, or an error that lists the columns there are."""
     if not isinstance(key, str):
-        raise TypeError(f"{argument} must be the name of a column of adata.obs, got {key!r}.")
+        raise InvalidType(f"{argument} must be the name of a column of adata.obs, got {key!r}.")
     if key not in obs.columns:
         hint = suggestion(key, obs.columns)
-        raise KeyError(
+        raise NotFound(
             f"{argument}={key!r} is not a column of adata.obs.{hint} The columns are: "
             f"{listing(obs.columns, most=30)}. Pass the right one as {argument}=."
         )
     column = obs[key]
     if isinstance(column, pd.DataFrame):
         times = column.shape[1]
-        raise ValueError(f"{argument}={key!r} is {times} times among the columns of adata.obs; rename or drop one.")
+        raise InvalidValue(f"{argument}={key!r} is {times} times among the columns of adata.obs; rename or drop one.")
     return column
 
 
@@ -138,7 +140,7 @@ def check_values(
     """
     dtype = matrix.dtype.kind
     if dtype not in "biuf":
-        raise TypeError(f"{where} has the type {matrix.dtype}; real numbers are needed.")
+        raise InvalidType(f"{where} has the type {matrix.dtype}; real numbers are needed.")
     refuse = partial(_refuse, matrix, where, cells, genes)
     if dtype == "f":
         remedy = "Replace them (NaN often means 0) or drop those cells or genes."
@@ -163,12 +165,12 @@ def check_values(
             "adata.layers['rounded'] = adata.X.round(), then layer='rounded'.",
         )
     if counts:
-        raise ValueError(
+        raise InvalidValue(
             f"{where} holds whole numbers only (up to {largest:g}), so these are raw counts; "
             'input="log1p" needs log-normalised values. Pass input="counts", or the layer that has them as layer=.'
         )
     if largest > _LARGEST_LOG:
-        raise ValueError(
+        raise InvalidValue(
             f"{where} reaches {largest:g}, more than any log1p of counts: the values were not log-transformed. "
             'Run sc.pp.log1p(adata) first, or pass raw counts with input="counts".'
         )
@@ -208,7 +210,7 @@ def _refuse(matrix: Any, where: str, cells: pd.Index, genes: pd.Index, bad: Any,
         row, column = place if matrix.format == "csr" else place[::-1]
     else:
         row, column = divmod(first, matrix.shape[1])
-    raise ValueError(
+    raise InvalidValue(
         f"{where}: {plural(count, 'value')} {what} (the first is {matrix[row, column]:g}, cell {cells[row]!r}, gene "
         f"{genes[column]!r}). {remedy}"
     )

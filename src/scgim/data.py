@@ -18,6 +18,8 @@ from scgim.slots import Entry, read_entry
 if TYPE_CHECKING:
     from anndata import AnnData
 
+__all__ = ["Condition", "PerturbationData"]
+
 _DEFAULT: Any = None  # replaced when an instance is made
 
 

@@ -125,7 +125,7 @@ def compare_with_truth(adata: AnnData, *, key: str = "gim", group: str | None = 
     import networkx as nx
 
     from . import get
-    from ._keys import Keys
+    from .slots.keys import Keys
 
     genes = adata.var_names[adata.var[Keys(key, group).genes].to_numpy(dtype=bool)]
     true = adata[:, genes].varp["true_graph"].toarray() > 0

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from example_cells import assert_same
 
-from scgim._storage import to_storable
 from scgim.pp import featurize
 from scgim.pp._descriptors import morgan_bits
 from scgim.pp._encodings import KINDS, Encoding, new_encoding
+from scgim.slots.codec import to_storable
 
 DRUGS = ("Belinostat", "Dacinostat", "Givinostat", "Quisinostat")
 PARTS = [(drug, dose) for drug in DRUGS for dose in (10.0, 100.0, 1000.0, 10_000.0)]

@@ -11,11 +11,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import scgim
-from scgim._storage import to_storable
 from scgim.pp import featurize
 from scgim.pp._design import Design
 from scgim.pp._doses import Responses, _sizes, fit_potency, hill_curves, part_responses
 from scgim.pp._encodings import new_encoding
+from scgim.slots.codec import to_storable
 
 DOSES = (10.0, 100.0, 1_000.0, 10_000.0)
 HALF = {"Potent": 30.0, "Middle": 300.0, "Weak": 3_000.0}

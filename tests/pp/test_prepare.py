@@ -24,8 +24,8 @@ from example_cells import (
 )
 
 import scgim
-from scgim._storage import from_storable
 from scgim.pp import prepare
+from scgim.slots.codec import from_storable
 
 
 def prepared(adata: ad.AnnData, **kwargs: Any) -> ad.AnnData:

@@ -53,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     name, debug = f"scgim {argv[0]}", "--debug" in argv
     refusals: tuple[type[Exception], ...] = (ScgimError, OSError)
-    refusals += (ValueError, TypeError, KeyError)  # TODO-MERGE: until every refusal is a ScgimError
     args = argparse.Namespace(argv=argv, command="", parser=argparse.ArgumentParser())
     try:
         _limit_threads(argv)
@@ -121,7 +120,6 @@ def _fit_spellings() -> dict[str, str]:
 def _sentence(error: BaseException) -> str:
     """The message on one line."""
     text = str(error)
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else text  # TODO-MERGE
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}."
     return " ".join(text.split()) or type(error).__name__
@@ -140,8 +138,8 @@ def _fit(args: argparse.Namespace) -> None:
     logger.info("reading %s", args.h5ad)
     adata = _read(args.h5ad)
     from scgim import pp, tl
-    from scgim._keys import Keys
     from scgim._validation import plural
+    from scgim.slots.keys import Keys
 
     logger.info("preparing %s x %s", plural(adata.n_obs, "cell"), plural(adata.n_vars, "gene"))
     pp.prepare(adata, rng=args.seed, **preparation)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
+from .._errors import InvalidType, InvalidValue
 from .._logging import logger
 from .._validation import listing, plural, require_column, suggestion
 from ._doses import clean_unit, common_unit, convert_dose, parse_dose
@@ -53,7 +54,7 @@ def text_labels(column: pd.Series) -> np.ndarray:
     except TypeError:  # lists cannot be told apart
         odd = [value for value in values if not pd.api.types.is_scalar(value)]
     if odd:
-        raise ValueError(
+        raise InvalidValue(
             f"adata.obs[{column.name!r}] holds {plural(len(odd), 'value')} of type {type(odd[0]).__name__} (the first "
             f"is {odd[0]!r}); a label is text or a number. Make them text first, such as 'A+B'."
         )
@@ -92,10 +93,9 @@ def label_cells(obs: pd.DataFrame, arguments: Mapping[str, Any], named: Iterable
     if not (cell_codes == 0).any():
         _refuse_missing_control(names, control, perturbation_key, dose_key)
     elif dose_key is not None and control is not None and not np.isin(names, all_controls).any():
-        untreated = plural(int((cell_codes == 0).sum()), "cell")
         logger.info(
-            f"no cell is labelled {all_controls[0]!r} in obs[{perturbation_key!r}]: the {untreated} with dose 0 in "
-            f"obs[{dose_key!r}] are the controls."
+            f"no cell is labelled {all_controls[0]!r} in obs[{perturbation_key!r}]: the controls are "
+            f"{plural(int((cell_codes == 0).sum()), 'cell')} with dose 0 in obs[{dose_key!r}]."
         )
     if ignored:
         logger.warning(
@@ -118,7 +118,7 @@ def _dose_columns(obs: pd.DataFrame, dose_key: str | None, dose_unit_key: str | 
         doses = np.asarray(require_column(obs, dose_key, "dose_key").astype(object), dtype=object)
     if dose_unit_key is not None:
         if dose_key is None:
-            raise ValueError(
+            raise InvalidValue(
                 f"dose_unit_key={dose_unit_key!r} was given without dose_key; name the column with the doses."
             )
         units = text_labels(require_column(obs, dose_unit_key, "dose_unit_key"))
@@ -134,7 +134,7 @@ def _control_labels(control: Any, names: np.ndarray, column: pd.Series) -> list[
         return ["control"]
     given = list(control) if isinstance(control, list | tuple | set | np.ndarray | pd.Index) else [control]
     if not given or any(value is None for value in given):
-        raise TypeError(f"control must be a label, a list of labels or None, got {control!r}.")
+        raise InvalidType(f"control must be a label, a list of labels or None, got {control!r}.")
     present = [value for value in pd.unique(column.astype(object)) if pd.notna(value)]
     same = [next((v for v in present if isinstance(c, numbers.Real) and v == c), c) for c in given]
     texts = text_labels(pd.Series(same, name="control", dtype=object))
@@ -142,7 +142,7 @@ def _control_labels(control: Any, names: np.ndarray, column: pd.Series) -> list[
     labels = {name for name in names if name is not None}
     absent = [label for label in controls if label not in labels] if len(controls) > 1 else []
     if absent:
-        raise ValueError(
+        raise InvalidValue(
             f"control: {listing(absent)} is not a label in adata.obs[{column.name!r}]."
             f"{suggestion(absent[0], sorted(labels))} Leave it out, or correct it; the labels are "
             f"{listing(sorted(labels), most=30)}."
@@ -174,13 +174,13 @@ def _read_kind(
             if math.isnan(value):
                 return _NO_DOSE
             if not math.isfinite(value) or value < 0:
-                raise ValueError("a dose must be finite and not negative")
+                raise InvalidValue("a dose must be finite and not negative")
             if own_unit and given and own_unit != given:
-                raise ValueError(f"its unit differs from the one in the column of units ({given})")
+                raise InvalidValue(f"its unit differs from the one in the column of units ({given})")
             parts.append((piece, value, own_unit or given))
     except ValueError as why:
         shown = repr(dose) if isinstance(dose, str) else str(dose)
-        raise ValueError(
+        raise InvalidValue(
             f"dose_key={dose_key!r}: {shown} (perturbation {label!r}) cannot be used: {why}. Correct "
             f"adata.obs[{dose_key!r}], or set it to NaN to leave those cells out."
         ) from why
@@ -194,11 +194,11 @@ def _doses(dose: Any, n: int, separator: str | None) -> list[tuple[float, str]]:
     except ValueError as error:
         texts = str(dose).split(separator) if separator else []
         if n == 1 or len(texts) != n:
-            raise ValueError("it is not a number, nor a number with a unit such as '10 nM'") from error
+            raise InvalidValue("it is not a number, nor a number with a unit such as '10 nM'") from error
     try:
         return [parse_dose(text) for text in texts]
     except ValueError as error:
-        raise ValueError("not all of its doses are numbers, or numbers with a unit") from error
+        raise InvalidValue("not all of its doses are numbers, or numbers with a unit") from error
 
 
 def _is_nonzero(dose: Any) -> bool:
@@ -226,7 +226,7 @@ def _unique_rows(*columns: np.ndarray) -> tuple[list[tuple[Any, ...]], np.ndarra
         try:
             code, found = pd.factorize(column)
         except TypeError as error:
-            raise ValueError(f"A column of adata.obs holds something that is no label or number: {error}.") from error
+            raise InvalidValue(f"A column of adata.obs holds something that is no label or number: {error}.") from error
         codes.append(np.where(code < 0, len(found), code))
         values.append([*found, None])
     shape = [len(found) for found in values]
@@ -241,7 +241,7 @@ def _refuse_missing_control(names: np.ndarray, control: Any, perturbation_key: s
     column = f"adata.obs[{perturbation_key!r}]"
     found = "control=None" if control is None else f"control={control!r} is not a label in {column}"
     hint, place = ("", f" in {column}") if control is None else (suggestion(control, labels), "")
-    raise ValueError(
+    raise InvalidValue(
         f"No control cells: {found}{zero}.{hint} Pass the label of the unperturbed cells{place} as control=; the "
         f"labels are {listing(labels, most=30)}."
     )
@@ -252,7 +252,7 @@ def _refuse_ambiguous(conditions: list[tuple[Part, ...]], control: str) -> None:
     for parts in conditions:
         for label, of in [(condition_label(parts, control), parts), *((part_label(*p), (p,)) for p in parts)]:
             if owner.setdefault(label, of) != of:
-                raise ValueError(
+                raise InvalidValue(
                     f"Two different conditions would both be called {label!r}: {owner[label]} and {of}. "
                     "Rename one of the perturbations."
                 )
@@ -289,7 +289,7 @@ def _check_spelling(
     for control in controls:
         same = alike.get(_plain(control), [])
         if same:
-            raise ValueError(
+            raise InvalidValue(
                 f"{column} holds {counted(same)} next to the control {control!r}, which differs only in case or "
                 f"blanks. Pass control={[*controls, *same]!r} if all of them are unperturbed, or rename one."
             )

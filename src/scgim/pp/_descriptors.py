@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._errors import InvalidType, InvalidValue
 from .._optional import optional_import
 from .._validation import listing, require_column
 from ._conditions import text_labels
@@ -22,13 +23,13 @@ def smiles_of_perturbations(obs: pd.DataFrame, perturbation_key: str, smiles_key
     found = pairs.groupby("label", sort=False)["smiles"].unique().to_dict()
     missing = [name for name in names if name not in found]
     if missing:
-        raise ValueError(
+        raise InvalidValue(
             f"smiles_key={smiles_key!r}: no SMILES for {listing(missing)}. Fill adata.obs[{smiles_key!r}] for the "
             'cells that received them alone, or pass features="auto" or a DataFrame.'
         )
     several = [name for name in names if len(found[name]) > 1]
     if several:
-        raise ValueError(
+        raise InvalidValue(
             f"smiles_key={smiles_key!r}: more than one SMILES for {listing(several)} "
             f"(for {several[0]!r}: {listing(sorted(found[several[0]]))}). Give each perturbation one SMILES."
         )
@@ -48,7 +49,7 @@ def morgan_bits(smiles: Mapping[str, Any], *, radius: int, n_bits: int) -> np.nd
         }
     unreadable = [f"{name} ({smiles[name]!r})" for name, molecule in molecules.items() if molecule is None]
     if unreadable:
-        raise ValueError(
+        raise InvalidValue(
             f"The SMILES of these perturbations cannot be read: {', '.join(unreadable[:10])}. Correct them "
             "in smiles_key= or user_features=."
         )
@@ -58,11 +59,11 @@ def morgan_bits(smiles: Mapping[str, Any], *, radius: int, n_bits: int) -> np.nd
 def new_fingerprints(new: list[str], known: list[str], user_features: Any, *, radius: int, n_bits: int) -> np.ndarray:
     """Fingerprints of drugs that `prepare` did not see, from the user's SMILES by name."""
     if isinstance(user_features, pd.DataFrame):
-        raise TypeError("user_features must be a dict of SMILES by name here (fingerprints), got a DataFrame.")
+        raise InvalidType("user_features must be a dict of SMILES by name here (fingerprints), got a DataFrame.")
     smiles = user_features or {}
     missing = [name for name in new if name not in smiles]
     if missing:
-        raise ValueError(
+        raise InvalidValue(
             f"{listing(missing)} was not seen by prepare, and its SMILES is not known. Pass it as "
             f"user_features={{{missing[0]!r}: SMILES}}. Known perturbations: {listing(known, most=30)}."
         )
@@ -72,9 +73,9 @@ def new_fingerprints(new: list[str], known: list[str], user_features: Any, *, ra
 def table_rows(frame: pd.DataFrame, parts: list[Part]) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     """How a user's table is indexed (by part or perturbation), and the rows, columns and numbers that parts need."""
     if not frame.index.is_unique or not frame.columns.is_unique:
-        raise ValueError("features: the index and the columns of the DataFrame must be unique.")
+        raise InvalidValue("features: the index and the columns of the DataFrame must be unique.")
     if frame.shape[1] == 0:
-        raise ValueError("features: the DataFrame has no columns.")
+        raise InvalidValue("features: the DataFrame has no columns.")
     index = list(map(str, frame.index))
     labels = [part_label(*part) for part in parts]
     rows, names = set(index), {name for name, _ in parts}
@@ -83,7 +84,7 @@ def table_rows(frame: pd.DataFrame, parts: list[Part]) -> tuple[str, np.ndarray,
     wanted = labels if by == "part" else sorted(names)
     missing = [name for name in wanted if name not in rows]
     if missing:
-        raise ValueError(
+        raise InvalidValue(
             f"features: the DataFrame has no row for {listing(missing)}. Index it by perturbation "
             f"({listing(sorted(names), most=3)}) or by part ({listing(labels, most=3)}), and give every one a row."
         )
@@ -95,14 +96,14 @@ def table_rows(frame: pd.DataFrame, parts: list[Part]) -> tuple[str, np.ndarray,
 def new_table_rows(new: list[str], columns: list[str], user_features: Any) -> np.ndarray:
     """Rows that the table given to `prepare` lacks, from the user's table."""
     if not isinstance(user_features, pd.DataFrame):
-        raise ValueError(
+        raise InvalidValue(
             f"{listing(new)} has no row in the features given to prepare. Pass user_features=, a "
             f"DataFrame with its row and the columns {listing(columns, most=5)}."
         )
     given = user_features.rename(index=str, columns=str)
     lacking = [*(set(new) - set(given.index)), *(set(columns) - set(given.columns))]
     if lacking or not given.index.is_unique or not given.columns.is_unique:
-        raise ValueError(
+        raise InvalidValue(
             f"user_features: rows or columns are missing or occur twice ({listing(sorted(lacking))}). It needs "
             f"one row for each of {listing(new)} and the columns {listing(columns, most=5)}."
         )
@@ -123,13 +124,13 @@ def _numeric(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
     """The table as float32; refuses text and what is missing or infinite."""
     text = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
     if text:
-        raise ValueError(
+        raise InvalidValue(
             f"features: the columns {listing(text)} are not numeric. Leave them out or encode them as numbers."
         )
     matrix = frame.to_numpy(dtype=np.float32, na_value=np.nan)
     bad = [name for name, fine in zip(names, np.isfinite(matrix).all(axis=1), strict=True) if not fine]
     if bad:
-        raise ValueError(
+        raise InvalidValue(
             f"features: missing or infinite values for {listing(bad)}. Fill them, or leave those perturbations out."
         )
     return matrix

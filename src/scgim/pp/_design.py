@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._keys import SPLITS
+from .._errors import InvalidType, InvalidValue
 from .._logging import logger
 from .._validation import listing, plural, suggestion
+from ..slots.keys import SPLITS
 from ._conditions import CellLabels
 from ._doses import parse_dose
 from ._labels import Part, condition_label, parse_perturbations, part_label, part_order, sort_parts
@@ -60,7 +61,7 @@ def build_design(
     used = np.flatnonzero(counts >= min_cells)
     _check_sizes(labels, present, counts, small, arguments, where)
     if used.size < 2:
-        raise ValueError(
+        raise InvalidValue(
             f"Only one condition was found{where}: the control {labels.control!r}. A model needs a perturbed "
             "condition as well: check perturbation_key= and control=."
         )
@@ -108,7 +109,7 @@ def _check_sizes(
     named = [f"{condition_label(labels.conditions[i], labels.control)} ({counts[i]})" for i in small]
     if arguments["small_conditions"] == "error" or 0 in small:
         drop = "" if 0 in small else ', or leave them out with small_conditions="drop"'
-        raise ValueError(
+        raise InvalidValue(
             f"{plural(small.size, 'condition')} with fewer than min_cells_per_condition={min_cells} "
             f"cells{where}: {', '.join(named[:10])}{', ...' if len(named) > 10 else ''}. Lower "
             f"min_cells_per_condition, lower min_counts if cells were lost to it{drop}."
@@ -118,7 +119,7 @@ def _check_sizes(
         largest = max(small, key=lambda i: (counts[i], present[i]))
         before = f" ({present[largest]} before min_counts)" if present[largest] > counts[largest] else ""
         name = condition_label(labels.conditions[largest], labels.control)
-        raise ValueError(
+        raise InvalidValue(
             f"Every perturbed condition{where} has fewer than min_cells_per_condition={min_cells} cells, and was left "
             f"out as small: {plural(small.size, 'condition')}, of which the largest, {name!r}, has "
             f"{counts[largest]}{before}. Lower min_cells_per_condition, or lower min_counts if cells were lost to it."
@@ -195,7 +196,7 @@ def _held_out(
                     raise type(error)(f"hold_out{where}: {error} {conditions}") from error
                 rows = [names.index(label)] if label in known else []
             if not rows:
-                raise ValueError(
+                raise InvalidValue(
                     f"hold_out{where}: there is no condition {label!r}.{suggestion(label, names[1:])} {conditions}"
                 )
         except ValueError as error:
@@ -204,10 +205,10 @@ def _held_out(
             absent.setdefault(label, []).append((where, error))
             continue
         if rows == [0]:
-            raise ValueError(f"hold_out{where}: the control {names[0]!r} cannot be held out; every fit needs it.")
+            raise InvalidValue(f"hold_out{where}: the control {names[0]!r} cannot be held out; every fit needs it.")
         held[rows] = True
     if held[1:].all():
-        raise ValueError(
+        raise InvalidValue(
             f"hold_out{where} names every perturbed condition, so that nothing is left to train on: "
             f"{listing(names[1:], most=30)}. Leave at least one of them out of hold_out, or hold out cells "
             "of each with test_fraction=0.2."
@@ -230,14 +231,14 @@ def _entries(hold_out: Any) -> Iterator[tuple[Any, bool]]:
                 try:
                     parse_dose(dose)
                 except ValueError as error:
-                    raise ValueError(
+                    raise InvalidValue(
                         f"hold_out: {error}, and was given for {name!r}. Give a number, or text like '10 nM'."
                     ) from error
                 yield (str(name), dose), False
     elif isinstance(hold_out, Iterable):
         yield from ((entry, False) for entry in hold_out)
     elif hold_out is not None:
-        raise TypeError(
+        raise InvalidType(
             f"hold_out={hold_out!r} is neither a dict of name and dose ({{'Dacinostat': 10_000}}; None = "
             "every dose) nor a list of condition labels."
         )

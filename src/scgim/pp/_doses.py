@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import least_squares
 
+from .._errors import InvalidValue
 from .._logging import logger
 from .._validation import listing
 
@@ -62,7 +63,7 @@ def parse_dose(value: Any) -> tuple[float, str]:
         return math.nan, ""
     match = _NUMBER.match(text)
     if match is None or not any(c.isdigit() for c in match.group(1)):
-        raise ValueError(f"{value!r} is not a dose")
+        raise InvalidValue(f"{value!r} is not a dose")
     return float(match.group(1).replace(",", "")), clean_unit(match.group(2))
 
 
@@ -78,13 +79,13 @@ def common_unit(pairs: Iterable[tuple[str, str]], dose_key: str) -> str:
         return next(iter(used), "")
     shown = "; ".join(f"{unit or 'no unit'}: {listing(sorted(names), most=4)}" for unit, names in sorted(used.items()))
     if "" in used:
-        raise ValueError(
+        raise InvalidValue(
             f"dose_key={dose_key!r}: the doses have mixed units, and some have none ({shown}). Give every dose its "
             "unit ('10 nM'), name a column with the units as dose_unit_key=, or convert them to one unit."
         )
     bases = {_scale(unit)[1] for unit in used}
     if len(bases) > 1 or "" in bases:
-        raise ValueError(
+        raise InvalidValue(
             f"dose_key={dose_key!r}: the doses have mixed units that cannot be converted into each other ({shown}). "
             "Convert them to one unit first; known units are pM, nM, uM, mM, M and pg/ml, ng/ml, ug/ml, mg/ml."
         )
@@ -97,7 +98,7 @@ def convert_dose(value: float, unit: str, to: str) -> float:
         (factor, base), (wanted, same) = _scale(unit), _scale(to)
         if not base or base != same:
             stored = f"in {to}" if to else "without a unit"
-            raise ValueError(f"a dose in {unit!r} cannot be used here: the doses were prepared {stored}.")
+            raise InvalidValue(f"a dose in {unit!r} cannot be used here: the doses were prepared {stored}.")
         value = value * factor / wanted
     return float(f"{value:.6g}")
 
@@ -153,7 +154,7 @@ def part_responses(design: Design, genes: np.ndarray, matrix: Any) -> Responses:
     size = np.bincount(code, minlength=len(design.table))
     control = design.table["is_control"].to_numpy(dtype=bool)
     if not size[control].any():
-        raise ValueError(
+        raise InvalidValue(
             'features="potency" compares every dose with the control, and adata has no control cells (any more): '
             "compute the features on the AnnData that was prepared."
         )

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from .._errors import InvalidType, InvalidValue
 from .._logging import logger
-from .._storage import from_storable
 from .._validation import listing, suggestion
+from ..slots.codec import from_storable
 from ._descriptors import look_up, morgan_bits, new_fingerprints, new_table_rows, table_rows
 from ._doses import Responses, dose_one_hot, fit_potency, hill_curves, rescaled_dose
 from ._labels import Part, part_label
@@ -75,9 +76,9 @@ class Encoding:
         if self.has_dose:
             bad = [name for name, dose in zip(names, doses, strict=True) if not (math.isfinite(dose) and dose > 0)]
             if bad:
-                raise ValueError(f"These perturbations need a dose that is positive and finite: {listing(bad)}.")
+                raise InvalidValue(f"These perturbations need a dose that is positive and finite: {listing(bad)}.")
         elif not np.isnan(doses).all():
-            raise ValueError(
+            raise InvalidValue(
                 "The data were prepared without doses (dose_key=None): leave the dose out, or set it to NaN."
             )
         blocks = [self.block(names, doses, user_features)]
@@ -104,7 +105,7 @@ class Encoding:
         known = list(map(str, self.perturbations))
         unknown = sorted(set(names) - set(known))
         if unknown:
-            raise ValueError(
+            raise InvalidValue(
                 f"{listing(unknown)} was not seen by prepare, and one-hot features (features={self.kind!r}) say "
                 f"nothing about a new perturbation.{suggestion(unknown[0], known)} Known perturbations: "
                 f"{listing(known, most=30)}. For new drugs run "
@@ -262,7 +263,7 @@ def new_encoding(
     """An encoding before `fit`; `smiles`: of each perturbation, in alphabetical order, for fingerprints."""
     kind = features if isinstance(features, str) else "user"
     if kind in DOSE_KINDS and not has_dose:
-        raise ValueError(f'features="{kind}" needs doses: pass dose_key=, or features="auto".')
+        raise InvalidValue(f'features="{kind}" needs doses: pass dose_key=, or features="auto".')
     encoding = ENCODINGS[kind](
         kind=kind,
         has_dose=has_dose,
@@ -314,5 +315,5 @@ def featurize(
     array([[1.   , 0.5  , 0.5  , 0.625]], dtype=float32)
     """
     if user_features is not None and not isinstance(user_features, pd.DataFrame | Mapping):
-        raise TypeError(f"user_features must be a dict of SMILES by name or a DataFrame, got {user_features!r}.")
+        raise InvalidType(f"user_features must be a dict of SMILES by name or a DataFrame, got {user_features!r}.")
     return Encoding.from_dict(spec).transform(parts, user_features)

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._keys import COUNTS_LAYER
+from .._errors import InvalidValue, NotFound
 from .._logging import logger
 from .._process import require_numba
 from .._validation import check_values, holds_counts, listing, plural, suggestion
+from ..slots.keys import COUNTS_LAYER
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,10 +34,10 @@ def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
     if layer is None:
         where, values = "adata.X", adata.X
         if values is None:
-            raise ValueError(f"adata.X is empty (None). Pass layer=; the layers are {listing(layers)}.")
+            raise InvalidValue(f"adata.X is empty (None). Pass layer=; the layers are {listing(layers)}.")
     else:
         if layer not in layers:
-            raise KeyError(
+            raise NotFound(
                 f"layer={layer!r} is not in adata.layers.{suggestion(layer, layers)} The layers are: "
                 f"{listing(layers)}. Pass one of them, or leave layer out to use adata.X."
             )
@@ -64,7 +65,7 @@ def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
         else:
             differs = not np.array_equal(stored, matrix)
         if differs:
-            raise ValueError(
+            raise InvalidValue(
                 f"adata.layers[{COUNTS_LAYER!r}] exists and differs from the counts in {where}, which prepare would "
                 f"store there. Pass layer={COUNTS_LAYER!r} to use it, or rename that layer."
             )
@@ -94,7 +95,7 @@ def _scanpy(failed: str = "failed", remedy: str = "") -> Iterator[None]:
         try:
             yield
         except ValueError as error:
-            raise ValueError(f"scanpy {failed} ({error}). {remedy}".rstrip()) from error
+            raise InvalidValue(f"scanpy {failed} ({error}). {remedy}".rstrip()) from error
 
 
 class Depth(NamedTuple):
@@ -129,8 +130,8 @@ def _least_counts(total: np.ndarray, n_genes: int) -> int:
         return PAPER_MIN_COUNTS
     least = int(np.clip(np.median(total) // 4, 1, PAPER_MIN_COUNTS))
     logger.info(
-        f"min_counts={least}, from the median of {np.median(total):g} counts per cell: "
-        f"{plural(n_genes, 'gene')} are a panel, not a whole transcriptome."
+        f"min_counts={least}, from the median of {np.median(total):g} counts per cell: {plural(n_genes, 'gene')} "
+        "make a panel, not a whole transcriptome."
     )
     return least
 
@@ -175,21 +176,21 @@ def check_genes(genes: Any, var_names: pd.Index) -> np.ndarray | None:
     if genes is None or (isinstance(genes, str) and genes == "all"):
         return None
     if isinstance(genes, str):
-        raise ValueError(f'genes={genes!r} is unknown; pass None (markers), "all" or a list of gene names.')
+        raise InvalidValue(f'genes={genes!r} is unknown; pass None (markers), "all" or a list of gene names.')
     names = [str(gene) for gene in genes]
     positions = var_names.get_indexer(pd.Index(names, dtype=object))
     missing = [name for name, at in zip(names, positions, strict=True) if at < 0]
     if missing:
-        raise KeyError(
+        raise NotFound(
             f"genes: {len(missing)} of {len(names)} are not in adata.var_names: {listing(missing)}."
             f"{suggestion(missing[0], var_names)} Leave them out, or name genes as adata.var_names does "
             f"(such as {listing(var_names[:3])})."
         )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"genes: {listing(repeated)} occur more than once. Name each gene once.")
+        raise InvalidValue(f"genes: {listing(repeated)} occur more than once. Name each gene once.")
     if len(names) < 2:
-        raise ValueError(f"genes: a graph needs at least 2 genes, got {listing(names)}.")
+        raise InvalidValue(f"genes: a graph needs at least 2 genes, got {listing(names)}.")
     return np.isin(np.arange(len(var_names)), positions)
 
 
@@ -254,9 +255,9 @@ def _enough_cells(work: AnnData, arguments: Mapping[str, Any], where: str) -> np
     empty = candidates & ~_expressed(work.X) if genes is not None else np.zeros(0, dtype=bool)
     if empty.any():
         names = listing(work.var_names[empty])
-        raise ValueError(f"These genes are zero in every training cell{where}: {names}. {remedy}")
+        raise InvalidValue(f"These genes are zero in every training cell{where}: {names}. {remedy}")
     if candidates.sum() < 2:
-        raise ValueError(
+        raise InvalidValue(
             f"Only {plural(int(candidates.sum()), 'gene')} in at least min_cells={min_cells} training cells{where}; a "
             "graph needs at least 2. Lower min_cells."
         )
@@ -270,14 +271,14 @@ def _without_silent(work: AnnData, candidates: np.ndarray, arguments: Mapping[st
         return candidates
     names = listing(work.var_names[silent])
     if arguments["silent_genes"] == "error" and check_genes(arguments["genes"], work.var_names) is not None:
-        raise ValueError(
+        raise InvalidValue(
             f"These genes are zero in every control cell{where}, so that their unperturbed mechanism cannot be "
             f'learned: {names}. Leave them out of genes=, or pass silent_genes="drop".'
         )
     logger.info(f"left out{where}, zero in every control cell: {names}")
     candidates = candidates & ~silent  # not in place: the array may be that of a table
     if candidates.sum() < 2:
-        raise ValueError(
+        raise InvalidValue(
             f"Fewer than 2 genes are expressed in any control cell{where}, so that no unperturbed mechanism can be "
             f"learned: {names} are zero in all of them. Name other genes with genes=."
         )

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._keys import SPLITS, Keys
+from .._errors import InvalidValue
 from .._logging import logger
-from .._storage import from_storable, to_storable
 from .._validation import listing, plural, require_column
 from ..slots import Entry, detach, drop_fit, groups_of, read_entry, write_prepared
+from ..slots.codec import from_storable, to_storable
+from ..slots.keys import SPLITS, Keys
 from ._conditions import CellLabels, text_labels
 from ._descriptors import smiles_of_perturbations
 from ._design import Absent, Design, build_design, split_cells
@@ -145,10 +146,10 @@ def split_groups(obs: pd.DataFrame, groupby: str | list[str] | None) -> list[tup
     column = np.array([kinds[row] for row in cells], dtype=object)
     names = sorted({name for name in kinds.values() if name is not None})
     if not names:
-        raise ValueError(f"groupby={groupby!r}: every value of adata.obs[{groupby!r}] is missing. Leave groupby out.")
+        raise InvalidValue(f"groupby={groupby!r}: every value of adata.obs[{groupby!r}] is missing. Leave groupby out.")
     same = [row for row, name in kinds.items() if name and list(kinds.values()).count(name) > 1]
     if same:
-        raise ValueError(
+        raise InvalidValue(
             f"groupby={groupby!r}: {listing(same)} would be one group, {kinds[same[0]]!r}. Rename one of their values."
         )
     missing = sum(name is None for name in column)
@@ -174,7 +175,7 @@ def prepare_cells(
     keep = members & (labels.codes >= 0)
     controls = keep & (labels.codes == 0)
     if not controls.any():
-        raise ValueError(
+        raise InvalidValue(
             f"No control cells{where}: every group needs cells with the control label {labels.control!r} (or "
             "dose 0). Correct control=, or leave such groups out of adata first."
         )
@@ -225,14 +226,14 @@ def _check_depth(
     total, least = depth.total, arguments["min_counts"]
     if arguments["input"] == "counts" and least == 0 and (keep & (total == 0)).any():
         empty = cells[keep & (total == 0)]
-        raise ValueError(
+        raise InvalidValue(
             f"{plural(len(empty), 'cell')}{where} without any counts: {listing(empty, most=5)}. Raise "
             "min_counts to at least 1 to leave them out."
         )
     if not (controls & depth.enough).any():
         if arguments["input"] != "counts":
-            raise ValueError(f"Every control cell{where} is zero in all genes; check control= and layer=.")
-        raise ValueError(
+            raise InvalidValue(f"Every control cell{where} is zero in all genes; check control= and layer=.")
+        raise InvalidValue(
             f"No control cells are left{where}: all {int(controls.sum())} have fewer than "
             f"min_counts={least} counts (their median is {np.median(total[controls]):g}). Lower min_counts, or "
             "leave it out: it is then chosen from the data."

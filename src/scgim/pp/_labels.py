@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .._errors import InvalidType, InvalidValue
 from .._logging import logger
 from .._validation import listing, plural
 from ..slots import Part
@@ -220,7 +221,7 @@ def parse_perturbations(
     nothing = control_names([control], combination_sep)
     entries = [perturbations] if _is_one(perturbations) else perturbations
     if isinstance(entries, Mapping) or not isinstance(entries, Iterable):
-        raise TypeError(
+        raise InvalidType(
             f"perturbations must be names, pairs of name and dose, or a list of them, got {perturbations!r}."
         )
 
@@ -228,7 +229,7 @@ def parse_perturbations(
         name, dose = (piece, None) if isinstance(piece, str) else piece
         name = name.strip()
         if not name:
-            raise ValueError("A perturbation has an empty name.")
+            raise InvalidValue("A perturbation has an empty name.")
         several = [n for n in split_name(name, combination_sep, names | nothing) if n not in nothing]
         value = _checked_dose(name, dose, control, has_dose, dose_unit) if several else math.nan
         return [(n, value) for n in several]
@@ -240,12 +241,12 @@ def parse_perturbations(
         else:
             pieces = [entry] if _is_one(entry) else entry
             if not isinstance(pieces, list | tuple) or not pieces:
-                raise TypeError(
+                raise InvalidType(
                     f"{entry!r} is not a perturbation: give a name, a pair of name and dose, or a list of them."
                 )
             odd = [piece for piece in pieces if not _is_one(piece)]
             if odd:
-                raise TypeError(f"{odd[0]!r} is not a perturbation: give a name or a pair of name and dose.")
+                raise InvalidType(f"{odd[0]!r} is not a perturbation: give a name or a pair of name and dose.")
             parts = sort_parts(part for piece in pieces for part in parts_of(piece))
         parsed.append((condition_label(parts, control), list(parts)))
     return parsed
@@ -269,15 +270,15 @@ def _checked_dose(name: str, dose: Any, control: str, has_dose: bool, dose_unit:
     missing = dose is None or (isinstance(dose, float) and math.isnan(dose))
     if not has_dose:
         if not missing:
-            raise ValueError(
+            raise InvalidValue(
                 f"{name!r} is given the dose {dose!r}, but the data were prepared without doses; leave it out."
             )
         return math.nan
     if missing:
-        raise ValueError(f"{name!r} needs a dose: write ({name!r}, dose).")
+        raise InvalidValue(f"{name!r} needs a dose: write ({name!r}, dose).")
     value, unit = parse_dose(dose)
     if not math.isfinite(value) or value <= 0:
-        raise ValueError(
+        raise InvalidValue(
             f"The dose of {name!r} must be positive and finite, got {dose!r}; for no dose ask for {control!r}."
         )
     return convert_dose(value, unit, dose_unit)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._keys import COUNTS_LAYER, FORMAT_VERSION, Keys
+from .._errors import InvalidType, InvalidValue
 from .._logging import logger
 from .._process import undisturbed
 from .._rng import RngLike, as_generator, draw_seed
 from .._validation import check_anndata, check_choice, check_fraction, check_int, listing, require_column
 from ..slots import clear, detach, refuse_foreign
+from ..slots.keys import COUNTS_LAYER, FORMAT_VERSION, Keys
 from ._conditions import label_cells
 from ._design import Absent, skip_absent
 from ._encodings import DOSE_KINDS, KINDS
@@ -187,7 +188,7 @@ def prepare(
         del arguments[name]
     check_arguments(adata, arguments)
     if adata.isbacked and not copy:
-        raise ValueError(
+        raise InvalidValue(
             "adata is backed (its X is on disk) and cannot be changed in place. Pass copy=True and use "
             "what is returned, or load it first with adata = adata.to_memory()."
         )
@@ -258,7 +259,7 @@ def check_arguments(adata: AnnData, arguments: dict[str, Any]) -> None:
     """Check everything that can be checked without reading a column or the matrix."""
     check_anndata(adata)
     if adata.n_vars < 2:
-        raise ValueError("adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes.")
+        raise InvalidValue("adata has 1 gene; a graph needs at least 2. Pass the AnnData with all measured genes.")
     check_settings(arguments)
     for name, named in named_columns(arguments).items():
         if named is not None or name == "perturbation_key":
@@ -275,21 +276,21 @@ def check_settings(arguments: dict[str, Any]) -> None:
         if name != "min_counts" or not isinstance(arguments[name], str):
             arguments[name] = check_int(arguments[name], name, least=least)
         elif arguments[name] != "auto":
-            raise TypeError(f"min_counts must be a whole number or 'auto', got {arguments[name]!r}.")
+            raise InvalidType(f"min_counts must be a whole number or 'auto', got {arguments[name]!r}.")
     for name in ("valid_fraction", "test_fraction"):
         arguments[name] = check_fraction(arguments[name], name)
     check_fractions(arguments["valid_fraction"], arguments["test_fraction"])
     check_features(arguments["features"], arguments["smiles_key"], arguments["dose_key"])
     key = arguments["key_added"]
     if not isinstance(key, str) or not key or "/" in key:
-        raise ValueError(f"key_added={key!r}: it must be text, not empty, and without '/'.")
+        raise InvalidValue(f"key_added={key!r}: it must be text, not empty, and without '/'.")
     separator = arguments["combination_sep"]
     if separator is not None and (not isinstance(separator, str) or not separator):
-        raise TypeError(f"combination_sep must be text or None, got {separator!r}.")
+        raise InvalidType(f"combination_sep must be text or None, got {separator!r}.")
     groupby = arguments["groupby"]
     if isinstance(groupby, list | tuple):
         if not groupby or len(set(map(str, groupby))) < len(groupby):
-            raise ValueError(f"groupby={groupby!r}: name one column of adata.obs, or several different ones.")
+            raise InvalidValue(f"groupby={groupby!r}: name one column of adata.obs, or several different ones.")
         arguments["groupby"] = groupby[0] if len(groupby) == 1 else list(groupby)
 
 
@@ -302,7 +303,7 @@ def named_columns(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def check_fractions(valid: float, test: float) -> None:
     """Refuse where no cell would be left to train on."""
     if valid + test >= 1:
-        raise ValueError(
+        raise InvalidValue(
             f"valid_fraction={valid:g} and test_fraction={test:g} leave no cells to train on: lower one of them."
         )
 
@@ -312,12 +313,12 @@ def check_features(features: Any, smiles_key: str | None, dose_key: str | None) 
     if isinstance(features, pd.DataFrame):
         return
     if not isinstance(features, str):
-        raise TypeError(f"features must be one of {listing(KINDS)} or a DataFrame, got {type(features).__name__}.")
+        raise InvalidType(f"features must be one of {listing(KINDS)} or a DataFrame, got {type(features).__name__}.")
     check_choice(features, "features", KINDS)
     if features == "fingerprint" and smiles_key is None:
-        raise ValueError('features="fingerprint" needs smiles_key=, the column of adata.obs with the SMILES.')
+        raise InvalidValue('features="fingerprint" needs smiles_key=, the column of adata.obs with the SMILES.')
     if features in DOSE_KINDS and dose_key is None:
-        raise ValueError(f'features="{features}" needs dose_key=, the column of adata.obs with the doses.')
+        raise InvalidValue(f'features="{features}" needs dose_key=, the column of adata.obs with the doses.')
 
 
 def stored_seed(rng: RngLike) -> int:

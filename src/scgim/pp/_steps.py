@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._keys import Keys
+from .._errors import InvalidValue
 from .._logging import logger
 from .._process import undisturbed
 from .._rng import RngLike
 from .._validation import check_anndata, check_fraction, check_values
 from ..slots import clear, detach, groups_of, refuse_foreign
+from ..slots.keys import Keys
 from ._conditions import label_cells
 from ._design import Absent, skip_absent, split_cells
 from ._expression import Depth, as_matrix
@@ -201,7 +202,7 @@ def features(
         arguments = slots.arguments | {"features": features, "smiles_key": smiles_key}
         slots.encoding = encoding_of(adata.obs, slots.design, arguments, has_dose=slots.notation["has_dose"])
         if slots.encoding.kind == "potency" and slots.genes is None:
-            raise ValueError(
+            raise InvalidValue(
                 'features="potency" compares the modelled genes between doses, and none are chosen yet: run '
                 "scgim.pp.select_markers first."
             )
@@ -286,7 +287,7 @@ def _choose_genes_again(adata: AnnData, slots: Group) -> None:
     """Choose the genes as they were chosen, from what is trained on now; measures the potency, too."""
     genes = slots.arguments["genes"]
     if adata.n_vars != slots.n_vars and (genes is None or isinstance(genes, str)):
-        raise ValueError(
+        raise InvalidValue(
             f"hold_out{slots.where}: the genes were chosen from {slots.n_vars}, of which adata has {adata.n_vars}; "
             "they cannot be chosen again without the cells that are to be held out. Give hold_out= to "
             "scgim.pp.prepare, or hold out before genes are removed."
@@ -300,5 +301,5 @@ def _choose_genes_again(adata: AnnData, slots: Group) -> None:
 
 def _in_memory(adata: AnnData) -> Any:
     if adata.isbacked:
-        raise ValueError("adata is backed (its X is on disk): load it first with adata = adata.to_memory().")
+        raise InvalidValue("adata is backed (its X is on disk): load it first with adata = adata.to_memory().")
     return as_matrix(adata.X)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._keys import FORMAT_VERSION, SPLITS, Keys
 from .cells import cell_hashes
 from .entry import dense
 from .foreign import owned
+from .keys import FORMAT_VERSION, SPLITS, Keys
 from .record import checksum, seal
 
 if TYPE_CHECKING:

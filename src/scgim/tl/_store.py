@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgim._keys import Keys
+from scgim._errors import InvalidValue
 from scgim._logging import logger
-from scgim._storage import from_storable, to_storable
 from scgim._validation import listing, plural
 from scgim.inference import FitResult
 from scgim.model import FittedGIM
 from scgim.slots import Entry, checksum, detach, seal
+from scgim.slots.codec import from_storable, to_storable
+from scgim.slots.keys import Keys
 
 from ._stored import stored_model
 
@@ -52,7 +53,7 @@ def check_free(adata: AnnData, entry: Entry) -> None:
     """Refuse to write over what no fit of this preparation wrote."""
     taken = [f"adata.{at}[{name!r}]" for at, name in entry.keys.fit_slots() if name in getattr(adata, at)]
     if taken and not entry.fitted:
-        raise ValueError(
+        raise InvalidValue(
             f"key_added={entry.keys.key!r} would overwrite {' and '.join(taken)}, which no fit under this key wrote. "
             "Delete what is not needed any more, or run scgim.pp.prepare with another key_added."
         )

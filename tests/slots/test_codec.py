@@ -14,7 +14,7 @@ from example_cells import assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scgim._storage import from_storable, to_storable
+from scgim.slots.codec import from_storable, to_storable
 
 
 def through_file(value: object, folder: Path) -> object:

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scgim._errors import InvalidType
+
 _PREFIX = "json:"
 _INT64 = np.iinfo(np.int64)
 
@@ -44,7 +46,7 @@ def to_storable(value: Any, *, path: str = "value") -> Any:
 
     Examples
     --------
-    >>> from scgim._storage import from_storable, to_storable
+    >>> from scgim.slots.codec import from_storable, to_storable
     >>> stored = to_storable({"layer": None, "n_genes": 50, "hold_out": {"A/B": (1, 2)}})
     >>> stored["layer"], stored["n_genes"]
     ('json:null', 50)
@@ -87,7 +89,7 @@ def from_storable(value: Any) -> Any:
 
     Examples
     --------
-    >>> from scgim._storage import from_storable, to_storable
+    >>> from scgim.slots.codec import from_storable, to_storable
     >>> from_storable(to_storable({"drugs": {"A", "B"}})) == {"drugs": {"A", "B"}}
     True
     """
@@ -141,7 +143,7 @@ def _clean_frame(frame: pd.DataFrame, path: str) -> pd.DataFrame:
     names = [*frame.columns, *([] if frame.index.name is None else [frame.index.name])]
     odd = [name for name in names if not _is_plain_key(name) or name == "_index"]
     if odd or not frame.columns.is_unique:
-        raise TypeError(f"{path}: a DataFrame with the column names {odd or list(names)} cannot be stored.")
+        raise InvalidType(f"{path}: a DataFrame with the column names {odd or list(names)} cannot be stored.")
     frame = frame.copy()
     frame.index = frame.index.map(str).astype(object)  # not every AnnData can write pandas' own strings
     for name in frame.columns:
@@ -152,7 +154,7 @@ def _clean_frame(frame: pd.DataFrame, path: str) -> pd.DataFrame:
             missing = column.isna().to_numpy()
             text = column.astype(object)
             if not all(_is_writable(v) for v in text[~missing]):
-                raise TypeError(f"{path}[{name!r}]: only plain strings can be stored in a column of objects.")
+                raise InvalidType(f"{path}[{name!r}]: only plain strings can be stored in a column of objects.")
             # A category is the one kind of text column that can have missing values in a file.
             frame[name] = text.astype("category") if missing.any() else text
     return frame
@@ -194,7 +196,7 @@ def _encode(value: Any, path: str) -> Any:
         content = value.astype("int64") if text else value
         flat = [_encode(item, path) for item in content.ravel().tolist()]
         return {"array": flat, "dtype": value.dtype.str, "shape": list(value.shape)}
-    raise TypeError(f"{path}: a value of type {type(value).__name__} cannot be stored in an h5ad file.")
+    raise InvalidType(f"{path}: a value of type {type(value).__name__} cannot be stored in an h5ad file.")
 
 
 def _decode(value: Any) -> Any:
