@@ -11,14 +11,18 @@ import numpy as np
 import pandas as pd
 from recording import Note, data_file, make_parser, mean_and_spread
 
-from scgim.benchmark import Cell, Method, SciPlex3Task, extract, failures, run
-from scgim.benchmark.stored import kept_details
+from scgim.benchmark import Cell, Method, SciPlex3Task, extract, failures, run, stored
 
 FILE = "sciplex3_standin.h5ad"
 METHODS = ("gim", "mean_shift", "ridge", "next_lower_dose", "control")
 #: Scores, all over the genes that every model has; cost is that of the fit.
 SCORES = ("mean distance", "Pearson of differences", "zero-fraction error", "coverage of 5-95 %")
 COSTS = ("CPU seconds of a fit", "peak memory, MiB of a fit", "edges", "targets per condition, %")
+
+
+def kept_details(cell: Cell, out: Path) -> dict[str, Any]:
+    """What is kept of a finished cell for figures."""
+    return stored(cell, out).get("details", {})
 
 
 def cells_of(found: Any, args: Any) -> list[Cell]:

@@ -41,7 +41,7 @@ def one_dose(whole: Any, dose: float, args: Any, seed: int) -> tuple[list[dict[s
     import scgim
     from scgim import metrics as mt
     from scgim.baselines import CannotPredict, prepared_condition
-    from scgim.pp.labels import part_label
+    from scgim.pp._labels import part_label
     from scgim.slots import read_entry
 
     rows: list[dict[str, Any]] = []

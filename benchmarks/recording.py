@@ -9,14 +9,14 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from scgim.benchmark.provenance import commit, machine, versions
-from scgim.benchmark.report import markdown
+from scgim.benchmark._run import commit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUT = REPOSITORY / "docs" / "results"
@@ -91,6 +91,33 @@ def data_file(given: Path | None, name: str) -> Path:
             "the folder. It is not part of the repository."
         )
     return path
+
+
+def machine() -> str:
+    """Kind of machine and how busy it was, without anything that names it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
+    text = f"{cores} CPU core{'s' if cores != 1 else ''}"
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        text += f", {round(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30)} GiB"
+    if hasattr(os, "getloadavg"):
+        text += f"; load average {os.getloadavg()[0]:.1f}"
+    return text
+
+
+def versions() -> str:
+    """Versions that a number may depend on."""
+    names = ("scgim", "torch", "pyro-ppl", "scanpy", "numpy")
+    return f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, without its index; whole numbers stay whole next to columns of others."""
+
+    def line(values: Iterable[Any]) -> str:
+        return "| " + " | ".join(str(value).replace("|", "\\|") for value in values) + " |"
+
+    rows = table.itertuples(index=False, name=None)
+    return "\n".join([line(table.columns), "|" + " --- |" * table.shape[1], *map(line, rows)])
 
 
 def use_threads(n: int) -> None:

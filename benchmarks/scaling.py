@@ -23,8 +23,6 @@ FIT_STEPS = 2_000
 
 def system(vary: str, value: int, mechanism: str, seed: int, n_features: int = 20) -> Any:
     """Tensors of one simulated system: 4 doses a perturbation, 16 control cells for each one of a condition."""
-    import torch
-
     from scgim.benchmark import SyntheticTask
     from scgim.inference import TrainingData
 
@@ -35,14 +33,7 @@ def system(vary: str, value: int, mechanism: str, seed: int, n_features: int = 2
         settings["n_genes" if vary == "genes" else "cells_per_condition"] = value
         settings["n_control"] = 16 * settings["cells_per_condition"]
     spec = SyntheticTask(mechanism=mechanism, seed=seed, n_new_targets=0, n_features=n_features, **settings)
-    data = spec.load().train.without_empty()
-    return TrainingData(
-        x=torch.tensor(data.x),
-        condition=torch.as_tensor(data.codes),
-        valid=torch.zeros(len(data.x), dtype=torch.bool),
-        features=torch.as_tensor(data.features),
-        membership=torch.as_tensor(data.membership),
-    )
+    return TrainingData.of(spec.load().train)
 
 
 def time_one(

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 from recording import Note, make_parser, mean_and_spread
 
-from scgim.benchmark import Cell, Method, SciPlex3Experiment, extract
-from scgim.benchmark.stored import kept_details
+from scgim.benchmark import Cell, Method, SciPlex3Experiment, extract, stored
 
 #: Where the truth lies against what the training cells show of the gene, and what that means.
 KINDS = {
@@ -22,6 +21,11 @@ KINDS = {
     "as the next lower dose": "between them, nearer to the next lower dose: the step of the others does not happen",
     "beyond both": "outside that range by more than two standard errors: nothing in training shows it",
 }
+
+
+def kept_details(cell: Cell, out: Path) -> dict[str, Any]:
+    """What is kept of a finished cell for figures."""
+    return stored(cell, out).get("details", {})
 
 
 def setting_rows(cell: Cell, out: Path) -> list[dict[str, Any]]:

@@ -108,11 +108,11 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
-def keep_errors_beside_values(app: object, docname: str, source: list[str]) -> None:
+def keep_errors_with_values(app: object, docname: str, source: list[str]) -> None:
     """In the tables of results, `0.98 ± 0.01` stays on one line."""
     if docname.startswith("results/"):
         source[0] = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def setup(app: Any) -> None:
-    app.connect("source-read", keep_errors_beside_values)
+    app.connect("source-read", keep_errors_with_values)

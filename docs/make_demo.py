@@ -1,4 +1,4 @@
-"""Run the demo for several seeds, and renew docs/results/demo.md, the table in the README and its picture.
+"""Run the demo for several seeds, and renew docs/results/demo.md and the pictures of the README.
 
     python docs/make_demo.py --threads 1
 
@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import io
 import platform
-import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -46,7 +45,6 @@ def main() -> None:
             print(printed[seed], flush=True)
         make_hero.draw_both(Path(name) / str(args.seeds[0]), HERE)
     (HERE / "results" / "demo.md").write_text(page(printed, pd.concat(evaluations), args.threads))
-    renew_readme(printed[args.seeds[0]])
 
 
 def page(printed: dict[int, str], evaluation: pd.DataFrame, threads: int) -> str:
@@ -92,15 +90,6 @@ def wins(evaluation: pd.DataFrame) -> str:
             cells.append(f"{int(better.sum())} of {len(pair)}")
         rows.append(f"| {baseline} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
-
-
-def renew_readme(text: str) -> None:
-    readme = HERE.parent / "README.md"
-    old = readme.read_text()
-    new, count = re.subn(r"^```text\n.*?^```", lambda _: f"```text\n{text}\n```", old, flags=re.M | re.S)
-    if count != 1:
-        raise SystemExit(f"the README has {count} text blocks; one was expected")
-    readme.write_text(new)
 
 
 if __name__ == "__main__":

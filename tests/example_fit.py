@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from scgim._keys import FORMAT_VERSION, Keys
 from scgim.inference import FitConfig, new_model
 from scgim.model import FittedGIM
 from scgim.slots import cell_hashes, checksum, dense, read_entry, seal
+from scgim.slots.keys import FORMAT_VERSION, Keys
 
 # fmt: off
 GENES = (

@@ -70,7 +70,7 @@ def chosen(names: list[str]) -> list[Path]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute the tutorials in place.")
     parser.add_argument("names", nargs="*", help='beginnings of file names, such as "03"; none: all')
-    parser.add_argument("--timeout", type=int, default=600, help="most seconds for one cell (default: 600)")
+    parser.add_argument("--timeout", type=int, default=600, help="maximum seconds for one cell (default: 600)")
     options = parser.parse_args(arguments)
     for path in chosen(options.names):
         before = os.times()

@@ -23,7 +23,7 @@ def help_of(*words: str) -> str:
     >>> help_of("benchmark", "synthetic").splitlines()[0]
     'usage: scgim benchmark synthetic [--small] [--jobs N] [--out DIR] [...]'
     """
-    from scgim._arguments import build_parser
+    from scgim.cli import build_parser
 
     parser: argparse.ArgumentParser = build_parser()
     for word in words:

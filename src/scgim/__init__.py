@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._errors import ScgimError
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import baselines, benchmark, datasets, get, inference, metrics, model, pl, pp, simulate, tl  # noqa: F401
+    from . import baselines, benchmark, data, datasets, get, inference, metrics, model, pl, pp, simulate, tl  # noqa: F401
 
 _SUBMODULES = (
     "baselines",
     "benchmark",
+    "data",
     "datasets",
     "get",
     "inference",
@@ -24,7 +27,7 @@ _SUBMODULES = (
     "tl",
 )
 
-__all__ = ["__version__", *_SUBMODULES]
+__all__ = ["ScgimError", "__version__", *_SUBMODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scgim._errors import InvalidValue
+
 if TYPE_CHECKING:
     import networkx as nx
 
@@ -53,7 +55,7 @@ def topological_order(graph: np.ndarray) -> np.ndarray:
     try:
         return np.array(list(nx.lexicographical_topological_sort(_directed(graph))), dtype=int)
     except nx.NetworkXUnfeasible as error:
-        raise ValueError("graph has a cycle: no topological order exists.") from error
+        raise InvalidValue("graph has a cycle: no topological order exists.") from error
 
 
 def _directed(graph: np.ndarray) -> nx.DiGraph:

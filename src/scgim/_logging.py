@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 logger = logging.getLogger("scgim")
-
-
 #: Seconds between two lines of something that goes on for long.
 INTERVAL = 20.0
 

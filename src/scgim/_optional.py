@@ -5,33 +5,15 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from scgim._errors import MissingPackage
+
 #: Distribution names that differ from the name of their module.
 _DISTRIBUTIONS = {"causallearn": "causal-learn", "ot": "POT", "sklearn": "scikit-learn"}
 
 
 def optional_import(name: str, *, extra: str) -> ModuleType:
-    """Import an optional package, or say how to install it.
+    """Import a module (dotted or not), or say which extra of scgim installs it; its own errors stay its own.
 
-    Parameters
-    ----------
-    name
-        Module to import; may be dotted.
-    extra
-        The extra of scgim that installs it.
-
-    Returns
-    -------
-    ModuleType
-        The module.
-
-    Raises
-    ------
-    ImportError
-        If the package is not installed, naming the command that installs it. A package that is installed but
-        fails to import something of its own raises its own error.
-
-    Examples
-    --------
     >>> from scgim._optional import optional_import
     >>> optional_import("json", extra="metrics").__name__
     'json'
@@ -43,6 +25,5 @@ def optional_import(name: str, *, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != top:
             raise
         distribution = _DISTRIBUTIONS.get(top, top)
-        raise ImportError(
-            f'{distribution} is needed here and is not installed: pip install "scgim[{extra}]"', name=name
-        ) from error
+        message = f'{distribution} is needed here and is not installed: pip install "scgim[{extra}]"'
+        raise MissingPackage(message, name=name) from error

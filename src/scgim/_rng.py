@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scgim._errors import InvalidType, InvalidValue
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,9 +21,9 @@ def as_generator(rng: RngLike) -> np.random.Generator:
     if isinstance(rng, np.random.Generator):
         return rng
     if rng is not None and (isinstance(rng, bool) or not isinstance(rng, int | np.integer)):
-        raise TypeError(f"rng must be an int, a numpy Generator or None, not {type(rng).__name__}.")
+        raise InvalidType(f"rng must be an int, a numpy Generator or None, not {type(rng).__name__}.")
     if rng is not None and rng < 0:
-        raise ValueError(f"rng must not be negative, got {rng}.")
+        raise InvalidValue(f"rng must not be negative, got {rng}.")
     return np.random.default_rng(rng)
 
 

@@ -6,14 +6,14 @@ import difflib
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-if TYPE_CHECKING:
-    pass
+from scgim._errors import InvalidType, InvalidValue, NotFound
 
 #: log1p of a count; ln(1 + 1e13), so anything above was not log-transformed.
 _LARGEST_LOG = 30.0
@@ -48,41 +48,39 @@ def check_choice(value: Any, argument: str, options: tuple[str, ...]) -> None:
     """Raise unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:
         hint = suggestion(value, options)
-        raise ValueError(f"{argument}={value!r} is unknown; use one of {listing(options)}.{hint}")
+        raise InvalidValue(f"{argument}={value!r} is unknown; use one of {listing(options)}.{hint}")
 
 
 def check_int(value: Any, argument: str, *, least: int) -> int:
     """An integer of at least `least` (a whole float counts as one)."""
     whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer()
     if not whole:
-        raise TypeError(f"{argument} must be a whole number, got {value!r}.")
+        raise InvalidType(f"{argument} must be a whole number, got {value!r}.")
     if value < least:
-        raise ValueError(f"{argument} must be at least {least}, got {value!r}.")
+        raise InvalidValue(f"{argument} must be at least {least}, got {value!r}.")
     return int(value)
 
 
 def check_number(value: Any, argument: str) -> float:
     """A finite number; no text, no truth value."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{argument} must be a number, got {value!r}.")
+        raise InvalidType(f"{argument} must be a number, got {value!r}.")
     if not math.isfinite(value):
-        raise ValueError(f"{argument} must be finite, got {value!r}.")
+        raise InvalidValue(f"{argument} must be finite, got {value!r}.")
     return float(value)
 
 
 def check_values_of_genes(values: Any, argument: str) -> dict[str, float]:
     """Gene -> finite number."""
     if not isinstance(values, Mapping):
-        raise TypeError(f"{argument} must be a dict of genes and values, such as {{'GENE': 0.0}}; got {values!r}.")
+        raise InvalidType(f"{argument} must be a dict of genes and values, such as {{'GENE': 0.0}}; got {values!r}.")
     return {str(gene): check_number(value, f"{argument}: the value of {gene!r}") for gene, value in values.items()}
 
 
 def check_fraction(value: Any, argument: str) -> float:
     """A number in [0, 1)."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{argument} must be a number, got {value!r}.")
-    if not 0 <= float(value) < 1:
-        raise ValueError(f"{argument} must be at least 0 and below 1, got {value!r}.")
+    if not 0 <= check_number(value, argument) < 1:
+        raise InvalidValue(f"{argument} must be at least 0 and below 1, got {value!r}.")
     return float(value)
 
 
@@ -91,20 +89,20 @@ def require_anndata(adata: Any, argument: str = "adata") -> None:
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
-        raise TypeError(f"{argument} must be an AnnData, got {type(adata).__name__}.")
+        raise InvalidType(f"{argument} must be an AnnData, got {type(adata).__name__}.")
 
 
 def check_anndata(adata: Any) -> None:
     """Raise unless `adata` is an AnnData with cells, genes and names that are unique."""
     require_anndata(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
-        raise ValueError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to model.")
+        size = f"{plural(adata.n_obs, 'cell')} and {plural(adata.n_vars, 'gene')}"
+        raise InvalidValue(f"adata has {size}: there is nothing to model.")
     for names, what, axis in ((adata.obs_names, "cell", "obs"), (adata.var_names, "gene", "var")):
         if not names.is_unique:
             repeated = names[names.duplicated()].unique()
-            raise ValueError(
-                f"adata.{axis}_names: {plural(len(repeated), what + ' name')} repeated "
-                f"({listing(repeated)}). "
+            raise InvalidValue(
+                f"adata.{axis}_names: {plural(len(repeated), what + ' name')} repeated ({listing(repeated)}). "
                 f"Call adata.{axis}_names_make_unique() first."
             )
 
@@ -112,16 +110,17 @@ def check_anndata(adata: Any) -> None:
 def require_column(obs: pd.DataFrame, key: str, argument: str) -> pd.Series:
     """The column `obs[key]`, or an error that lists the columns there are."""
     if not isinstance(key, str):
-        raise TypeError(f"{argument} must be the name of a column of adata.obs, got {key!r}.")
+        raise InvalidType(f"{argument} must be the name of a column of adata.obs, got {key!r}.")
     if key not in obs.columns:
         hint = suggestion(key, obs.columns)
-        raise KeyError(
+        raise NotFound(
             f"{argument}={key!r} is not a column of adata.obs.{hint} The columns are: "
             f"{listing(obs.columns, most=30)}. Pass the right one as {argument}=."
         )
     column = obs[key]
     if isinstance(column, pd.DataFrame):
-        raise ValueError(f"adata.obs has {column.shape[1]} columns named {key!r} ({argument}); rename or drop one.")
+        times = column.shape[1]
+        raise InvalidValue(f"{argument}={key!r} is {times} times among the columns of adata.obs; rename or drop one.")
     return column
 
 
@@ -134,77 +133,47 @@ def check_values(
     genes: pd.Index,
     raw_counts: Callable[[], str] | None = None,
 ) -> None:
-    """Raise unless `matrix` holds what `kind` promises.
+    """Raise unless `matrix` (cells, genes; dense, CSR or CSC) holds what `kind` promises.
 
-    Parameters
-    ----------
-    matrix
-        (cells, genes), dense, CSR or CSC.
-    where
-        How the user calls it (`adata.X`), for the message.
-    kind
-        `"counts"` (whole numbers >= 0), `"log1p"` (real numbers >= 0, not counts) or `"continuous"` (finite).
-    cells, genes
-        Names, for the message.
-    raw_counts
-        Says where whole numbers are found: the remedy that the message offers.
+    `kind` is "counts" (whole numbers >= 0), "log1p" (real numbers >= 0, not counts) or "continuous" (finite), `where`
+    how the user calls the matrix (`adata.X`); `raw_counts` says where whole numbers are found instead.
     """
-    if matrix.dtype.kind not in "biuf":
-        raise TypeError(f"{where} has the type {matrix.dtype}; real numbers are needed.")
-    if matrix.dtype.kind == "f":
-        _refuse(
-            matrix,
-            lambda v: ~np.isfinite(v),
-            where,
-            cells,
-            genes,
-            "NaN or infinite",
-            "Replace them (NaN often means 0) or drop those cells or genes.",
-        )
+    dtype = matrix.dtype.kind
+    if dtype not in "biuf":
+        raise InvalidType(f"{where} has the type {matrix.dtype}; real numbers are needed.")
+    refuse = partial(_refuse, matrix, where, cells, genes)
+    if dtype == "f":
+        remedy = "Replace them (NaN often means 0) or drop those cells or genes."
+        refuse(lambda v: ~np.isfinite(v), "NaN or infinite", remedy)
     if kind == "continuous":
         return
-    if matrix.dtype.kind in "if":
-        _refuse(
-            matrix,
-            lambda v: v < 0,
-            where,
-            cells,
-            genes,
-            "negative",
-            ('Pass the layer with the unscaled values as layer=, or input="continuous" for values of any sign.'),
-        )
-    counts = matrix.dtype.kind in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
-    if kind == "counts" and not counts:
-        found = raw_counts() if raw_counts is not None else ""
-        raw = found or "Pass the layer that does as layer="
-        logged = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0) <= _LARGEST_LOG
-        _refuse(
-            matrix,
+    if dtype in "if":
+        remedy = 'Pass the layer with the unscaled values as layer=, or input="continuous" for values of any sign.'
+        refuse(lambda v: v < 0, "negative", remedy)
+    counts = dtype in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
+    if kind == "counts" and counts:
+        return
+    largest = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0)
+    if kind == "counts":
+        raw = (raw_counts() if raw_counts is not None else "") or "Pass the layer that does as layer="
+        logged = 'input="log1p" if these values are log-normalised; ' if largest <= _LARGEST_LOG else ""
+        refuse(
             lambda v: v != np.rint(v),
-            where,
-            cells,
-            genes,
             "not whole numbers",
-            f'input="counts" needs a matrix that holds raw counts. {raw}; '
-            + ('input="log1p" if these values are log-normalised; ' if logged else "")
-            + "or round them if they are corrected or estimated counts (SoupX, CellBender, kallisto, alignments): "
+            f'input="counts" needs a matrix that holds raw counts. {raw}; {logged}'
+            "or round them if they are corrected or estimated counts (SoupX, CellBender, kallisto, alignments): "
             "adata.layers['rounded'] = adata.X.round(), then layer='rounded'.",
         )
-    if kind == "log1p":
-        largest = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0)
-        if counts:
-            raise ValueError(
-                f"{where} holds whole numbers only (up to {largest:g}), so these are raw counts; "
-                'input="log1p" needs log-normalised values. Pass input="counts", or the layer with '
-                "log-normalised values as "
-                "layer=."
-            )
-        if largest > _LARGEST_LOG:
-            raise ValueError(
-                f"{where} reaches {largest:g}, more than any log1p of counts: the values were not "
-                "log-transformed. "
-                'Run sc.pp.log1p(adata) first, or pass raw counts with input="counts".'
-            )
+    if counts:
+        raise InvalidValue(
+            f"{where} holds whole numbers only (up to {largest:g}), so these are raw counts; "
+            'input="log1p" needs log-normalised values. Pass input="counts", or the layer that has them as layer=.'
+        )
+    if largest > _LARGEST_LOG:
+        raise InvalidValue(
+            f"{where} reaches {largest:g}, more than any log1p of counts: the values were not log-transformed. "
+            'Run sc.pp.log1p(adata) first, or pass raw counts with input="counts".'
+        )
 
 
 def holds_counts(matrix: Any) -> bool:
@@ -225,7 +194,7 @@ def _values(matrix: Any) -> Iterator[np.ndarray]:
             yield np.asarray(matrix[start : start + rows]).ravel()
 
 
-def _refuse(matrix: Any, bad: Any, where: str, cells: pd.Index, genes: pd.Index, what: str, remedy: str) -> None:
+def _refuse(matrix: Any, where: str, cells: pd.Index, genes: pd.Index, bad: Any, what: str, remedy: str) -> None:
     """Raise if `bad(values)` holds anywhere, naming the first place."""
     count, first, offset = 0, -1, 0
     for values in _values(matrix):
@@ -237,14 +206,11 @@ def _refuse(matrix: Any, bad: Any, where: str, cells: pd.Index, genes: pd.Index,
     if not count:
         return
     if sp.issparse(matrix):
-        major = int(np.searchsorted(matrix.indptr, first, side="right")) - 1
-        minor = int(matrix.indices[first])
-        row, column = (major, minor) if matrix.format == "csr" else (minor, major)
-        value = matrix.data[first]
+        place = [int(np.searchsorted(matrix.indptr, first, side="right")) - 1, int(matrix.indices[first])]
+        row, column = place if matrix.format == "csr" else place[::-1]
     else:
         row, column = divmod(first, matrix.shape[1])
-        value = matrix[row, column]
-    raise ValueError(
-        f"{where}: {plural(count, 'value')} {what} (the first is {value:g}, cell {cells[row]!r}, gene "
+    raise InvalidValue(
+        f"{where}: {plural(count, 'value')} {what} (the first is {matrix[row, column]:g}, cell {cells[row]!r}, gene "
         f"{genes[column]!r}). {remedy}"
     )

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
+from scgim._errors import InvalidValue
 from scgim._validation import listing
 from scgim.slots import Entry, read_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+__all__ = ["Condition", "PerturbationData"]
 
 _DEFAULT: Any = None  # replaced when an instance is made
 
@@ -67,11 +70,12 @@ class PerturbationData:
         (parts, p), of each part: a perturbation at its dose.
     membership, parts
         (conditions, parts) 0/1, which parts a condition has (the control has none), and labels of the parts. Default:
-        every condition is one part with its own label, `features` is (conditions, p) with an unused row for control.
+        every condition is one part with the same label, `features` is (conditions, p) with an unused row for control.
     valid
         bool (cells,), cells for deciding on convergence, in methods that hold some out for that. Default: none.
     known_targets, known_values
         (parts, genes): 1 for a known target, 0 for none, and the values that genes are held at; NaN where not known.
+        For `scgim.tl.fit_gim`; baselines learn all targets.
     graded
         The features grow with the size of the effect, as those of ``features="potency"`` in `scgim.pp.prepare` do.
 
@@ -105,10 +109,10 @@ class PerturbationData:
     def __post_init__(self) -> None:
         missing = {"condition", "perturbation", "dose", "is_control"} - set(self.conditions.columns)
         if missing:
-            raise ValueError(f"`conditions` lacks the columns {sorted(missing)}.")
+            raise InvalidValue(f"`conditions` lacks the columns {sorted(missing)}.")
         alone = self.membership is None
         if self.parts is None and not alone:
-            raise ValueError("`membership` needs `parts`, the labels of its columns.")
+            raise InvalidValue("`membership` needs `parts`, the labels of its columns.")
         membership = np.diag(~self.is_control) if alone else self.membership
         valid = np.zeros(len(self.x)) if self.valid is None else self.valid
         normal = {
@@ -128,12 +132,12 @@ class PerturbationData:
         """Refuse what does not fit together; `rows` is what a row of `features` is called."""
         n_conditions, n_parts, n_genes = len(self.conditions), len(self.parts), self.x.shape[-1]
         if self.x.ndim != 2 or self.codes.shape != (len(self.x),) or self.codes.dtype.kind not in "iu":
-            raise ValueError(
+            raise InvalidValue(
                 f"`x` must be (cells, genes) and `codes` integers (cells,), got {self.x.shape} and "
                 f"{self.codes.dtype} {self.codes.shape}."
             )
         if not all(isinstance(part, str) for part in self.parts):
-            raise ValueError("`parts` must be text, one label for each row of `features`; `membership` says whose.")
+            raise InvalidValue("`parts` must be text, one label for each row of `features`; `membership` says whose.")
         shapes = {
             "valid": ("cells", (len(self.x),)),
             "features": (f"{rows}, p", (n_parts, *self.features.shape[-1:])),
@@ -144,16 +148,16 @@ class PerturbationData:
         for name, (axes, shape) in shapes.items():
             value = getattr(self, name)
             if value is not None and value.shape != shape:
-                raise ValueError(f"`{name}` must be ({axes}), here {shape}, got {value.shape}.")
+                raise InvalidValue(f"`{name}` must be ({axes}), here {shape}, got {value.shape}.")
         for name in ("x", "features"):
             if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"`{name}` has values that are not finite (NaN or infinite).")
+                raise InvalidValue(f"`{name}` has values that are not finite (NaN or infinite).")
         if len(self.codes) and (self.codes.min() < 0 or self.codes.max() >= n_conditions):
-            raise ValueError(f"`codes` must lie in 0 to {n_conditions - 1}, the rows of `conditions`.")
+            raise InvalidValue(f"`codes` must lie in 0 to {n_conditions - 1}, the rows of `conditions`.")
         if not np.isin(self.membership, [0, 1]).all() or (self.is_control == self.membership.any(axis=1)).any():
-            raise ValueError("`membership` must be 0 or 1: zeros for the control, at least one part for all others.")
+            raise InvalidValue("`membership` must be 0 or 1: zeros for the control, at least one part for all others.")
         if not self.control.any():
-            raise ValueError("There is no control cell among the training cells.")
+            raise InvalidValue("There is no control cell among the training cells.")
 
     @classmethod
     def from_anndata(
@@ -242,9 +246,11 @@ def condition_in(
 ) -> Condition:
     """The condition in one row of a table, from membership (conditions, parts) and features (parts, p)."""
     members = membership[row].astype(bool)
-    own = np.asarray(features, dtype=np.float32)[members]
+    rows = np.asarray(features, dtype=np.float32)[members]
     label, perturbation, dose = table.iloc[row][["condition", "perturbation", "dose"]]
-    return Condition(str(label), str(perturbation), float(dose), own.sum(axis=0), tuple(compress(parts, members)), own)
+    return Condition(
+        str(label), str(perturbation), float(dose), rows.sum(axis=0), tuple(compress(parts, members)), rows
+    )
 
 
 def _check_split(entry: Entry, split: np.ndarray, codes: np.ndarray) -> None:
@@ -252,7 +258,7 @@ def _check_split(entry: Entry, split: np.ndarray, codes: np.ndarray) -> None:
     has_any, has_other = (np.isin(np.arange(len(entry.labels)), found) for found in (codes, codes[split != "test"]))
     wrong = has_any & (has_other == (entry.conditions["split"] == "test").to_numpy())
     if wrong.any():
-        raise ValueError(
+        raise InvalidValue(
             f"adata.obs[{entry.keys.split!r}] was changed for {listing(np.array(entry.labels)[wrong])}: genes and "
             "features were chosen with other conditions held out. Run scgim.pp.hold_out (or scgim.pp.prepare) with the "
             "conditions that are not to be trained on."

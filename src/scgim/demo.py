@@ -48,13 +48,11 @@ def run_demo(
     seed
         Seed of the data, the fit and the predictions.
     steps
-        Training steps at most; None: the default of `scgim.tl.fit_gim`.
+        Maximum number of training steps; None: the default of `scgim.tl.fit_gim`.
     quick
         20 genes and 200 steps: shows that everything runs, not how well.
-    device
+    device, progress
         As for `scgim.tl.fit_gim`.
-    progress
-        Whether to show a bar.
 
     Returns
     -------
@@ -65,24 +63,15 @@ def run_demo(
 
     Raises
     ------
-    NotADirectoryError
-        If `out` is a file.
-
-    Examples
-    --------
-    >>> from scgim.demo import run_demo
-    >>> run_demo("demo", quick=True)    # doctest: +SKIP
+    OSError
+        If `out` is a file, or cannot be written to.
     """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {}
-    if quick:
-        settings["max_steps"] = QUICK["max_steps"]
-    if steps is not None:
-        settings["max_steps"] = steps
-
     from . import datasets, pp, tl
 
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    small = QUICK if quick else {}
+    max_steps = steps or small.get("max_steps")
     adata = datasets.simulated_sciplex3(rng=seed)
     pp.prepare(
         adata,
@@ -90,25 +79,25 @@ def run_demo(
         dose_unit_key="dose_unit",
         hold_out={DRUG: DOSE},
         features="potency",
-        n_genes=QUICK["n_genes"] if quick else 50,
+        n_genes=small.get("n_genes", 50),
         rng=seed,
     )
     start = time.perf_counter()
-    tl.fit_gim(adata, rng=seed, device=device, progress=progress, **settings)
+    limit = {} if max_steps is None else {"max_steps": max_steps}
+    tl.fit_gim(adata, rng=seed, device=device, progress=progress, **limit)
     seconds = time.perf_counter() - start
     if str(adata.uns["gim"]["params"]["fit"]["stopped"]) == "interrupted":
         raise KeyboardInterrupt  # half a fit would be no demonstration
     cells = tl.sample_cells(adata, perturbations=[(DRUG, dose) for dose in CURVE], n=500, rng=seed)
     held_out = cells[cells.obs["dose"] == DOSE].copy()
     evaluation = tl.evaluate(adata, held_out, baselines=BASELINES, rng=seed)
-    truth = compare_with_truth(adata)
+    demo = Demo(adata, cells, evaluation, compare_with_truth(adata))
 
     adata.write_h5ad(folder / "fit.h5ad")
     cells.write_h5ad(folder / "cells.h5ad")
     evaluation.to_csv(folder / "evaluation.csv", index=False)
-    truth.to_csv(folder / "truth.csv", index=False)
+    demo.truth.to_csv(folder / "truth.csv", index=False)
     _draw(folder, adata, cells, held_out, evaluation)
-    demo = Demo(adata, cells, evaluation, truth)
     print(report(demo, seconds, folder))
     return demo
 
@@ -132,39 +121,36 @@ def compare_with_truth(adata: AnnData, *, key: str = "gim", group: str | None = 
         Rows: edges, edges without direction, targets (all conditions), targets (held-out conditions).
         Columns: true, learned, correct (numbers), f1, and f1_random: what as many edges or targets drawn at
         random would reach in expectation.
-
-    Examples
-    --------
-    >>> from scgim.demo import compare_with_truth
-    >>> compare_with_truth(adata)    # doctest: +SKIP
     """
     import networkx as nx
 
     from . import get
-    from ._keys import Keys
+    from .slots.keys import Keys
 
     genes = adata.var_names[adata.var[Keys(key, group).genes].to_numpy(dtype=bool)]
-    true_graph = adata[:, genes].varp["true_graph"].toarray() > 0
-    learned_graph = nx.to_numpy_array(get.graph(adata, key=key, group=group), nodelist=genes, weight=None) > 0
-    upper = np.triu_indices(len(genes), k=1)
-    off_diagonal = ~np.eye(len(genes), dtype=bool)
-
+    true = adata[:, genes].varp["true_graph"].toarray() > 0
+    learned = nx.to_numpy_array(get.graph(adata, key=key, group=group), nodelist=genes, weight=None) > 0
+    upper, off_diagonal = np.triu_indices(len(genes), k=1), ~np.eye(len(genes), dtype=bool)
+    truth = adata.uns["truth"]["targets"][["perturbation", "gene"]].astype(str)
     table = get.targets(adata, key=key, group=group)
-    table = table[table["perturbation"].isin(adata.uns["truth"]["targets"]["perturbation"])]
-    pairs = set(adata.uns["truth"]["targets"][["perturbation", "gene"]].astype(str).itertuples(index=False, name=None))
-    true_target = np.array([pair in pairs for pair in zip(table["perturbation"], table["gene"], strict=True)])
-    learned_target = table["is_target"].to_numpy(dtype=bool)
-    tested = (table["split"] == "test").to_numpy()
+    table = table[table["perturbation"].isin(truth["perturbation"])]
+    is_true = pd.MultiIndex.from_frame(table[["perturbation", "gene"]]).isin(pd.MultiIndex.from_frame(truth))
+    is_called, tested = table["is_target"].to_numpy(dtype=bool), (table["split"] == "test").to_numpy()
     rows = {
-        "edges": (true_graph[off_diagonal], learned_graph[off_diagonal]),
-        "edges without direction": (
-            (true_graph | true_graph.T)[upper],
-            (learned_graph | learned_graph.T)[upper],
-        ),
-        "targets": (true_target, learned_target),
-        "targets, held-out dose": (true_target[tested], learned_target[tested]),
+        "edges": (true[off_diagonal], learned[off_diagonal]),
+        "edges without direction": ((true | true.T)[upper], (learned | learned.T)[upper]),
+        "targets": (is_true, is_called),
+        "targets, held-out dose": (is_true[tested], is_called[tested]),
     }
     return pd.DataFrame([{"what": name, **_compare(*pair)} for name, pair in rows.items()])
+
+
+def _compare(true: np.ndarray, learned: np.ndarray) -> dict[str, float]:
+    n_true, n_learned, correct = int(true.sum()), int(learned.sum()), int((true & learned).sum())
+    half = max(n_true + n_learned, 1) / 2
+    at_random = n_true * n_learned / max(true.size, 1)
+    found = {"true": n_true, "learned": n_learned, "correct": correct}
+    return {**found, "f1": correct / half, "f1_random": at_random / half}
 
 
 def count_downstream(adata: AnnData, *, key: str = "gim", group: str | None = None) -> pd.DataFrame:
@@ -172,10 +158,8 @@ def count_downstream(adata: AnnData, *, key: str = "gim", group: str | None = No
 
     Parameters
     ----------
-    adata
-        From `scgim.datasets.simulated_sciplex3`, fitted.
-    key, group
-        Which fit.
+    adata, key, group
+        As for :func:`compare_with_truth`.
 
     Returns
     -------
@@ -183,11 +167,6 @@ def count_downstream(adata: AnnData, *, key: str = "gim", group: str | None = No
         Rows: called (those that the fit calls targets, wrongly), all (every modelled gene, called or not).
         Columns: wrong (pairs of a perturbed condition and a gene), downstream (those that the true graph
         reaches from a direct target of the condition).
-
-    Examples
-    --------
-    >>> from scgim.demo import count_downstream
-    >>> count_downstream(adata)    # doctest: +SKIP
     """
     import networkx as nx
 
@@ -204,19 +183,6 @@ def count_downstream(adata: AnnData, *, key: str = "gim", group: str | None = No
         for row, pairs in enumerate((others[others["is_target"]], others)):
             counts[row] += len(pairs), int(pairs["gene"].isin(reached).sum())
     return pd.DataFrame(counts, index=["called", "all"], columns=["wrong", "downstream"])
-
-
-def _compare(true: np.ndarray, learned: np.ndarray) -> dict[str, float]:
-    n_true, n_learned, correct = int(true.sum()), int(learned.sum()), int((true & learned).sum())
-    at_random = n_true * n_learned / max(true.size, 1)
-    both = max(n_true + n_learned, 1)
-    return {
-        "true": n_true,
-        "learned": n_learned,
-        "correct": correct,
-        "f1": 2 * correct / both,
-        "f1_random": 2 * at_random / both,
-    }
 
 
 def _draw(folder: Path, adata: AnnData, cells: AnnData, held_out: AnnData, evaluation: pd.DataFrame) -> None:
@@ -243,30 +209,24 @@ def _draw(folder: Path, adata: AnnData, cells: AnnData, held_out: AnnData, evalu
 
 def report(demo: Demo, seconds: float, folder: Path) -> str:
     """The tables that `scgim demo` prints."""
-    methods = demo.evaluation["method"].drop_duplicates()
+    methods, metrics = (demo.evaluation[name].drop_duplicates() for name in ("method", "metric"))
     wide = demo.evaluation.pivot(index="method", columns="metric", values="value")
-    wide = wide.loc[methods, demo.evaluation["metric"].drop_duplicates()].rename_axis(index=None, columns=None)
-    truth = demo.truth.set_index("what").rename_axis(None)
-    fitted = demo.adata.uns["gim"]
+    wide = wide.loc[methods, metrics].rename_axis(index=None, columns=None)
     counts = count_downstream(demo.adata)
     share = counts["downstream"] / counts["wrong"].clip(lower=1)
-    return "\n".join(
-        [
-            "",
-            "SIMULATED DATA: no real cell is in these numbers.",
-            f"{int(demo.adata.var['gim'].sum())} genes, {len(fitted['conditions'])} conditions, "
-            f"{int(demo.adata.obs['gim_condition'].notna().sum())} cells; fitted in {seconds:.0f} s; "
-            f"{DRUG} at {DOSE:g} nM held out.",
-            "",
-            f"Predicted against held-out cells, {DRUG} at {DOSE:g} nM (pearson_delta: higher is better; all",
-            "other columns: lower is better):",
-            wide.to_string(float_format="{:.3f}".format, na_rep="-"),
-            "",
-            "Learned against true structure, among the modelled genes (f1_random: as many drawn at random):",
-            truth.to_string(float_format="{:.2f}".format),
-            f"Of the {counts.loc['called', 'wrong']} called targets that are no direct ones, {share['called']:.0%} "
-            f"lie downstream of a direct one (of all genes that are none: {share['all']:.0%}).",
-            "",
-            f"Written to {folder}: fit.h5ad, cells.h5ad, evaluation.csv, truth.csv and six figures.",
-        ]
-    )
+    n_genes, n_conditions = int(demo.adata.var["gim"].sum()), len(demo.adata.uns["gim"]["conditions"])
+    n_cells = int(demo.adata.obs["gim_condition"].notna().sum())
+    return f"""
+SIMULATED DATA: no real cell is in these numbers.
+{n_genes} genes, {n_conditions} conditions, {n_cells} cells; fitted in {seconds:.0f} s; {DRUG} at {DOSE:g} nM held out.
+
+Predicted against held-out cells, {DRUG} at {DOSE:g} nM (pearson_delta: higher is better; all
+other columns: lower is better):
+{wide.to_string(float_format="{:.3f}".format, na_rep="-")}
+
+Learned against true structure, among the modelled genes (f1_random: as many drawn at random):
+{demo.truth.set_index("what").rename_axis(None).to_string(float_format="{:.2f}".format)}
+Of the {counts.loc["called", "wrong"]} called targets that are no direct ones, {share["called"]:.0%} \
+lie downstream of a direct one (of all genes that are none: {share["all"]:.0%}).
+
+Written to {folder}: fit.h5ad, cells.h5ad, evaluation.csv, truth.csv and six figures."""

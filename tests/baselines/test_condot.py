@@ -45,7 +45,7 @@ def at(context: float) -> Condition:
 
 
 def small(**options) -> CondOT:
-    return CondOT(**{"hidden": (32, 32), "steps": 400, "batch_size": 128, **options})
+    return CondOT(**{"hidden": (32, 32), "steps": 250, "batch_size": 128, **options})
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_known_affine_map_is_recovered():
     """Scaled by a matrix that is symmetric and positive: the optimal map between the two normal distributions."""
     matrix = np.diag([2.0, 1.0, 0.4])
     data = experiment(lambda x, c: (x - 1) @ matrix + [1.0, 3.0 * c, 1.0], contexts=(0.5, 1.0))
-    condot = small(steps=300).fit(data)
+    condot = small(steps=200).fit(data)
     for row in data.trained:
         true = data.x[data.codes == row]
         predicted = condot.sample(data.condition(row), 400)

@@ -12,8 +12,7 @@ import pytest
 import scgim
 from scgim.baselines import CannotPredict, TrainingData
 from scgim.baselines.equivalence import essential_graph, favour
-from scgim.baselines.gnies import GnIES
-from scgim.baselines.gnies_score import GnIESScore, mechanisms, search
+from scgim.baselines.gnies import GnIES, GnIESScore, mechanisms, search
 from scgim.metrics import skeleton_f1, target_f1
 
 WITHOUT_PACKAGE = "needs gnies: pip install scgim[baselines]"
@@ -150,9 +149,9 @@ def test_the_same_seed_gives_the_same_and_global_state_is_left_alone(approach, c
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="approach must be 'order', 'rank' or 'greedy', got 'forward'"):
+    with pytest.raises(ValueError, match="approach='forward' is unknown; use one of 'order', 'rank', 'greedy'"):
         GnIES(approach="forward")
-    with pytest.raises(ValueError, match="must not be negative, got -1"):
+    with pytest.raises(ValueError, match="lmbda must be at least 0, got -1"):
         GnIES(lmbda=-1.0)
     with pytest.raises(ValueError, match="alpha is the level of a test, between 0 and 1, got 2"):
         GnIES(alpha=2.0)

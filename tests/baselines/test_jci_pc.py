@@ -11,9 +11,9 @@ import pytest
 
 import scgim
 from scgim.baselines import CannotPredict, Condition, TrainingData
-from scgim.baselines.context_tests import ConditionTests, FeatureTests
 from scgim.baselines.equivalence import favour
 from scgim.baselines.jci_pc import JCIPC, JCIPCContext
+from scgim.baselines.tests import ConditionTests, FeatureTests
 from scgim.metrics import edge_f1, is_acyclic, skeleton_f1, target_f1
 
 pytest.importorskip("causallearn", reason="needs causal-learn: pip install scgim[baselines]")
@@ -200,9 +200,9 @@ def test_bad_options():
     for alpha in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="alpha is the level of a test, between 0 and 1"):
             JCIPC(alpha=alpha)
-    with pytest.raises(ValueError, match="max_depth must not be negative, got -1"):
+    with pytest.raises(ValueError, match="max_depth must be at least 0, got -1"):
         JCIPCContext(max_depth=-1)
-    with pytest.raises(ValueError, match="target_effect must not be negative"):
+    with pytest.raises(ValueError, match=r"target_effect must be at least 0, got -1\.0"):
         JCIPCContext(target_effect=-1.0)
 
 

@@ -10,6 +10,7 @@ import pytest
 from awkward_baselines import Drawing, Failing, Sleeping
 
 import scgim
+from scgim._errors import InvalidType
 from scgim.baselines import CannotPredict, MeanShift, TimeLimitExceeded, fit_within
 
 
@@ -44,7 +45,7 @@ def test_starting_the_process_does_not_count(doses):
         ("odd", RuntimeError, "Odd: this and that"),
         ("killed", CannotPredict, r"failing cannot be fitted: .*signal 9, most often for want of memory"),
         ("exit", CannotPredict, r"failing cannot be fitted: .*exit code 3"),
-        ("unpicklable", TypeError, "failing was fitted, but the result cannot be sent back"),
+        ("unpicklable", InvalidType, "failing was fitted, but the result cannot be sent back"),
     ],
 )
 def test_an_error_arrives_with_its_type_and_text(doses, how, kind, text):
@@ -59,7 +60,7 @@ def test_an_error_arrives_with_its_type_and_text(doses, how, kind, text):
 def test_what_cannot_be_sent_there_is_said_before_any_process_starts(doses):
     baseline = Drawing()
     baseline.extra = lambda: None
-    with pytest.raises(TypeError, match="drawing cannot be sent to a process of its own"):
+    with pytest.raises(TypeError, match="drawing cannot be sent to a separate process"):
         fit_within(baseline, doses)
 
 

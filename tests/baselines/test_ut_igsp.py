@@ -11,7 +11,7 @@ import pytest
 import scgim
 from scgim.baselines import CannotPredict, Condition, TrainingData
 from scgim.baselines.equivalence import favour
-from scgim.baselines.gaussian_tests import GaussianTests
+from scgim.baselines.tests import GaussianTests
 from scgim.baselines.ut_igsp import UTIGSP
 from scgim.metrics import edge_f1, target_f1
 
@@ -201,7 +201,7 @@ def test_options_are_checked():
         UTIGSP(alpha=0)
     with pytest.raises(ValueError, match="n_restarts must be at least 1"):
         UTIGSP(n_restarts=0)
-    with pytest.raises(ValueError, match="'hard' or 'shift'"):
+    with pytest.raises(ValueError, match="intervention='soft' is unknown; use one of 'hard', 'shift'"):
         UTIGSP(intervention="soft")
     with pytest.raises(RuntimeError, match="not fitted"):
         UTIGSP().graph()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import anndata as ad
 import matplotlib
@@ -58,18 +60,31 @@ def experiment(file: Path, out: Path, **settings: object) -> bm.SciPlex3Experime
 @pytest.fixture(scope="module")
 def folder(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
-    bm.run_sciplex3(experiment(file, out), out, jobs=0, progress=False, command="scgim benchmark sciplex3 --small")
+    bm.run_experiment(experiment(file, out), out, jobs=0, progress=False, command="scgim benchmark sciplex3 --small")
     return out
 
 
-def test_page_has_scores_targets_figures_and_says_that_the_data_are_simulated(folder: Path) -> None:
-    page = (folder / "report.md").read_text()
+@pytest.fixture
+def write_page(script: Callable[[str], ModuleType]) -> Callable[[Path, Path], str]:
+    """The page of a run, as `python benchmarks/paper/sciplex3.py` writes it."""
+    return lambda run, out: script("sciplex3").main([str(run), "--name", "mine", "--out", str(out)]).read_text()
+
+
+def test_page_has_scores_targets_figures_and_says_that_the_data_are_simulated(
+    folder: Path, tmp_path: Path, write_page: Callable[[Path, Path], str]
+) -> None:
+    page = write_page(folder, tmp_path)
     for text in ("stand-in", "small setting", "two halves of the truth", "Targets per condition", "GIM, potency"):
         assert text in page
+    assert "cell_line = ['XX'] not found" in page and str(tmp_path) not in page
     assert page.count("![") == 3
     for line in page.splitlines():
         if line.startswith("!["):
-            assert (folder / line.split("(")[-1].rstrip(")")).stat().st_size > 5_000
+            assert (tmp_path / line.split("(")[-1].rstrip(")")).stat().st_size > 5_000
+
+
+def test_tables_have_every_method_under_its_encodings(folder: Path) -> None:
+    assert "Semi-synthetic stand-in, no number is one of SciPlex3" in (folder / "report.txt").read_text()
     table = pd.read_csv(folder / "results.csv")
     held = table[(table["split"] == SPLIT) & (table["cell_line"] == "A549")]
     assert set(held["method"]) == set(METHODS)
@@ -86,7 +101,7 @@ def test_a_line_that_is_absent_is_recorded_and_the_rest_goes_on(folder: Path) ->
     table = pd.read_csv(folder / "results.csv")
     failed = table[(table["metric"] == "failed") & (table["value"] == 1)]
     assert set(failed["cell_line"]) == {"XX"}
-    assert "cell_line = ['XX'] not found" in (folder / "report.md").read_text()
+    assert "cell_line = ['XX'] not found" in (folder / "report.txt").read_text()
 
 
 def test_a_second_call_fits_nothing_and_another_file_is_told_apart(file: Path, folder: Path, tmp_path: Path) -> None:
@@ -94,7 +109,7 @@ def test_a_second_call_fits_nothing_and_another_file_is_told_apart(file: Path, f
         return {path.name: path.stat().st_mtime for path in (folder / "cells").glob("*.json")}
 
     before = stamps()
-    bm.run_sciplex3(experiment(file, folder), folder, jobs=0, progress=False)
+    bm.run_experiment(experiment(file, folder), folder, jobs=0, progress=False)
     assert stamps() == before
     other = screen()
     other.X = other.X * 2
@@ -103,10 +118,11 @@ def test_a_second_call_fits_nothing_and_another_file_is_told_apart(file: Path, f
     assert again.extracts[0].digest != experiment(file, folder).extracts[0].digest
 
 
-def test_report_only_fits_nothing(file: Path, tmp_path: Path) -> None:
-    page = bm.run_sciplex3(experiment(file, tmp_path), tmp_path, report_only=True)
+def test_report_only_fits_nothing(file: Path, tmp_path: Path, write_page: Callable[[Path, Path], str]) -> None:
+    report = bm.run_experiment(experiment(file, tmp_path), tmp_path, report_only=True)
     assert not list(tmp_path.glob("cells/*.json"))
-    assert "none finished" in page.read_text()
+    assert "No fit is finished" in report.read_text()
+    assert "none finished" in write_page(tmp_path, tmp_path / "pages")
 
 
 def test_a_drug_that_is_absent_and_a_condition_that_is_too_small(tmp_path: Path) -> None:
@@ -115,13 +131,13 @@ def test_a_drug_that_is_absent_and_a_condition_that_is_too_small(tmp_path: Path)
     found = bm.extract(path, tmp_path / "data", cell_lines=("A549",), drugs=("Dacinostat", "Nosuchinib"))
     assert not found[0].problem
     settings = {"drugs": ("Dacinostat", "Nosuchinib"), "methods": ("ridge",), "seeds": (0,), "small": True}
-    page = bm.run_sciplex3(
+    report = bm.run_experiment(
         bm.SciPlex3Experiment(found, encodings=("auto",), **settings), tmp_path, jobs=0, progress=False
     ).read_text()
-    assert "Nosuchinib" in page
-    assert "## Failed" in page
+    assert "Nosuchinib" in report
+    assert "Failed" in report
     with pytest.raises(ValueError, match=r"Nothing can be run.*not found"):
-        bm.run_sciplex3(bm.SciPlex3Experiment(bm.extract(path, tmp_path, cell_lines=("ZZ",))), tmp_path)
+        bm.run_experiment(bm.SciPlex3Experiment(bm.extract(path, tmp_path, cell_lines=("ZZ",))), tmp_path)
 
 
 def test_tuning_prepares_without_what_it_holds_out(file: Path, tmp_path: Path) -> None:
@@ -139,8 +155,8 @@ def test_tuning_prepares_without_what_it_holds_out(file: Path, tmp_path: Path) -
 
 
 def test_reported_seeds_are_not_tuned_on(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Seed 0 is reported"):
-        bm.tune_sciplex3(experiment(file, tmp_path), tmp_path, n_trials=1, seed=0)
+    with pytest.raises(ValueError, match=r"Seeds \[0\] are reported"):
+        bm.tune_methods(experiment(file, tmp_path), tmp_path, n_trials=1, seeds=(0,))
 
 
 def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +165,6 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     code = main(["benchmark", "sciplex3", *asked, "--methods", "ridge", "control", "--quiet"])
     said = capsys.readouterr()
     assert code == 0, said.err
-    assert str(tmp_path) not in (out / "report.md").read_text()
+    assert str(tmp_path) not in (out / "report.txt").read_text()
     assert main(["benchmark", "sciplex3", "--data", str(tmp_path / "no.h5ad"), "--out", str(out)]) == 2
-    assert "there is no such file" in capsys.readouterr().err
+    assert "no.h5ad: No such file" in capsys.readouterr().err

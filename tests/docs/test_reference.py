@@ -93,7 +93,7 @@ def test_docstrings_have_the_form_of_numpydoc(name: str) -> None:
 
 def test_the_command_line_page_shows_every_command() -> None:
     command_line = extension("command_line")
-    from scgim._arguments import build_parser
+    from scgim.cli import build_parser
 
     shown = set(re.findall(r"\.\. scgim-help::(.*)", page("command_line.md")))
 

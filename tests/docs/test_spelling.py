@@ -26,7 +26,9 @@ SPELLINGS = {
     r"\b[Ss]ingle cell (?:data|perturbation|RNA|expression)": "single-cell",
     r"\bSci-?Plex-3\b|(?<!benchmark )\bsci-?plex ?3\b(?!\.md)|\bSciplex3?\b|\bsciPlex3\b": "SciPlex3",
     r"\b[Nn]ormaliz\w+|\b[Oo]ptimiz(?:e|er|ation|ing)\b|\b[Ii]nitializ\w+|\b[Aa]mortiz\w+": "British spelling, -is-",
-    r"\b[Bb]ehavior\w*|\b[Cc]olor(?:s|ed)?\b": "British spelling, -our",
+    r"\b[Bb]ehavior\w*|\b[Cc]olor(?:s|ed)?\b|\b[Ff]avor\w*|\b[Nn]eighbor\w*": "British spelling, -our",
+    r"\b(?:general|regular|standard|visual|character|recogn|stabil|summar)iz(?:e|es|ed|ing|ation)\b": "-is-",
+    r"\b(?:model|label|cancel|travel)(?:ed|ing)\b|\b[Aa]nalyz\w+|\b[Cc]enter(?:s|ed)?\b|\b[Gg]ray\b": "British",
     r"\b[Cc]ounter-factual\w*|\b[Cc]ounter factual\w*": "counterfactual",
     r"\bWassertein\b|\bWasserstien\b|\bWassersten\b": "Wasserstein",
     r"\b[Ff]inger-prints?\b|\b[Ff]inger prints?\b": "fingerprint",
@@ -36,6 +38,18 @@ SPELLINGS = {
     r"\bacyclity\b|\bacylic\w*": "acyclicity",
     r"\b[Pp]ertubation\w*|\b[Pp]erturabtion\w*": "perturbation",
     r"\bMonte Carlo\b": "Monte-Carlo",
+}
+
+#: What reads as translated or is understood only by developers -> plain English.
+PHRASES = {
+    r"\b[Ss]peaks? for an? (?:target|edge|gene)\b": "is evidence for",
+    r"\bKnown are\b": "Valid values:",
+    r"\b[Mm]ost seconds\b": "maximum time",
+    r"\bhardly a part\b|\bhas hardly an\b": "contributes little; hardly any",
+    r"\baim \d|\bAim: ": "an aim is the developers'",
+    r"\briddle\b": "say what was unclear",
+    r"\bbeside (?:GIM|the (?:truth|default|others))\b|\bbeside other work\b": "compared with; on a busy machine",
+    r"\bwhere that is so\b": "where it is",
 }
 
 
@@ -65,6 +79,18 @@ def test_terms_are_spelt_as_the_field_does() -> None:
         for name, text in prose()
         for pattern, right in SPELLINGS.items()
         for found in re.finditer(pattern, text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_pages_are_in_plain_english() -> None:
+    """Pages and tutorials; of a page of results the text alone, since a script prints the rest."""
+    wrong = [
+        f"{name}: {found[0]!r}: {better}"
+        for name, text in prose()
+        if not name.startswith("src/")
+        for pattern, better in PHRASES.items()
+        for found in re.finditer(pattern, text.partition("\n## Reading\n")[2] or text)
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -15,7 +15,7 @@ from figure_checks import assert_same_adata
 from small_fits import GENES, QUICK, prepared
 
 import scgim
-from scgim._keys import FORMAT_VERSION
+from scgim.slots.keys import FORMAT_VERSION
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from small_fits import GENES, edit_graph, edit_record, fitted, prepared
 from small_gim import make_gim
 
 import scgim
-from scgim._keys import FORMAT_VERSION
 from scgim.model import Action, abduct, draw_noise, propagate
 from scgim.slots import checksum, read_entry
+from scgim.slots.keys import FORMAT_VERSION
 
 EDGES = [("g0", "g1"), ("g1", "g2"), ("g0", "g3")]
 

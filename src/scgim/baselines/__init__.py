@@ -7,19 +7,15 @@ the reason: never a made-up number. :func:`fit` takes a prepared AnnData.
 
 from __future__ import annotations
 
-from .additive import Additive
 from .condot import CondOT
-from .control import Control
 from .equivalence import favour
 from .gim import BaCaDI, GIMMethod
 from .gnies import GnIES
 from .jci_pc import JCIPC, JCIPCContext
 from .limits import TimeLimitExceeded, fit_within
-from .mean_shift import MeanShift
-from .next_lower_dose import NextLowerDose
 from .prepared import fit, prepared_condition, training_data
 from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData
-from .ridge import Ridge
+from .shift import Additive, Control, MeanShift, NextLowerDose, Ridge
 from .ut_igsp import UTIGSP
 
 __all__ = [

@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from scgim._errors import InvalidValue
 from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 
 from .convex_networks import ConvexPotential
-from .protocol import (
-    Baseline,
-    CannotPredict,
-    Choice,
-    Condition,
-    Range,
-    TrainingData,
-    check_fitted,
-    draw_cells,
-)
-from .shift import FeatureScale, check_features, trained_shifts
+from .protocol import CannotPredict, Choice, Condition, Range, TrainingData, check_positive, draw_cells
+from .shift import Control, FeatureScale
 
 if TYPE_CHECKING:
     import torch
 
+    #: Draws control cells, cells of conditions, and the contexts of those, one row per pair.
+    Draw = Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
 #: Exponential averages of Adam, as CondOT and CellOT have them.
 _BETAS = (0.5, 0.9)
-#: Share of the old average in the running average of the map's weights over outer iterations (own).
+#: Share of the old average in the running average of the map's weights over outer iterations (`own`).
 _AVERAGE = 0.95
 
 
-class CondOT(Baseline):
+@dataclass(kw_only=True, eq=False)
+class CondOT(Control):
     r"""Control cells, transported by the gradient of a potential that is convex in the cell, given the features.
 
     For every condition c the map :math:`x \mapsto \nabla_x g(x | c)` is to take the control cells to the cells of c
@@ -48,29 +45,25 @@ class CondOT(Baseline):
     with x a control cell and y a cell of condition c: `inner_steps` Adam steps on g for each one on f.
 
     The cells are centred at the control and divided by every gene's standard deviation over the training cells
-    (own: genes of an experiment differ by orders of magnitude; the least distance is in these units). The features
-    are divided by their overall root mean square (`FeatureScale`), as for the other baselines.
+    (`own`: genes of an experiment differ by orders of magnitude; the least distance is in these units), the features
+    by their overall root mean square, as for the other baselines.
 
-    Own, beside what `ConvexPotential` says: every batch holds all conditions equally often, not one condition;
-    the learning rates are larger and fall linearly to 0, and the steps fewer, than the 100,000 x 10 at 1e-4 of the
-    authors' code; the weights of f and of g are both projected, where the paper penalises those of g; the returned
-    map is a running average over the last iterations. Rates, steps, widths and decay were chosen on synthetic
-    systems (seeds 101 and 102), by the distance of means and the KDE-NLL.
+    Departures from the paper, besides those of `ConvexPotential`: every batch holds all conditions equally often, not
+    one condition; the learning rates are larger and fall linearly to 0, and the steps fewer, than the 100,000 x 10 at
+    1e-4 of the authors' code; f and g are both projected, where the paper penalises g; the returned map is a running
+    average. Rates, steps, widths and decay were chosen on synthetic systems (seeds 101 and 102), by the distance of
+    means and the KDE-NLL.
 
     Parameters
     ----------
     hidden
         Widths of the layers (`own`: two of 128; the paper has four of 64, which did slightly worse).
-    steps
-        Outer iterations (`own`: 1,000).
-    inner_steps
-        Steps on g in each (`own`: 4; the paper has 10).
+    steps, inner_steps
+        Outer iterations (`own`: 1,000), and steps on g in each (`own`: 4; the paper has 10).
     batch_size
         Pairs of a control cell and a cell of a condition (256, as the paper).
-    learning_rate
-        Of g, at the start (`own`: 3e-3).
-    partner_rate
-        Of f (`own`: twice `learning_rate`).
+    learning_rate, partner_rate
+        Of g and f at the start (`own`: 3e-3 and twice that of g).
     weight_decay
         Decoupled, of both (`own`: 0.1).
     clip
@@ -84,70 +77,39 @@ class CondOT(Baseline):
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import TrainingData
-    >>> from scgim.baselines.condot import CondOT
-    >>> table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"],
-    ...                       "dose": [np.nan, np.nan], "is_control": [True, False]})
-    >>> x = np.random.default_rng(0).normal(size=(400, 2))
-    >>> x[200:] += [2.0, -2.0]
-    >>> data = TrainingData(x, np.repeat([0, 1], 200), table, np.array([[0.0], [1.0]]))
-    >>> fitted = CondOT(hidden=(16, 16), steps=150).fit(data)
-    >>> fitted.sample(data.condition(1), 200).mean(axis=0).round().tolist()
-    [2.0, -2.0]
+    >>> from scgim.baselines import CondOT
+    >>> from scgim.benchmark import SyntheticTask
+    >>> data = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0).load().train
+    >>> CondOT(hidden=(16, 16), steps=20).fit(data).sample(data.condition(1), 200).shape
+    (200, 5)
     """
 
     name: ClassVar[str] = "condot"
-    can_predict_unseen: ClassVar[bool] = True
     search_space: ClassVar[Mapping[str, Range | Choice]] = {
         "hidden": Choice(((64, 64), (128, 128), (64, 64, 64, 64))),
         "learning_rate": Range(1e-3, 1e-2, log=True),
         "weight_decay": Range(1e-3, 1.0, log=True),
     }
 
-    def __init__(
-        self,
-        *,
-        hidden: Sequence[int] = (128, 128),
-        steps: int = 1_000,
-        inner_steps: int = 4,
-        batch_size: int = 256,
-        learning_rate: float = 3e-3,
-        partner_rate: float | None = None,
-        weight_decay: float = 0.1,
-        clip: bool = False,
-    ) -> None:
-        counts = {"steps": steps, "inner_steps": inner_steps, "batch_size": batch_size}
-        for option, value in counts.items():
-            if value < 1:
-                raise ValueError(f"`{option}` must be at least 1, got {value}.")
-        if not hidden or any(width < 1 for width in hidden):
-            raise ValueError(f"`hidden` must name at least one layer, widths positive, got {tuple(hidden)}.")
-        if not learning_rate > 0 or not (partner_rate is None or partner_rate > 0):
-            raise ValueError(
-                f"`learning_rate` and `partner_rate` must be positive, got {learning_rate} and {partner_rate}."
-            )
-        if not weight_decay >= 0:
-            raise ValueError(f"`weight_decay` must not be negative, got {weight_decay}.")
-        self.hidden = tuple(hidden)
-        self.steps = steps
-        self.inner_steps = inner_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.partner_rate = 2 * learning_rate if partner_rate is None else partner_rate
-        self.weight_decay = weight_decay
-        self.clip = clip
+    hidden: Sequence[int] = (128, 128)
+    steps: int = 1_000
+    inner_steps: int = 4
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    partner_rate: float | None = None
+    weight_decay: float = 0.1
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.hidden:
+            raise InvalidValue("hidden must name at least one layer.")
+        check_positive(hidden=self.hidden, steps=self.steps, inner_steps=self.inner_steps, batch_size=self.batch_size)
+        check_positive(learning_rate=self.learning_rate, partner_rate=self.partner_rate)
+        check_positive(weight_decay=self.weight_decay, zero=True)
 
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
-        """Train both networks.
-
-        Parameters
-        ----------
-        data
-            Training cells.
-        rng
-            Decides the initial weights and the batches. The global torch state is not touched.
+        """Train both networks; `rng` decides their initial weights and the batches.
 
         Raises
         ------
@@ -156,50 +118,36 @@ class CondOT(Baseline):
         """
         import torch
 
-        features, _ = trained_shifts(data, self.name)
+        self._check_data(data, features=True)
         generator = torch_generator(as_generator(rng))
-        self.feature_scale_ = FeatureScale(features)
-        control = data.x[data.control]
+        self.scale_ = FeatureScale(data)
         spread = data.x.std(axis=0, dtype=np.float64)
-        self.centre_ = control.mean(axis=0, dtype=np.float64)  # (genes,)
+        self.centre_ = data.x[data.control].mean(axis=0, dtype=np.float64)  # (genes,)
         self.spread_ = np.where(spread > 0, spread, 1.0)  # (genes,)
         draw = self._pairs(data, generator)
         shape = (data.x.shape[1], data.features.shape[1], self.hidden, generator)
         self.potential_, partner = ConvexPotential(*shape), ConvexPotential(*shape)
         with torch.enable_grad(), one_thread():
             self._train(self.potential_, partner, draw)
-        self.control_ = control  # (control cells, genes)
-        return self
+        return super().fit(data)
 
     @undisturbed()
     def transport(self, cells: np.ndarray, condition: Condition) -> np.ndarray:
-        """Where the map of a condition takes control cells.
-
-        Parameters
-        ----------
-        cells
-            (cells, genes), in the units of the training data.
-        condition
-            Any, by its features; for the control the cells are returned as they are.
-
-        Returns
-        -------
-        ndarray
-            float32 (cells, genes)
+        """Where the map of a condition takes cells (cells, genes) in the units of the training data; float32.
 
         Raises
         ------
         CannotPredict
-            If the features do not fit, or the map is not finite there.
+            If the condition's features do not fit, or the map is not finite there.
         """
         import torch
 
-        check_fitted(self, "control_")
+        self._check_fitted("control_")
         if condition.is_control:
             return np.array(cells, dtype=np.float32)
-        features = check_features(self.name, condition, self.feature_scale_.n_features)
+        features = torch.from_numpy(self.scale_.of(condition, self)).float()
         with torch.no_grad(), one_thread():
-            terms = self.potential_.terms(torch.from_numpy(self.feature_scale_(features)).float())
+            terms = self.potential_.terms(features)
             moved = self.potential_.gradient(self._scaled(cells), terms).double().numpy()
         with np.errstate(over="ignore"):
             result = (moved * self.spread_ + self.centre_).astype(np.float32)
@@ -212,20 +160,18 @@ class CondOT(Baseline):
 
     def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
         """`n` control cells, transported; float32 (n, genes)."""
-        check_fitted(self, "control_")
+        self._check_fitted("control_")
         return self.transport(draw_cells(self.control_, n, rng), condition)
 
-    def _pairs(
-        self, data: TrainingData, generator: torch.Generator
-    ) -> Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _pairs(self, data: TrainingData, generator: torch.Generator) -> Draw:
         """Draws a batch: control cells, cells of conditions, and the contexts of those, one row per pair."""
         import torch
 
         control = self._scaled(data.x[data.control])
         rows = data.trained
-        contexts = torch.from_numpy(self.feature_scale_(data.condition_features[rows])).float()
+        contexts = torch.from_numpy(self.scale_(self.scale_.trained)).float()
         cells = [np.flatnonzero(data.codes == row) for row in rows]
-        sizes = torch.tensor([len(own) for own in cells])
+        sizes = torch.tensor([len(of_one) for of_one in cells])
         treated = self._scaled(data.x[np.concatenate(cells)])  # condition by condition
         first = torch.cumsum(sizes, 0) - sizes
         repeats = math.ceil(self.batch_size / len(rows))
@@ -239,24 +185,20 @@ class CondOT(Baseline):
 
         return draw
 
-    def _train(
-        self,
-        potential: ConvexPotential,
-        partner: ConvexPotential,
-        draw: Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-    ) -> None:
+    def _train(self, potential: ConvexPotential, partner: ConvexPotential, draw: Draw) -> None:
         import torch
 
         def adam(network: ConvexPotential, rate: float) -> torch.optim.Optimizer:
             decay = self.weight_decay
             return torch.optim.AdamW(network.parameters, lr=rate, betas=_BETAS, weight_decay=decay, foreach=True)
 
-        map_adam, partner_adam = adam(potential, self.learning_rate), adam(partner, self.partner_rate)
+        partner_rate = 2 * self.learning_rate if self.partner_rate is None else self.partner_rate
+        map_adam, partner_adam = adam(potential, self.learning_rate), adam(partner, partner_rate)
         average = [weight.detach().clone() for weight in potential.parameters]
         for step in range(self.steps):
             left = 1 - step / self.steps
             map_adam.param_groups[0]["lr"] = left * self.learning_rate
-            partner_adam.param_groups[0]["lr"] = left * self.partner_rate
+            partner_adam.param_groups[0]["lr"] = left * partner_rate
             for _ in range(self.inner_steps):
                 x, _, context = draw()
                 moved = potential.gradient(x, potential.terms(context))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: Slope of the context path's leaky rectifier below 0.
 _LEAK = 0.2
-#: Sharpness of the softplus of the convex path (own); at infinity it is the rectifier.
+#: Sharpness of the softplus of the convex path (`own`); at infinity it is the rectifier.
 _SHARPNESS = 4.0
 #: The softplus of this is 1.
 _ONE = math.log(math.e - 1)
@@ -45,19 +45,13 @@ class ConvexPotential:
     softplus of functions affine in the tanh of the next and of the last u. It is convex in x because Z_k and w are
     kept from being negative (:meth:`project`), t_k and q are positive, and sigma is convex, increasing and positive.
 
-    Own: sigma is a softplus and not the leaky rectifier, so that the gradient in x (the transport map) is smooth and
-    depends on every weight; q depends on the context and the gene, so that a map can contract a gene, too; the
+    Here (`own`) sigma is a softplus, not the leaky rectifier, so that the gradient in x (the transport map) is smooth
+    and depends on every weight; q depends on the context and the gene, so that a map can contract a gene, too; the
     factors s, t and q see a bounded context, so that the map grows no faster than linearly in it: products of factors
     that grow move cells much too far at contexts outside the trained range.
 
-    Parameters
-    ----------
-    n_genes, n_context
-        Lengths of x and c.
-    hidden
-        Widths of the layers, the same on the context path and on the convex path.
-    generator
-        Draws the initial weights.
+    `n_genes` and `n_context` are the lengths of x and c, `hidden` the widths of the layers on both paths, and
+    `generator` draws the initial weights.
 
     References
     ----------

@@ -7,9 +7,11 @@ alone, an undirected one (its direction cannot be told from the data) has both [
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, shortest_path
 
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
+from scgim.metrics._inputs import as_graph
 
 
 def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray:
@@ -20,10 +22,8 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
 
     Parameters
     ----------
-    cpdag
-        bool (genes, genes), an equivalence class.
-    truth
-        bool (genes, genes), the true DAG.
+    cpdag, truth
+        bool (genes, genes), an equivalence class and the true DAG.
     rng
         Seed or generator.
 
@@ -33,11 +33,6 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
         bool (genes, genes) without undirected edges. It is acyclic where the directed edges of the class and the true
         direction of its other edges are together.
 
-    Raises
-    ------
-    ValueError
-        If shapes disagree.
-
     Examples
     --------
     >>> import numpy as np
@@ -46,14 +41,14 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
     >>> favour(undirected, np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]])).astype(int).tolist()
     [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
     """
-    cpdag, truth = _as_class(cpdag, "cpdag"), _as_class(truth, "truth")
+    cpdag, truth = as_graph(cpdag, "cpdag"), as_graph(truth, "truth")
     if cpdag.shape != truth.shape:
-        raise ValueError(f"`cpdag` has shape {cpdag.shape} and `truth` has shape {truth.shape}; they must agree.")
+        raise InvalidValue(f"`cpdag` has shape {cpdag.shape} and `truth` has shape {truth.shape}; they must agree.")
     generator = as_generator(rng)
     undirected = cpdag & cpdag.T
     graph = (cpdag & ~undirected) | (undirected & truth)
     unknown = np.argwhere(np.triu(undirected & ~(truth | truth.T)))
-    reach = _reach(graph)
+    reach = np.isfinite(shortest_path(graph, unweighted=True))  # every gene reaches itself
     for pair, flip in zip(generator.permutation(unknown), generator.random(len(unknown)) < 0.5, strict=True):
         i, j = pair[::-1] if flip else pair
         if reach[j, i]:  # a path back is there already
@@ -64,7 +59,7 @@ def favour(cpdag: np.ndarray, truth: np.ndarray, rng: RngLike = 0) -> np.ndarray
 
 
 def draw_dag(cpdag: np.ndarray, rng: RngLike = 0) -> np.ndarray:
-    """A random DAG with the skeleton of the class.
+    """A random DAG with the skeleton of the class (genes, genes).
 
     Where the class has members, it is one of them: the directed edges stay, and no v-structure (two causes of one
     gene without an edge between them) is added. A learned class may have no member, from finite samples; then as
@@ -75,18 +70,6 @@ def draw_dag(cpdag: np.ndarray, rng: RngLike = 0) -> np.ndarray:
     algorithm to construct a consistent extension of a partially oriented graph). Every member of the class can come
     out, but not all equally often.
 
-    Parameters
-    ----------
-    cpdag
-        bool (genes, genes), an equivalence class.
-    rng
-        Seed or generator.
-
-    Returns
-    -------
-    np.ndarray
-        bool (genes, genes), acyclic.
-
     Examples
     --------
     >>> import numpy as np
@@ -94,7 +77,7 @@ def draw_dag(cpdag: np.ndarray, rng: RngLike = 0) -> np.ndarray:
     >>> int(draw_dag(np.array([[0, 1], [1, 0]])).sum())
     1
     """
-    cpdag = _as_class(cpdag, "cpdag")
+    cpdag = as_graph(cpdag, "cpdag")
     generator = as_generator(rng)
     adjacent = cpdag | cpdag.T
     graph = np.zeros_like(cpdag)
@@ -109,23 +92,11 @@ def draw_dag(cpdag: np.ndarray, rng: RngLike = 0) -> np.ndarray:
 
 
 def essential_graph(dag: np.ndarray, targets: np.ndarray | None = None) -> np.ndarray:
-    """The class of a DAG: all DAGs that imply the same independences, and the same invariances between conditions.
+    """The class of a DAG (genes, genes): all DAGs with the same independences and invariances between conditions.
 
-    With one indicator node per condition as a cause of its targets, an edge is directed where this augmented graph
-    has it in a v-structure, or where Meek's rules follow from those. That holds for hard and for other interventions
-    alike, given an unperturbed condition.
-
-    Parameters
-    ----------
-    dag
-        bool (genes, genes), acyclic.
-    targets
-        bool (conditions, genes). Default: no interventions, the Markov equivalence class.
-
-    Returns
-    -------
-    np.ndarray
-        bool (genes, genes), the class.
+    Without `targets`, bool (conditions, genes), it is the Markov equivalence class. With one indicator node per
+    condition as a cause of its targets, an edge is directed where this augmented graph has it in a v-structure, or
+    where that follows by Meek's rules. It holds for all kinds of interventions, given an unperturbed condition.
 
     References
     ----------
@@ -142,12 +113,12 @@ def essential_graph(dag: np.ndarray, targets: np.ndarray | None = None) -> np.nd
     >>> essential_graph(chain, targets=np.array([[1, 0, 0]])).astype(int).tolist()
     [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
     """
-    dag = _as_class(dag, "dag")
+    dag = as_graph(dag, "dag")
     n = len(dag)
     # Conditions with the same targets say the same.
     known = np.zeros((0, n), dtype=bool) if targets is None else np.unique(np.asarray(targets, dtype=bool), axis=0)
     if known.shape[1:] != (n,):
-        raise ValueError(f"`targets` must be (conditions, {n} genes), got shape {known.shape}.")
+        raise InvalidValue(f"`targets` must be (conditions, {n} genes), got shape {known.shape}.")
     size = n + len(known)
     whole = np.zeros((size, size), dtype=bool)
     whole[:n, :n] = dag
@@ -199,23 +170,3 @@ def _sink(part: np.ndarray, generator: np.random.Generator) -> int:
         costs.append((not closed[gene], int(directed[gene].sum()), int(apart.sum()), -int(directed[:, gene].sum())))
     best = min(costs)
     return int(generator.choice([gene for gene, cost in enumerate(costs) if cost == best]))
-
-
-def _reach(graph: np.ndarray) -> np.ndarray:
-    """bool (genes, genes): a directed path leads from row to column; every gene reaches itself."""
-    reach = graph | np.eye(len(graph), dtype=bool)
-    while True:
-        further = reach @ reach
-        if (further == reach).all():
-            return reach
-        reach = further
-
-
-def _as_class(matrix: np.ndarray, name: str) -> np.ndarray:
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"`{name}` must be square (genes, genes), got shape {matrix.shape}.")
-    matrix = matrix.astype(bool)
-    if matrix.diagonal().any():
-        raise ValueError(f"`{name}` has an edge from a gene to itself: the diagonal must be zero.")
-    return matrix

@@ -1,9 +1,11 @@
-"""The AnnData front of the baselines: what `pp.prepare` wrote -> TrainingData and Condition."""
+"""The AnnData front of the baselines: what `pp.prepare` wrote -> a fitted baseline, its data and conditions."""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
+from scgim._errors import NotFound
 from scgim._logging import log_duration
 from scgim._process import undisturbed
 from scgim._rng import RngLike
@@ -11,37 +13,11 @@ from scgim._validation import check_choice, listing, suggestion
 from scgim.data import condition_in
 from scgim.slots import Entry, read_entry
 
-from .additive import Additive
-from .condot import CondOT
-from .control import Control
-from .gim import BaCaDI, GIMMethod, InterventionModel
-from .gnies import GnIES
-from .jci_pc import JCIPC, JCIPCContext
 from .limits import fit_within
-from .mean_shift import MeanShift
-from .next_lower_dose import NextLowerDose
 from .protocol import Baseline, Condition, TrainingData
-from .ridge import Ridge
-from .shift import ShiftBaseline
-from .ut_igsp import UTIGSP
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-_METHODS: dict[str, type[Baseline]] = {
-    "control": Control,
-    "next_lower_dose": NextLowerDose,
-    "mean_shift": MeanShift,
-    "ridge": Ridge,
-    "additive": Additive,
-    "condot": CondOT,
-    "gim": GIMMethod,
-    "gnies": GnIES,
-    "bacadi": BaCaDI,
-    "ut_igsp": UTIGSP,
-    "jci_pc": JCIPC,
-    "jci_pc_context": JCIPCContext,
-}
 
 
 @undisturbed()
@@ -60,8 +36,7 @@ def fit(
     Parameters
     ----------
     adata
-        Prepared by `scgim.pp.prepare`. Nothing is written into it. Cells whose split is "train" or "valid"
-        are used (baselines have no use for a validation set of cells), "test" never.
+        Prepared by `scgim.pp.prepare`. Nothing is written into it. Cells whose split is "train" or "valid" are used.
     method
         "control", "next_lower_dose", "mean_shift", "ridge", "additive", "ut_igsp", "jci_pc", "jci_pc_context",
         "gnies", "condot", "bacadi" or "gim"; or a baseline object.
@@ -70,12 +45,12 @@ def fit(
     rng
         Seed or generator.
     time_limit
-        Most seconds for the fit, which then runs in a process of its own, see :func:`fit_within`: a script must call
-        this under ``if __name__ == "__main__":``. None: no limit.
+        Maximum time for the fit in seconds. It then runs in a separate process, see :func:`fit_within`: a script
+        must call this under ``if __name__ == "__main__":``. None: no limit.
     **options
         Of the baseline, e.g. ``steps=500`` for "mean_shift". By default, where the data were declared to be >= 0
-        (``input="counts"`` or ``"log1p"``), `clip` of the mean-shift baselines is True and `mechanism` of "gim" and
-        "bacadi" is "ziln", else False and "mlp".
+        (``input="counts"`` or ``"log1p"``), `clip` of "condot" and the mean-shift baselines is True and `mechanism`
+        of "gim" and "bacadi" is "ziln", else False and "mlp".
 
     Returns
     -------
@@ -87,7 +62,7 @@ def fit(
     KeyError
         If nothing was prepared under `key`.
     ValueError
-        If the method is unknown or there are no control cells to train on.
+        If the method is unknown, cells or split were changed, or there are no control cells to train on.
     CannotPredict
         If the data do not suit the method. `TimeLimitExceeded` is one: the fit took longer than `time_limit`.
 
@@ -96,9 +71,8 @@ def fit(
     >>> import scgim
     >>> adata = scgim.datasets.simulated_sciplex3()                                   # doctest: +SKIP
     >>> scgim.pp.prepare(adata, hold_out={"Dacinostat": 10_000})                      # doctest: +SKIP
-    >>> ridge = scgim.baselines.fit(adata, method="ridge")                            # doctest: +SKIP
     >>> held_out = scgim.baselines.prepared_condition(adata, "Dacinostat_10000")      # doctest: +SKIP
-    >>> ridge.sample(held_out, n=100).shape                                           # doctest: +SKIP
+    >>> scgim.baselines.fit(adata, method="ridge").sample(held_out, n=100).shape      # doctest: +SKIP
     (100, 50)
     """
     baseline = method if isinstance(method, Baseline) else _make(method, read_entry(adata, key, group), options)
@@ -110,24 +84,9 @@ def fit(
 
 
 def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None) -> TrainingData:
-    """The training cells (split "train" or "valid") and conditions of a prepared AnnData.
+    """The training cells (split "train" or "valid") of a prepared AnnData and all conditions, held-out ones included.
 
-    Parameters
-    ----------
-    adata
-        Prepared by `scgim.pp.prepare`; only the modelled genes are made dense.
-    key, group
-        Which preparation.
-
-    Returns
-    -------
-    TrainingData
-        Conditions in the order of ``uns[key]["conditions"]``, held-out ones included, without cells.
-
-    Raises
-    ------
-    KeyError, ValueError
-        If nothing was prepared under `key`, or there is no control cell.
+    Short for :meth:`scgim.data.PerturbationData.from_anndata`.
     """
     return TrainingData.from_anndata(adata, key=key, group=group)
 
@@ -135,47 +94,41 @@ def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None)
 def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: str | None = None) -> Condition:
     """One condition of a prepared AnnData, held-out ones included.
 
-    Parameters
-    ----------
-    adata
-        Prepared by `scgim.pp.prepare`.
-    label
-        Its label in ``uns[key]["conditions"]``.
-    key, group
-        Which preparation.
-
-    Returns
-    -------
-    Condition
-        With its perturbation, dose, features and parts.
-
-    Raises
-    ------
-    KeyError
-        If there is no such condition.
+    `label`: as in ``uns[key]["conditions"]``, a KeyError where there is no such condition; `key`, `group`: which
+    preparation.
     """
     entry = read_entry(adata, key, group)
-    labels = entry.labels
-    if label not in labels:
-        raise KeyError(
-            f"Condition {label!r} does not exist.{suggestion(label, labels)} The conditions are: {listing(labels)}."
+    if label not in entry.labels:
+        raise NotFound(
+            f"Condition {label!r} does not exist.{suggestion(label, entry.labels)} The conditions are: "
+            f"{listing(entry.labels)}."
         )
-    part_labels = entry.prepared["parts"]["part"].astype(str)
-    return condition_in(entry.conditions, labels.index(label), entry.membership, part_labels, entry.features)
+    parts = entry.prepared["parts"]["part"].astype(str)
+    return condition_in(entry.conditions, entry.labels.index(label), entry.membership, parts, entry.features)
+
+
+def methods() -> dict[str, type[Baseline]]:
+    """Name -> class, of all baselines that the package exports."""
+    from scgim import baselines
+
+    exported = [getattr(baselines, name) for name in baselines.__all__]
+    kinds = [
+        kind for kind in exported if isinstance(kind, type) and issubclass(kind, Baseline) and kind is not Baseline
+    ]
+    return {kind.name: kind for kind in kinds}
 
 
 def method_class(method: str) -> type[Baseline]:
     """The class behind a method's name; an unknown one is a ValueError that lists the known ones."""
-    check_choice(method, "method", tuple(_METHODS))
-    return _METHODS[method]
+    known = methods()
+    check_choice(method, "method", tuple(known))
+    return known[method]
 
 
 def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
+    """The method, with what the declared input says of its options."""
     kind = method_class(method)
-    declared = str(entry.arguments["input"])
-    positive = declared in ("counts", "log1p")
-    if issubclass(kind, ShiftBaseline | CondOT):
-        options = {"clip": positive, **options}
-    elif issubclass(kind, InterventionModel):
-        options = {"mechanism": "ziln" if positive else "mlp", **options}
-    return kind(**options)
+    positive = str(entry.arguments["input"]) in ("counts", "log1p")
+    implied = {"clip": positive, "mechanism": "ziln" if positive else "mlp"}
+    known = inspect.signature(kind).parameters
+    return kind(**{**{name: value for name, value in implied.items() if name in known}, **options})

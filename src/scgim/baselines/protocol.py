@@ -9,10 +9,12 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
+from scgim._validation import check_int, check_number
 from scgim.data import Condition, PerturbationData
 
-#: The name of the data class here.
+#: What a baseline is fitted on, by the name that it has here.
 TrainingData = PerturbationData
 
 
@@ -33,7 +35,7 @@ class Choice:
     values: tuple[object, ...]
 
 
-class CannotPredict(ValueError):
+class CannotPredict(InvalidValue):
     """A baseline has no prediction (or no graph, or no targets) to give; the message says why."""
 
 
@@ -67,16 +69,39 @@ class Baseline(ABC):
         """Target probabilities (0 or 1 where the method only decides), (conditions, genes)."""
         raise CannotPredict(f"{self.name} gives no targets.")
 
+    # -- what is refused, for subclasses --------------------------------------------------------------------
+
+    def _check_data(self, data: TrainingData, *, features: bool) -> None:
+        """Decline data without a perturbed condition, and without features where the baseline needs them."""
+        if not len(data.trained):
+            raise CannotPredict(f"{self.name} cannot be fitted: no perturbed condition has training cells.")
+        if features and data.features.shape[1] == 0:
+            raise CannotPredict(f"{self.name} cannot be fitted: the conditions have no features.")
+
+    def _check_fitted(self, attribute: str) -> None:
+        if not hasattr(self, attribute):
+            raise RuntimeError(f"{self.name} is not fitted: call fit(data) first.")
+
+    def _check_features(self, condition: Condition, n: int, features: np.ndarray | None = None) -> np.ndarray:
+        """Features of a condition, or of its parts, as float64 (rows, p); declines where they do not fit."""
+        found = np.atleast_2d(np.asarray(condition.features if features is None else features, dtype=np.float64))
+        if found.shape[1:] != (n,) or not np.isfinite(found).all():
+            raise CannotPredict(
+                f"{self.name} cannot predict {condition.label!r}: it needs {n} finite features, got shape "
+                f"{found.shape[1:]}."
+            )
+        return found
+
+
+def check_positive(*, zero: bool = False, **options: float | Sequence[float] | None) -> None:
+    """Refuse options that are not above 0, or at least 0 where that makes sense; None is always allowed."""
+    for name, given in options.items():
+        for value in given if isinstance(given, Sequence) else [] if given is None else [given]:
+            if not (check_number(value, name) >= 0 if zero else check_number(value, name) > 0):
+                raise InvalidValue(f"{name} must be {'at least' if zero else 'above'} 0, got {value!r}.")
+
 
 def draw_cells(cells: np.ndarray, n: int, rng: RngLike) -> np.ndarray:
     """`n` rows of `cells` at random: without replacement where there are enough, else with."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}.")
-    rows = as_generator(rng).choice(len(cells), size=n, replace=n > len(cells))
-    return cells[rows]
-
-
-def check_fitted(baseline: Baseline, attribute: str) -> None:
-    """Raise where `fit` has not been called."""
-    if not hasattr(baseline, attribute):
-        raise RuntimeError(f"{baseline.name} is not fitted: call fit(data) first.")
+    check_int(n, "n", least=1)
+    return cells[as_generator(rng).choice(len(cells), size=n, replace=n > len(cells))]

@@ -4,53 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
-from .causal import CausalBaseline
-from .equivalence import essential_graph
-from .gaussian_tests import GaussianTests
-from .protocol import Choice, Range, TrainingData
+from scgim._validation import check_int
 
-#: Most states with one score that are visited in the search for a lower one (`own`).
+from .causal import CausalBaseline, best_place, check_levels
+from .equivalence import essential_graph
+from .protocol import Choice, Range, TrainingData
+from .tests import GaussianTests
+
+#: Maximum number of states with one score that are visited in the search for a lower one (`own`).
 _PLATEAU = 200
 
 
+@dataclass(kw_only=True, eq=False)
 class UTIGSP(CausalBaseline):
-    """Unknown-target interventional greedy sparsest permutation (Squires, Wang & Uhler 2020).
+    """Unknown-target interventional greedy sparsest permutation.
 
     Every order of the genes has a sparsest graph that explains the independences among the control cells: i -> j
     where i comes before j and is not independent of j given all other genes before j (Fisher's z of the partial
     correlation). The targets of a condition are the genes whose regression on their parents differs between its
-    cells and the control cells: in the coefficients and intercept (Chow's F test) or in the residual variance (F
-    test), each at half the level. An indicator node per condition, before all genes, turns these targets into edges
-    of one augmented graph, and the true order has the fewest edges in it.
+    cells and the control cells. An indicator node per condition, before all genes, turns these targets into edges of
+    one augmented graph, and the true order has the fewest edges in it.
 
     From a random order, covered edges (those whose ends have the same other parents) are turned round as long as
     that takes away edges or targets; where none does, up to `depth` turns that change nothing are tried first. The
     best of several starts is kept, and the result is its equivalence class given the targets.
 
-    Differences to the paper (`own`):
-
-    - A covered edge may be turned round whether or not its ends are targets of the same conditions: with many
-      conditions two sets of test results are hardly ever equal.
-    - The parents follow from the order alone, by tests given all genes before, so that no edge that an early test
-      missed is lost for good.
-    - Where no covered edge helps, single genes are moved to a better place in the order. With finite samples a wrong
-      order gives a dense graph with hardly any covered edge, and the search would end there, far above the score of
-      the true order.
+    Departures from the paper (`own`): covered edges are turned whether or not their ends are targets of the same
+    conditions (with many conditions two sets of test results are almost never equal); parents follow from the order
+    alone, so that no edge that an early test missed is lost for good; and where no covered edge helps, single genes are
+    moved to a better place in the order: with finite samples a wrong order gives a dense graph with almost no covered
+    edge, and the search would end far above the score of the true order.
 
     Parameters
     ----------
-    alpha
-        Level of the tests of independence (`own`: 0.001).
-    alpha_inv
-        Level of the tests of invariance, for each condition and gene (`own`: 0.0001).
-    n_restarts
-        Random orders to start from (`own`: 5).
-    depth
-        Most turns in a row that may leave the score as it is (`own`: 4).
+    alpha, alpha_inv
+        Levels of the tests of independence (`own`: 0.001), and of invariance, for each condition and gene (`own`:
+        0.0001). Search space: 1e-8 to 0.05 on a log scale, both.
+    n_restarts, depth
+        Random orders to start from (`own`: 5), and turns in a row that may leave the score as it is (`own`: 4).
     insertions
         False: no moves but turns of covered edges, the moves of the paper.
     intervention
@@ -58,14 +53,8 @@ class UTIGSP(CausalBaseline):
 
     Attributes
     ----------
-    dag_
-        bool (genes, genes), the graph of the best order, a member of the class.
-    score_
-        Its edges plus its targets.
-
-    Notes
-    -----
-    Search space (`own`): both levels from 1e-8 to 0.05 on a log scale.
+    dag_, score_
+        bool (genes, genes), the graph of the best order, a member of the class; and its edges plus its targets.
 
     References
     ----------
@@ -73,45 +62,30 @@ class UTIGSP(CausalBaseline):
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
-    >>> from scgim.baselines import TrainingData
-    >>> from scgim.baselines.ut_igsp import UTIGSP
-    >>> rng = np.random.default_rng(0)
-    >>> cause = np.concatenate([rng.normal(size=300), rng.normal(4.0, 1.0, 100)])
-    >>> x = np.stack([cause, cause + 0.5 * rng.normal(size=400)], axis=1)
-    >>> table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"],
-    ...                       "dose": [np.nan, np.nan], "is_control": [True, False]})
-    >>> data = TrainingData(x, np.repeat([0, 1], [300, 100]), table, np.array([[0.0], [1.0]]))
-    >>> method = UTIGSP().fit(data)
-    >>> method.graph().astype(int).tolist(), method.targets([data.condition(1)]).tolist()
-    ([[0, 1], [0, 0]], [[1.0, 0.0]])
+    >>> from scgim.baselines import UTIGSP
+    >>> from scgim.benchmark import SyntheticTask
+    >>> task = SyntheticTask(n_genes=5, n_perturbations=4, n_features=4, n_new_targets=0, mechanism="linear").load()
+    >>> UTIGSP().fit(task.train, rng=0).graph().shape
+    (5, 5)
     """
 
     name: ClassVar[str] = "ut_igsp"
-    min_cells: ClassVar[int] = 5
     search_space: ClassVar[Mapping[str, Range | Choice]] = {
         "alpha": Range(1e-8, 0.05, log=True),
         "alpha_inv": Range(1e-8, 0.05, log=True),
     }
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 1e-3,
-        alpha_inv: float = 1e-4,
-        n_restarts: int = 5,
-        depth: int = 4,
-        insertions: bool = True,
-        intervention: Literal["hard", "shift"] = "hard",
-    ) -> None:
-        super().__init__(intervention=intervention)
-        for option, level in (("alpha", alpha), ("alpha_inv", alpha_inv)):
-            if not 0 < level < 1:
-                raise ValueError(f"{option} is the level of a test, between 0 and 1, got {level}.")
-        if n_restarts < 1 or depth < 0:
-            raise ValueError(f"n_restarts must be at least 1 and depth at least 0, got {n_restarts} and {depth}.")
-        self.alpha, self.alpha_inv = alpha, alpha_inv
-        self.n_restarts, self.depth, self.insertions = n_restarts, depth, insertions
+    alpha: float = 1e-3
+    alpha_inv: float = 1e-4
+    n_restarts: int = 5
+    depth: int = 4
+    insertions: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_levels(alpha=self.alpha, alpha_inv=self.alpha_inv)
+        check_int(self.n_restarts, "n_restarts", least=1)
+        check_int(self.depth, "depth", least=0)
 
     def _learn(self, data: TrainingData, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         tests = GaussianTests(data, self.alpha, self.alpha_inv)
@@ -120,11 +94,10 @@ class UTIGSP(CausalBaseline):
         best = min(found, key=lambda state: state.score)
         self.score_ = best.score
         self.dag_ = np.zeros((tests.n_genes, tests.n_genes), dtype=bool)
-        targets = np.zeros((len(data.conditions), tests.n_genes), dtype=bool)
         for gene, parents in enumerate(best.parents):
             self.dag_[list(parents), gene] = True
-            targets[data.trained, gene] = tests.targeting(gene, parents)
-        return essential_graph(self.dag_, targets), targets
+        called = np.array([tests.targeting(gene, parents) for gene, parents in enumerate(best.parents)]).T
+        return essential_graph(self.dag_, called), called
 
 
 @dataclass(frozen=True)
@@ -166,26 +139,19 @@ class _State:
         order = (*self.order[:first], *ancestors, j, i, *others, *self.order[last + 1 :])
         return replace(self, order=order)._refreshed(first, last + 1, tests)
 
-    def moves(self, gene: int, tests: GaussianTests) -> Iterator[Self]:
-        """The states after `gene` has moved to any other place in the order."""
-        for step in (-1, 1):
-            state, place = self, self.order.index(gene)
-            while 0 <= place + step < len(self.order):
-                order = list(state.order)
-                order[place], order[place + step] = order[place + step], gene
-                first = min(place, place + step)
-                state = replace(state, order=tuple(order))._refreshed(first, first + 2, tests)
-                place += step
-                yield state
-
     def _refreshed(self, first: int, last: int, tests: GaussianTests) -> Self:
         """Parents and costs of the genes at these places of the order found anew."""
         parents, costs = list(self.parents), list(self.costs)
         for place in range(first, last):
             gene = self.order[place]
             parents[gene] = tests.parents(gene, self.order[:place])
-            costs[gene] = len(parents[gene]) + int(tests.targeting(gene, parents[gene]).sum())
+            costs[gene] = _cost(gene, parents[gene], tests)
         return replace(self, parents=tuple(parents), costs=tuple(costs))
+
+
+def _cost(gene: int, parents: tuple[int, ...], tests: GaussianTests) -> int:
+    """The edges to a gene, and the conditions that target it."""
+    return len(parents) + int(tests.targeting(gene, parents).sum())
 
 
 def _search(tests: GaussianTests, start: Sequence[int], depth: int, insertions: bool) -> _State:
@@ -202,10 +168,14 @@ def _search(tests: GaussianTests, start: Sequence[int], depth: int, insertions: 
 
 def _moved(state: _State, tests: GaussianTests) -> _State | None:
     """The best place for the first gene of the order that has a better one; None where none has."""
+
+    def value(gene: int, before: frozenset[int]) -> float:
+        return -_cost(gene, tests.parents(gene, before), tests)
+
     for gene in state.order:
-        best = min(state.moves(gene, tests), key=lambda moved: moved.score, default=state)
-        if best.score < state.score:
-            return best
+        order, gain = best_place(value, state.order, gene)
+        if gain:
+            return _State.of(order, tests)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Tasks x methods x seeds -> one tidy table, with tables and figures made from it.
+"""Tasks x methods x seeds -> one tidy table.
 
 A task says what to fit and what to predict, with the truth; a method follows the protocol of
 `scgim.baselines`; :func:`run` fits every method on every task in processes of their own and keeps what is done.
@@ -6,21 +6,14 @@ A task says what to fit and what to predict, with the truth; a method follows th
 
 from __future__ import annotations
 
-from .curves import effect_curves
-from .experiments import SyntheticExperiment, tune_methods
-from .figures import strips
-from .methods import Method
-from .report import summarise, wide
-from .run import run
-from .sciplex3 import Extract, SciPlex3Task, extract
-from .sciplex3_experiment import SciPlex3Experiment, tune_sciplex3
-from .sciplex3_page import run_sciplex3
-from .scores import score
-from .stored import Cell, failures, notes, results
-from .synthetic import SyntheticTask
-from .synthetic_page import run_synthetic
-from .tasks import Query, Task, TaskSpec
-from .tune import ValidationTask, tune
+from ._run import failures, notes, results, run, stored, summarise
+from ._tune import ValidationTask, tune
+from .experiments import run_experiment
+from .experiments import tune_methods as tune_methods
+from .sciplex3 import Extract, SciPlex3Experiment, SciPlex3Task, extract
+from .scores import effect_curves, score
+from .synthetic import SyntheticExperiment, SyntheticTask
+from .tasks import Cell, Method, Query, Task, TaskSpec
 
 __all__ = [
     "Cell",
@@ -40,13 +33,9 @@ __all__ = [
     "notes",
     "results",
     "run",
-    "run_sciplex3",
-    "run_synthetic",
+    "run_experiment",
     "score",
-    "strips",
+    "stored",
     "summarise",
     "tune",
-    "tune_methods",
-    "tune_sciplex3",
-    "wide",
 ]

@@ -1,44 +1,28 @@
-"""A fitted method and a task -> values of all metrics."""
+"""A fitted method and a task -> values of all metrics, and what figures need besides."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from scgim import metrics as mt
 from scgim.baselines import Baseline, CannotPredict
+from scgim.baselines.equivalence import favour
+from scgim.metrics import METRICS, coverage_per_gene, is_acyclic
 
-from .tasks import Query, Task
+from .tasks import Query, Task, TaskSpec
 
 logger = logging.getLogger("scgim")
 
-#: Name -> value from (true, predicted, control) cells.
-_CELL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
-    "mean_distance": lambda true, predicted, _: mt.mean_distance(true, predicted),
-    "pearson_means": lambda true, predicted, _: mt.pearson_means(true, predicted),
-    "pearson_delta": mt.pearson_delta,
-    "kde_nll": lambda true, predicted, _: mt.kde_nll(true, predicted),
-    "e_distance": lambda true, predicted, _: mt.e_distance(true, predicted),
-}
-#: Of data with exact zeros only: are the predicted marginals of the right shape?
-_CALIBRATION: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
-    "zero_fraction_error": lambda true, predicted, _: mt.zero_fraction_error(true, predicted),
-    "coverage": lambda true, predicted, _: float(mt.coverage_per_gene(true, predicted).mean()),
-}
-#: Metrics of cells, in the order of the tables.
-CELL_METRICS = (*_CELL_METRICS, "wasserstein")
-GRAPH_METRICS = ("edge_f1", "sid", "shd", "skeleton_f1", "edge_auprc", "n_edges")
-TARGET_METRICS = ("target_f1", "target_f1_per_condition", "target_auprc", "targets_per_condition")
-#: Metrics of which more is better; of the other ones of graphs and cells less is.
-HIGHER_IS_BETTER = frozenset(
-    ["edge_f1", "skeleton_f1", "edge_auprc", "pearson_means", "pearson_delta"]
-    + [name for name in TARGET_METRICS if name != "targets_per_condition"]
-)
+#: Metrics of cells besides the Wasserstein distance; those of data with exact zeros only.
+CELL_METRICS = ("mean_distance", "pearson_means", "pearson_delta", "kde_nll", "e_distance")
+ZERO_METRICS = ("zero_fraction_error", "coverage")
+#: Cells and genes kept of every prediction (`own`): files stay small.
+_KEPT_CELLS, _KEPT_GENES = 200, 60
 
 
 def score(
@@ -48,10 +32,8 @@ def score(
 
     Parameters
     ----------
-    fitted
-        The method.
-    task
-        Its data, queries and truth.
+    fitted, task
+        The method, and its data, queries and truth.
     seed
         Of the sampled cells.
     n_predicted
@@ -70,46 +52,41 @@ def score(
     rows = [{"split": "graph", **row} for row in _graph_rows(fitted, task, seed)]
     control = task.train.x[task.train.control]
     for split, queries in task.splits.items():
-        rows += [{"split": split, **row} for row in _target_rows(fitted, queries)]
-        rows += [
-            {"split": split, **row} for row in _cell_rows(fitted, queries, control, seed, n_predicted, n_transported)
-        ]
+        of_cells = _cell_rows(fitted, queries, control, seed, n_predicted, n_transported)
+        rows += [{"split": split, **row} for row in (*_target_rows(fitted, queries), *of_cells)]
     return rows
 
 
-def _row(metric: str, value: float, n: int) -> dict[str, Any]:
+def _row(metric: str, n: int, value: float) -> dict[str, Any]:
     return {"metric": metric, "value": float(value), "n": int(n)}
 
 
-def _measured(metric: str, compute: Callable[[], float], n: int) -> dict[str, Any]:
+def _measured(metric: str, n: int, *arrays: Any, **options: Any) -> dict[str, Any]:
     """The row of a metric. One that fails must not take the others, and the fit, with it."""
     try:
-        return _row(metric, compute(), n)
+        values = [array() if callable(array) else array for array in arrays]
+        return _row(metric, n, METRICS[metric](*values, **options))
     except Exception as error:
-        return {**_row(metric, math.nan, 0), "note": f"{metric}: {error or type(error).__name__}"}
+        return {**_row(metric, 0, math.nan), "note": f"{metric}: {error or type(error).__name__}"}
 
 
 def _graph_rows(fitted: Baseline, task: Task, seed: int) -> Iterator[dict[str, Any]]:
     if not fitted.gives_graph:
         return
     found = np.asarray(fitted.graph()).astype(bool)
-    yield _row("n_edges", float((found | found.T)[np.triu_indices(len(found), 1)].sum()), 1)
-    yield _row("undirected_edges", float((found & found.T)[np.triu_indices(len(found), 1)].sum()), 1)
+    yield _row("n_edges", 1, np.triu(found | found.T, 1).sum())
+    yield _row("undirected_edges", 1, np.triu(found & found.T, 1).sum())
     if task.graph is None:
         return
     if (found & found.T).any():  # an equivalence class: as the paper does
-        from scgim.baselines.equivalence import favour
-
         found = favour(found, task.graph, np.random.default_rng([seed, 3]))
-    true, acyclic = task.graph, mt.is_acyclic(found)
-    yield _row("is_dag", float(acyclic), 1)
-    yield _measured("edge_f1", lambda: mt.edge_f1(true, found), 1)
-    yield _measured("skeleton_f1", lambda: mt.skeleton_f1(true, found), 1)
-    yield _measured("shd", lambda: mt.shd(true, found), 1)
-    yield _measured("sid", lambda: mt.sid(true, found), 1) if acyclic else _row("sid", math.nan, 0)
-    probabilities = getattr(fitted, "edge_probabilities", None)
-    if probabilities is not None:
-        yield _measured("edge_auprc", lambda: mt.edge_auprc(true, probabilities()), 1)
+    acyclic = is_acyclic(found)
+    yield _row("is_dag", 1, acyclic)
+    for metric in ("edge_f1", "skeleton_f1", "shd"):
+        yield _measured(metric, 1, task.graph, found)
+    yield _measured("sid", 1, task.graph, found) if acyclic else _row("sid", 0, math.nan)
+    if hasattr(fitted, "edge_probabilities"):
+        yield _measured("edge_auprc", 1, task.graph, fitted.edge_probabilities)
 
 
 def _target_rows(fitted: Baseline, queries: list[Query]) -> Iterator[dict[str, Any]]:
@@ -120,42 +97,117 @@ def _target_rows(fitted: Baseline, queries: list[Query]) -> Iterator[dict[str, A
     except CannotPredict as reason:
         logger.info("%s", reason)
         return
-    called = probability > 0.5
-    n = len(queries)
-    yield _row("targets_per_condition", called.sum(1).mean(), n)
+    called, n = probability > 0.5, len(queries)
+    yield _row("targets_per_condition", n, called.sum(1).mean())
     if any(query.targets is None for query in queries):
         return
     true = np.stack([np.asarray(query.targets, dtype=bool) for query in queries])
-    yield _measured("target_f1", lambda: mt.target_f1(true, called), n)
-    yield _measured("target_f1_per_condition", lambda: mt.target_f1_per_condition(true, called), n)
+    yield _measured("target_f1", n, true, called)
+    yield _measured("target_f1_per_condition", n, true, called)
     if len(np.unique(probability)) > 2:
-        yield _measured("target_auprc", lambda: mt.target_auprc(true, probability), n)
+        yield _measured("target_auprc", n, true, probability)
+
+
+def _predict(fitted: Baseline, query: Query, n: int, seed: int, i: int) -> np.ndarray | None:
+    """Cells of a query, from a stream of its own: they do not depend on the other queries. None: it declines."""
+    try:
+        return np.asarray(fitted.sample(query.condition, n, np.random.default_rng([seed, 1, i])), dtype=np.float32)
+    except CannotPredict as reason:
+        logger.info("%s", reason)
+        return None
 
 
 def _cell_rows(
     fitted: Baseline, queries: list[Query], control: np.ndarray, seed: int, n_predicted: int, n_transported: int
 ) -> Iterator[dict[str, Any]]:
-    chosen = {**_CELL_METRICS, **(_CALIBRATION if (control == 0).any() else {})}
-    values: dict[str, list[dict[str, Any]]] = {name: [] for name in (*chosen, "wasserstein")}
+    names = (*CELL_METRICS, *(ZERO_METRICS if (control == 0).any() else ()))
+    values: dict[str, list[dict[str, Any]]] = {name: [] for name in (*names, "wasserstein")}
     transported = set(np.linspace(0, len(queries) - 1, min(n_transported, len(queries))).astype(int).tolist())
     for i, query in enumerate(queries):
-        # Every query has a stream of its own: its cells do not depend on the other queries.
-        rng = np.random.default_rng([seed, 1, i])
-        try:
-            cells = np.asarray(fitted.sample(query.condition, n_predicted, rng), dtype=np.float32)
-        except CannotPredict as reason:
-            logger.info("%s", reason)
+        cells = _predict(fitted, query, n_predicted, seed, i)
+        if cells is None:
             continue
         if not np.isfinite(cells).all():
             label = query.condition.label
             raise FloatingPointError(f"{fitted.name} predicted values that are not finite for {label!r}.")
-        for name, metric in chosen.items():
-            values[name].append(_measured(name, partial(metric, query.cells, cells, control), 1))
+        for name in names:
+            values[name].append(_measured(name, 1, query.cells, cells, control))
         if i in transported:
-            transport = partial(mt.wasserstein, query.cells, cells[: len(query.cells)], tolerance=1e-3)
-            values["wasserstein"].append(_measured("wasserstein", transport, 1))
+            few = cells[: len(query.cells)]
+            values["wasserstein"].append(_measured("wasserstein", 1, query.cells, few, tolerance=1e-3))
     for name, own in values.items():
         if own:  # a mean over part of the queries would compare with nothing: one that failed makes it NaN
-            notes = [row["note"] for row in own if "note" in row]
-            row = _row(name, float(np.mean([row["value"] for row in own])), sum(row["n"] for row in own))
-            yield {**row, "note": notes[0]} if notes else row
+            row = _row(name, sum(row["n"] for row in own), np.mean([row["value"] for row in own]))
+            noted = [row["note"] for row in own if "note" in row]
+            yield {**row, "note": noted[0]} if noted else row
+
+
+def effect_curves(fitted: Baseline, spec: TaskSpec) -> pd.DataFrame:
+    """Learned and true effects of the trained perturbations along a grid of doses.
+
+    Parameters
+    ----------
+    fitted
+        A method with ``effects(conditions)`` (conditions, genes) in the units of the data, and ``targets``.
+    spec
+        A task with ``curves()``, such as :class:`scgim.benchmark.SyntheticTask`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per perturbation, true target and dose: perturbation, dose, gene, true, learned, probability (of
+        the gene being a target). Empty where one of the two gives no curves.
+    """
+    curves, effects = getattr(spec, "curves", None), getattr(fitted, "effects", None)
+    if curves is None or effects is None:
+        return pd.DataFrame()
+    conditions, targets, true = curves()
+    try:
+        learned, probability = np.asarray(effects(conditions)), np.asarray(fitted.targets(conditions))
+    except CannotPredict as reason:  # knows the trained doses only
+        logger.info("%s", reason)
+        return pd.DataFrame()
+    rows, genes = np.nonzero(targets)
+    columns = {
+        "perturbation": [conditions[row].perturbation for row in rows], "dose": [conditions[row].dose for row in rows],
+        "gene": [f"gene {gene}" for gene in genes], "true": true[rows, genes], "learned": learned[rows, genes],
+        "probability": probability[rows, genes],
+    }  # fmt: skip
+    return pd.DataFrame(columns).sort_values(["perturbation", "gene", "dose"], ignore_index=True)
+
+
+def details(fitted: Baseline, task: Task, seed: int, *, n_predicted: int = 500) -> dict[str, Any]:
+    """Predicted cells, per-gene calibration, edges and targets: enough to draw without fitting again.
+
+    The cells are those that :func:`score` judges. Empty where the genes have no names: tasks with known truth are
+    judged by scores alone.
+    """
+    if not task.genes:
+        return {}
+    control = task.train.x[task.train.control]
+    found: dict[str, Any] = {"genes": list(task.genes), "queries": {}}
+    for split, asked in task.splits.items():
+        for i, query in enumerate(asked):
+            cells = _predict(fitted, query, n_predicted, seed, i)
+            if cells is None:
+                continue
+            of_genes = {
+                "mean_true": query.cells.mean(0), "mean_predicted": cells.mean(0), "mean_control": control.mean(0),
+                "zero_true": (query.cells == 0).mean(0), "zero_predicted": (cells == 0).mean(0),
+                "coverage": coverage_per_gene(query.cells, cells),
+            }  # fmt: skip
+            found["queries"][query.condition.label] = {
+                "split": split,
+                "n_true": len(query.cells),
+                **{name: np.round(values.astype(float), 4).tolist() for name, values in of_genes.items()},
+                "cells": np.round(cells[:_KEPT_CELLS, :_KEPT_GENES].astype(float), 3).tolist(),
+            }
+    if fitted.gives_graph:
+        found["edges"] = [[task.genes[i], task.genes[j]] for i, j in np.argwhere(np.asarray(fitted.graph()))]
+    if fitted.gives_targets:
+        conditions = [task.train.condition(int(row)) for row in task.train.trained]
+        called = np.asarray(fitted.targets(conditions)) > 0.5
+        found["targets"] = {
+            c.label: [task.genes[j] for j in np.flatnonzero(row)] for c, row in zip(conditions, called, strict=True)
+        }
+    return found

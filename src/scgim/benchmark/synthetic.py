@@ -1,23 +1,41 @@
-"""The synthetic experiment as tasks: simulated systems with known graph, targets and dose responses."""
+"""The synthetic experiment: simulated systems with known graph, targets and dose responses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgim.baselines import Condition, TrainingData
-from scgim.simulate import sample_truth, synthetic
+from scgim._validation import check_choice
+from scgim.data import Condition, PerturbationData
+from scgim.simulate import sample_truth, synthetic, truth_at
 
-from .tasks import Query, Task
+from .experiments import SMALL_NOTE, Tuning, method_of
+from .tasks import Cell, Method, Query, Task, options_of_data
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 #: Splits of the simulator and how tables name them.
 SPLITS = {"train": "in distribution", "new_dose": "new doses", "new_target": "new targets"}
+#: Experiment -> the setting that varies, and its values (`own`).
+SWEEPS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "features": ("n_features", (2, 5, 10, 20, 40)),
+    "conditions": ("n_perturbations", (10, 20, 40, 80)),
+    "cells": ("cells_per_condition", (12, 25, 50, 100)),
+}
+EXPERIMENTS = ("designs", "paper", *SWEEPS)
+#: What a run looks at unless told otherwise: GIM and what needs no extra and little time.
+METHODS = ("gim", "mean_shift", "ridge", "next_lower_dose", "control")
+#: The small setting shows that the experiment runs, not how well.
+SMALL: dict[str, int] = {
+    "n_genes": 8, "n_perturbations": 10, "cells_per_condition": 25, "n_control": 200, "n_features": 8,
+    "n_new_targets": 4,
+}  # fmt: skip
+_SMALL_OPTIONS = {"gim": {"max_steps": 500}, "bacadi": {"max_steps": 500}}
 
 
 @dataclass(frozen=True)
@@ -26,16 +44,12 @@ class SyntheticTask:
 
     Parameters
     ----------
-    mechanism
-        "linear", "mlp" or "ziln".
-    graph
-        "er" or "sf".
-    intervention
-        "hard" or "shift".
+    mechanism, graph, intervention
+        "linear", "mlp" or "ziln"; "er" or "sf"; "hard" or "shift".
     seed
         Of the system, and of fitting and sampling.
     n_genes, n_perturbations, cells_per_condition, n_control, n_features, n_new_targets
-        The design; the defaults are the paper's where it states them, see `scgim.simulate.synthetic`.
+        The design; the defaults are the paper's where it states them.
 
     Examples
     --------
@@ -79,63 +93,123 @@ class SyntheticTask:
         table = truth["conditions"]
         split_of = table["split"].astype(str).to_numpy()
         treated = ~table["is_control"].to_numpy(dtype=bool)
-        codes = _codes(adata, table["condition"].astype(str).tolist())
+        codes = table["condition"].astype(str).reset_index(drop=True)
+        codes = adata.obs["condition"].astype(str).map({label: row for row, label in codes.items()}).to_numpy(dtype=int)
         x = np.asarray(adata.X, dtype=np.float32)
         used = split_of[codes] == "train"
-        train = TrainingData(x[used], codes[used], table, truth["features"])
+        train = PerturbationData(x[used], codes[used], table, truth["features"])
         splits: dict[str, list[Query]] = {}
-        fresh: Iterable[np.ndarray]
         for split in SPLITS:
             rows = np.flatnonzero((split_of == split) & treated)
-            if not len(rows):
-                continue
+            cells = [x[codes == row] for row in rows]
             if split == "train":
-                fresh = sample_truth(
-                    adata,
-                    targets=truth["targets"][rows],
-                    effects=truth["effects"][rows],
-                    n=self.cells_per_condition,
-                    rng=np.random.default_rng([self.seed, 2]),
-                )
-            else:
-                fresh = [x[codes == row] for row in rows]
-            splits[split] = [
-                Query(train.condition(int(row)), cells, truth["targets"][row].astype(bool))
-                for row, cells in zip(rows, fresh, strict=True)
-            ]
+                asked = {"targets": truth["targets"][rows], "effects": truth["effects"][rows]}
+                rng = np.random.default_rng([self.seed, 2])
+                cells = list(sample_truth(adata, **asked, n=self.cells_per_condition, rng=rng))
+            if len(rows):
+                splits[split] = [
+                    Query(train.condition(int(row)), found, truth["targets"][row].astype(bool))
+                    for row, found in zip(rows, cells, strict=True)
+                ]
         family = {"mechanism": self.mechanism, "intervention": self.intervention}
-        clip = {"clip": self.mechanism == "ziln"}
-        defaults: dict[str, dict[str, Any]] = {name: dict(family) for name in ("gim", "bacadi")}
-        defaults |= {name: dict(clip) for name in ("mean_shift", "ridge", "additive", "condot")}
-        causal = ("ut_igsp", "gnies", "jci_pc", "jci_pc_context")
-        defaults |= {name: {"intervention": self.intervention} for name in causal}
+        defaults = options_of_data(family, positive=self.mechanism == "ziln")
         return Task(train, splits, adata.varp["true_graph"].toarray() > 0, defaults)
 
     def curves(self, n_doses: int = 12) -> tuple[list[Condition], np.ndarray, np.ndarray]:
-        """Conditions of the trained perturbations along a grid of doses, with true targets and effects.
-
-        Returns
-        -------
-        conditions
-            `n_perturbations * n_doses` of them, perturbation by perturbation.
-        targets, effects
-            (conditions, genes)
-        """
-        from scgim.simulate import truth_at
-
+        """The trained perturbations, each along a grid of doses; their true targets and effects (conditions, genes)."""
         adata = self.simulate()
         table = adata.uns["truth"]["conditions"]
         names = table.loc[(table["split"] == "train") & ~table["is_control"], "perturbation"].unique()
         pairs = [(str(name), float(dose)) for name in names for dose in np.linspace(0.1, 2.4, n_doses)]
         targets, effects, features = truth_at(adata, perturbations=pairs)
+        labels = [f"{name}_{dose:g}" for name, dose in pairs]
         conditions = [
-            Condition(f"{name}_{dose:g}", name, dose, row, (f"{name}_{dose:g}",))
-            for (name, dose), row in zip(pairs, features, strict=True)
+            Condition(label, *pair, row, (label,)) for label, pair, row in zip(labels, pairs, features, strict=True)
         ]
         return conditions, targets.astype(bool), effects
 
 
-def _codes(adata: AnnData, labels: list[str]) -> np.ndarray:
-    """(cells,) row of the table of conditions."""
-    row = {label: i for i, label in enumerate(labels)}
-    return adata.obs["condition"].astype(str).map(row).to_numpy(dtype=int)
+@dataclass(frozen=True)
+class SyntheticExperiment:
+    """Simulated systems with known truth.
+
+    Predicted cells in distribution, for new doses and for new targets, and learned graphs and targets are compared
+    with the truth of each system. This is what `scgim benchmark synthetic` runs.
+
+    Parameters
+    ----------
+    experiments
+        Any of "designs" (every mechanism x graph x intervention), "paper" (``preset="paper"`` against the default; hard
+        interventions on ER graphs), "features", "conditions", "cells" (sweeps; hard, ER).
+    mechanisms, graphs, interventions
+        What "designs" crosses; the other experiments take `mechanisms` only.
+    seeds, sweep_seeds
+        Systems of "designs", and of the other experiments.
+    methods
+        Methods of "designs": names that `scgim.baselines.fit` knows.
+    tuned
+        (mechanism, method) -> chosen options, see :func:`run_experiment`.
+    small
+        Small systems and short fits.
+    """
+
+    experiments: Sequence[str] = EXPERIMENTS
+    mechanisms: Sequence[str] = ("linear", "mlp")
+    graphs: Sequence[str] = ("er", "sf")
+    interventions: Sequence[str] = ("hard", "shift")
+    seeds: Sequence[int] = tuple(range(400, 405))
+    sweep_seeds: Sequence[int] = tuple(range(400, 403))
+    methods: Sequence[str] = METHODS
+    tuned: Mapping[tuple[str, str], Mapping[str, Any]] | None = None
+    small: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.experiments:
+            check_choice(name, "experiments", EXPERIMENTS)
+
+    def cells(self) -> dict[str, list[Cell]]:
+        """Experiment -> its cells. A cell that belongs to several is computed once."""
+        return {
+            name: [
+                Cell(self._task(mechanism, seed, **settings), self._method(mechanism, method))
+                for mechanism, settings, seed, method in product(self.mechanisms, *self._varied(name))
+            ]
+            for name in self.experiments
+        }
+
+    def _varied(self, experiment: str) -> tuple[list[dict[str, Any]], Sequence[int], Sequence[str]]:
+        """Settings, seeds and methods of an experiment."""
+        if experiment == "designs":
+            pairs = product(self.graphs, self.interventions)
+            return [{"graph": g, "intervention": i} for g, i in pairs], self.seeds, self.methods
+        if experiment == "paper":
+            return [{}], self.sweep_seeds, ("gim", "gim_paper", "mean_shift")
+        setting, values = SWEEPS[experiment]
+        if self.small:
+            values = (SMALL[setting] // 2, SMALL[setting])
+        settings = [{setting: value} for value in values]
+        if experiment == "cells" and not self.small:  # the control, too: the paper has 16 times as many controls
+            settings = [{**own, "n_control": 16 * own[setting]} for own in settings]
+        return settings, self.sweep_seeds, ("gim", "mean_shift")
+
+    def about(self) -> str:
+        """What the data are."""
+        return "Simulated data (scgim.simulate.synthetic)." + (SMALL_NOTE if self.small else "")
+
+    def reported(self) -> set[int]:
+        """Seeds that are reported."""
+        return {*self.seeds, *self.sweep_seeds}
+
+    def tuning(self, seeds: Sequence[int]) -> Iterator[Tuning]:
+        """Every method once per mechanism family: hard interventions on ER graphs."""
+        for mechanism, name in product(self.mechanisms, self.methods):
+            tasks = [self._task(mechanism, seed) for seed in seeds]
+            key = {"mechanism": mechanism, "method": name}
+            yield Tuning(key, self._method(mechanism, name), tasks, "conditions")
+
+    def _task(self, mechanism: str, seed: int, **settings: Any) -> SyntheticTask:
+        return SyntheticTask(mechanism, seed=seed, **{**(SMALL if self.small else {}), **settings})
+
+    def _method(self, mechanism: str, name: str) -> Method:
+        options = (self.tuned or {}).get((mechanism, name), {})
+        return method_of(name, options, _SMALL_OPTIONS if self.small else {})

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scgim._errors import InvalidValue, NotFound
 from scgim._logging import log_duration, logger
 from scgim._optional import optional_import
 
@@ -120,14 +121,14 @@ def _download(cache_dir: str | Path | None) -> Path:
     except OSError as error:
         raise OSError(f"SciPlex3 could not be downloaded ({error}). {remedy}") from error
     except ValueError as error:
-        raise ValueError(f"SciPlex3 was downloaded but is not the expected file ({error}). {remedy}") from error
+        raise InvalidValue(f"SciPlex3 was downloaded but is not the expected file ({error}). {remedy}") from error
     return Path(file)
 
 
 def _check_gene_labels(var: pd.DataFrame) -> None:
     first = [*map(str, var.index[:1]), *(str(var[column].iloc[0]) for column in var.columns if len(var))]
     if any("gene_short_name" in label for label in first):
-        raise ValueError(
+        raise InvalidValue(
             "this file is a version of scPerturb before 1.4: the header of the gene table became a gene, so "
             f"that every column carries the name of its neighbour. Get version 1.4: {URL}"
         )
@@ -137,7 +138,7 @@ def _harmonise(raw: pd.DataFrame) -> pd.DataFrame:
     """The file's obs with uniform cell_line, perturbation and dose_value (nM); NaN where unassigned."""
     missing = [column for column in _REQUIRED if column not in raw.columns]
     if missing:
-        raise KeyError(
+        raise NotFound(
             f"obs lacks {missing}, columns of scPerturb's SciPlex3; it has {sorted(raw.columns)}. Other "
             "versions of the data use other names (product_name, cell_type, dose): rename them, or use "
             "scPerturb's file."
@@ -168,12 +169,12 @@ def _nanomolar(dose: pd.Series, unit: pd.Series, is_control: np.ndarray) -> np.n
     present = text.notna().to_numpy() & ~text.astype(str).str.strip().str.lower().isin(_MISSING).to_numpy()
     bad = sorted({str(value) for value in text[present & np.isnan(values) & ~is_control]})
     if bad:
-        raise ValueError(f"obs['dose_value'] holds {bad[:5]}, which are not numbers.")
+        raise InvalidValue(f"obs['dose_value'] holds {bad[:5]}, which are not numbers.")
     labels = unit.astype(object).where(unit.notna(), "").astype(str).str.strip()
     factor = labels.str.lower().map(_NANOMOLAR).to_numpy(dtype=float)
     unknown = sorted(set(labels[np.isnan(factor) & present & ~is_control]))
     if unknown:
-        raise ValueError(f"obs['dose_unit'] holds {unknown}; known are pM, nM, uM and mM.")
+        raise InvalidValue(f"obs['dose_unit'] holds {unknown}; known are pM, nM, uM and mM.")
     values = np.where(is_control, 0.0, values * factor)
     values[~is_control & ~(values > 0)] = np.nan
     # 0.01 uM must be 10 nM exactly, or two doses would arise from one.
@@ -188,7 +189,7 @@ def _select(
     if not assigned.all():
         logger.info("sciplex3: %d cells without cell line, drug or dose are dropped", (~assigned).sum())
     if not assigned.any():
-        raise ValueError("no cell has a cell_line, a perturbation and a dose_value: is this SciPlex3?")
+        raise InvalidValue("no cell has a cell_line, a perturbation and a dose_value: is this SciPlex3?")
     keep = assigned.copy()
     if cell_line is not None:
         lines = [cell_line] if isinstance(cell_line, str) else list(cell_line)
@@ -205,7 +206,7 @@ def _select(
 def _check_names(argument: str, wanted: Sequence[str], known: Sequence[str], also: Sequence[str] = ()) -> None:
     absent = [name for name in wanted if name not in set(known) | set(also)]
     if absent or not wanted:
-        raise ValueError(f"{argument} = {absent or list(wanted)} not found; there are {sorted(known)}.")
+        raise InvalidValue(f"{argument} = {absent or list(wanted)} not found; there are {sorted(known)}.")
 
 
 def _read(backed: AnnData, obs: pd.DataFrame, keep: np.ndarray) -> AnnData:

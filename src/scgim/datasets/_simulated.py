@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
 from scgim.simulate import ancestral_sample, count_cells, draw_depths, draw_mechanisms, hill, random_dag
 from scgim.simulate.interventions import atomic_interventions
@@ -112,11 +113,11 @@ def simulated_sciplex3(
     lines = [cell_lines] if isinstance(cell_lines, str) else list(cell_lines)
     unknown = [line for line in lines if line not in LINES]
     if unknown or not lines or len(set(lines)) < len(lines):
-        raise ValueError(f"cell_lines must be distinct names among {list(LINES)}, got {lines}.")
+        raise InvalidValue(f"cell_lines must be distinct names among {list(LINES)}, got {lines}.")
     if n_genes < 100:
-        raise ValueError(f"n_genes must be at least 100 ({N_NETWORK} of them are the network), got {n_genes}.")
+        raise InvalidValue(f"n_genes must be at least 100 ({N_NETWORK} of them are the network), got {n_genes}.")
     if not (np.isfinite(depth_factor) and depth_factor > 0):
-        raise ValueError(f"depth_factor must be a positive number, got {depth_factor}.")
+        raise InvalidValue(f"depth_factor must be a positive number, got {depth_factor}.")
     from anndata import AnnData, concat
 
     truth_rng, *line_rngs = as_generator(rng).spawn(1 + len(LINES))

@@ -9,8 +9,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from scgim._storage import from_storable
+from scgim._errors import InvalidValue, NotFound
 from scgim.slots import read_entry
+from scgim.slots.codec import from_storable
 
 
 def history(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) -> pd.DataFrame:
@@ -48,11 +49,11 @@ def history(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) ->
     slots = read_entry(adata, key, group, fitted=True)
     stored = slots.uns.get("history")
     if not isinstance(stored, Mapping):
-        raise KeyError(f"adata.uns[{slots.keys.uns!r}]['history'] is missing: read the original file, or fit again.")
+        raise NotFound(f"adata.uns[{slots.keys.uns!r}]['history'] is missing: read the original file, or fit again.")
     arrays = {str(name): np.asarray(values).ravel() for name, values in stored.items()}
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"adata.uns['{slots.keys.uns}']['history'] holds arrays of different lengths: {lengths}.")
+        raise InvalidValue(f"adata.uns['{slots.keys.uns}']['history'] holds arrays of different lengths: {lengths}.")
     order = [name for name in HISTORY if name in arrays]
     names = order + sorted(set(arrays) - set(order))
     return pd.DataFrame({name: arrays[name] for name in names})

@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
+from scgim._errors import InvalidValue, NotFound
 from scgim._validation import check_number, listing, suggestion
 from scgim.slots import Entry, read_entry
 
@@ -55,7 +56,7 @@ def graph(
     """
     entry = read_entry(adata, key, group, fitted=True)
     if threshold is not None and not 0 <= check_number(threshold, "threshold") <= 1:
-        raise ValueError(f"threshold is a probability, between 0 and 1, not {threshold}.")
+        raise InvalidValue(f"threshold is a probability, between 0 and 1, not {threshold}.")
     dag = nx.DiGraph()
     dag.add_nodes_from(genes_of(adata, entry))
     edges = stored_table(entry, "graph", ("source", "target", "probability"))
@@ -133,7 +134,7 @@ def targets(
         keep &= stored["gene"].isin(check_known(genes, genes_of(adata, slots), "gene"))
     if min_probability is not None:
         if not 0 <= check_number(min_probability, "min_probability") <= 1:
-            raise ValueError(f"min_probability is a probability, between 0 and 1, not {min_probability}.")
+            raise InvalidValue(f"min_probability is a probability, between 0 and 1, not {min_probability}.")
         keep &= stored["probability"] >= min_probability
     if called_only:
         keep &= stored["is_target"]
@@ -149,7 +150,7 @@ def check_known(names: str | Iterable[str], available: Sequence[str], what: str)
     """
     asked = list(dict.fromkeys([names] if isinstance(names, str) else [str(name) for name in names]))
     if not asked:
-        raise ValueError(f"No {what} was given; valid names are {listing(available)}.")
+        raise InvalidValue(f"No {what} was given; valid names are {listing(available)}.")
     known = set(available)
     unknown = [name for name in asked if name not in known]
     if unknown:
@@ -157,7 +158,7 @@ def check_known(names: str | Iterable[str], available: Sequence[str], what: str)
         known_names = f"Valid names are {listing(available)}."
         if what == "gene":
             known_names = f"Modelled genes are {listing(available)}; pp.prepare takes others as genes=."
-        raise ValueError(f"Unknown {what} {listing(unknown)}.{hint} {known_names}")
+        raise InvalidValue(f"Unknown {what} {listing(unknown)}.{hint} {known_names}")
     return asked
 
 
@@ -170,7 +171,7 @@ def stored_table(entry: Entry, name: str, columns: Sequence[str], *, others: boo
     """A table of the fit with these columns (and others, if asked for); a KeyError where they are gone."""
     table = entry.uns.get(name)
     if not isinstance(table, pd.DataFrame) or not set(columns) <= set(table.columns):
-        raise KeyError(
+        raise NotFound(
             f"adata.uns[{entry.keys.uns!r}][{name!r}] is missing or lacks one of {', '.join(columns)}: it was changed. "
             "Read the original file, or run scgim.tl.fit_gim again."
         )

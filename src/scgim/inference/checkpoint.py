@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from scgim._errors import InvalidValue
 from scgim._rng import set_torch_states, torch_states
 from scgim.model import GIM
 
@@ -87,9 +88,9 @@ def load_checkpoint(path: str | Path | None, config: FitConfig, seed: int, data:
         content = torch.load(path, map_location="cpu", weights_only=True)
         stored = content["fingerprint"]
     except Exception as error:
-        raise ValueError(f"checkpoint={str(path)!r} cannot be read as a scgim checkpoint: {error}") from error
+        raise InvalidValue(f"checkpoint={str(path)!r} cannot be read as a scgim checkpoint: {error}") from error
     if stored != _fingerprint(config, seed, data):
-        raise ValueError(
+        raise InvalidValue(
             f"checkpoint={str(path)!r} belongs to another fit (other data, settings or seed). "
             "Name another file, or delete it to start afresh."
         )

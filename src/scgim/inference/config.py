@@ -7,6 +7,7 @@ import numbers
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from scgim._errors import InvalidType, InvalidValue
 from scgim.model import INTERVENTIONS, KINDS, OBJECTIVES
 
 
@@ -26,18 +27,18 @@ def _check(about: Field, value: Any) -> None:
     """Refuse what a field does not take."""
     name, meta = about.name, about.metadata
     if "allowed" in meta and value not in meta["allowed"]:
-        raise ValueError(f"{name} must be one of {', '.join(meta['allowed'])}; got {value!r}.")
+        raise InvalidValue(f"{name} must be one of {', '.join(meta['allowed'])}; got {value!r}.")
     if isinstance(about.default, bool) and not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False; got {value!r}.")
+        raise InvalidValue(f"{name} must be True or False; got {value!r}.")
     if "kind" not in meta or (meta["auto"] and value == "auto"):
         return
     if meta["auto"] and isinstance(value, str):
-        raise ValueError(f"{name} must be a number or 'auto'; got {value!r}.")
+        raise InvalidValue(f"{name} must be a number or 'auto'; got {value!r}.")
     if not isinstance(value, meta["kind"]) or isinstance(value, bool) or not math.isfinite(value):
         kind = "whole" if meta["kind"] is numbers.Integral else "finite"
-        raise ValueError(f"{name} must be a {kind} number; got {value!r}.")
+        raise InvalidValue(f"{name} must be a {kind} number; got {value!r}.")
     if value < meta["least"] or (meta["above"] and value == meta["least"]):
-        raise ValueError(f"{name} must be {'above' if meta['above'] else 'at least'} {meta['least']}; got {value!r}.")
+        raise InvalidValue(f"{name} must be {'above' if meta['above'] else 'at least'} {meta['least']}; got {value!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,12 +250,12 @@ class FitConfig(AcyclicitySettings, OptimisationSettings, PriorSettings, SearchS
         for about in fields(self):
             _check(about, getattr(self, about.name))
         if not isinstance(self.network_hidden, tuple):
-            raise ValueError(f"network_hidden must be widths, such as [100, 100]; got {self.network_hidden!r}.")
+            raise InvalidValue(f"network_hidden must be widths, such as [100, 100]; got {self.network_hidden!r}.")
         for width in self.network_hidden:
             if not isinstance(width, numbers.Integral) or isinstance(width, bool) or width < 1:
-                raise ValueError(f"network_hidden must be whole numbers of at least 1; got {width!r}.")
+                raise InvalidValue(f"network_hidden must be whole numbers of at least 1; got {width!r}.")
         if self.effect_spread not in ("auto", 0) and self.intervention == "shift":
-            raise ValueError(
+            raise InvalidValue(
                 "effect_spread needs intervention='hard': a condition's own marginals hold what its genes' parents do, "
                 "which a shift must not repeat. Leave it out."
             )
@@ -291,12 +292,12 @@ def make_config(preset: str | FitConfig = "default", **changes: Any) -> FitConfi
     """
     if not isinstance(preset, FitConfig):
         if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or a FitConfig; got {preset!r}.")
+            raise InvalidValue(f"preset must be one of {', '.join(PRESETS)}, or a FitConfig; got {preset!r}.")
         changes, preset = {**PRESETS[preset], **changes}, FitConfig()
     unknown = sorted(set(changes) - set(FitConfig.__dataclass_fields__))
     if unknown:
         known = ", ".join(FitConfig.__dataclass_fields__)
-        raise TypeError(f"fit_gim has no setting {', '.join(map(repr, unknown))}. Settings: {known}.")
+        raise InvalidType(f"fit_gim has no setting {', '.join(map(repr, unknown))}. Settings: {known}.")
     if isinstance(changes.get("network_hidden"), list):
         changes["network_hidden"] = tuple(changes["network_hidden"])
     return replace(preset, **changes)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scgim._errors import InvalidValue
 from scgim.data import PerturbationData
 from scgim.model import Batch
 
@@ -109,7 +110,7 @@ class BalancedSampler:
     def __init__(self, data: TrainingData, batch_size: int) -> None:
         train = torch.nonzero(~data.valid).squeeze(1)
         if len(train) == 0:
-            raise ValueError("There are no training cells: every cell is held out.")
+            raise InvalidValue("There are no training cells: every cell is held out.")
         self.index = train
         self.n_cells = len(train)
         owner = data.condition[train].cpu()

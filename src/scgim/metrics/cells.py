@@ -7,6 +7,8 @@ from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
+from scgim._errors import InvalidValue
+
 from ._inputs import as_cell_pair, as_cells
 
 #: Cells of one block of a pairwise computation: bounds the memory at about block x cells x 8 bytes.
@@ -82,7 +84,7 @@ def pearson_delta(true: ArrayLike, predicted: ArrayLike, control: ArrayLike) -> 
     true, predicted = as_cell_pair(true, predicted)
     control = as_cells(control, "control")
     if control.shape[1] != true.shape[1]:
-        raise ValueError(f"`control` has {control.shape[1]} genes and `true` has {true.shape[1]}.")
+        raise InvalidValue(f"`control` has {control.shape[1]} genes and `true` has {true.shape[1]}.")
     baseline = control.mean(axis=0)
     return _pearson(true.mean(axis=0) - baseline, predicted.mean(axis=0) - baseline)
 
@@ -134,9 +136,9 @@ def kde_nll(true: ArrayLike, predicted: ArrayLike, *, variance_floor: float = 1e
     true, predicted = as_cell_pair(true, predicted)
     n_predicted, n_genes = predicted.shape
     if n_predicted < 2:
-        raise ValueError(f"`predicted` has {n_predicted} cell; a kernel density needs at least 2.")
+        raise InvalidValue(f"`predicted` has {n_predicted} cell; a kernel density needs at least 2.")
     if not np.isfinite(variance_floor) or variance_floor < 0:
-        raise ValueError(f"`variance_floor` must be >= 0, got {variance_floor}.")
+        raise InvalidValue(f"`variance_floor` must be >= 0, got {variance_floor}.")
     covariance = np.cov(predicted, rowvar=False).reshape(n_genes, n_genes)
     values, vectors = np.linalg.eigh(covariance)
     scale = true.var(axis=0).mean() if true.shape[0] > 1 else 0.0
@@ -146,7 +148,7 @@ def kde_nll(true: ArrayLike, predicted: ArrayLike, *, variance_floor: float = 1e
     rounding = max(float(values[-1]), 0.0) * n_genes * np.finfo(np.float64).eps
     floored = np.maximum(values, variance_floor * scale)
     if floored[0] <= rounding:
-        raise ValueError(
+        raise InvalidValue(
             "The covariance of `predicted` is singular (constant or collinear genes, or too few cells) and "
             f"the floor of {variance_floor * scale:g} does not lift it; use a positive `variance_floor`."
         )
@@ -272,7 +274,7 @@ def coverage_per_gene(true: ArrayLike, predicted: ArrayLike, *, lower: float = 0
     """
     true, predicted = as_cell_pair(true, predicted)
     if not 0 <= lower < upper <= 1:
-        raise ValueError(f"Quantiles must satisfy 0 <= lower < upper <= 1, got lower={lower}, upper={upper}.")
+        raise InvalidValue(f"Quantiles must satisfy 0 <= lower < upper <= 1, got lower={lower}, upper={upper}.")
     low, high = np.quantile(predicted, [lower, upper], axis=0)  # (genes,) each
     return ((true >= low) & (true <= high)).mean(axis=0)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scgim import _dag
+from scgim._errors import InvalidValue
 from scgim._optional import optional_import
 
 from ._inputs import as_binary, as_binary_pair, as_graph, as_graph_pair, as_scores, check_same_shape, check_square
@@ -65,7 +66,7 @@ def sid(true: ArrayLike, predicted: ArrayLike) -> float:
     for name, graph in (("true", true), ("predicted", predicted)):
         # gadjid panics on cycles, with an exception that does not derive from Exception
         if not _dag.is_acyclic(graph):
-            raise ValueError(f"SID needs two DAGs; `{name}` has a cycle.")
+            raise InvalidValue(f"SID needs two DAGs; `{name}` has a cycle.")
     gadjid = optional_import("gadjid", extra="metrics")
     if len(true) < 2:
         return 0.0
@@ -156,8 +157,7 @@ def edge_auprc(true: ArrayLike, probability: ArrayLike) -> float:
     >>> edge_auprc([[0, 1], [0, 0]], [[0, 0.9], [0.2, 0]])
     1.0
     """
-    graph = as_graph(true, "true")
-    scores = as_scores(probability, "probability", square=True)
+    graph, scores = as_graph(true, "true"), as_scores(probability, "probability")
     check_same_shape(graph, scores)
     off_diagonal = ~np.eye(len(graph), dtype=bool)
     return _average_precision(graph[off_diagonal], scores[off_diagonal])
@@ -203,7 +203,7 @@ def target_f1_per_condition(true: ArrayLike, predicted: ArrayLike) -> float:
     """
     true, predicted = as_binary_pair(true, predicted)
     if len(true) == 0:
-        raise ValueError("There is no condition to average over (0 rows).")
+        raise InvalidValue("There is no condition to average over (0 rows).")
     return float(np.mean([_f1(t, p) for t, p in zip(true, predicted, strict=True)]))
 
 

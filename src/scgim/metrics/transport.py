@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from numpy.typing import ArrayLike
 
+from scgim._errors import InvalidValue
 from scgim._logging import logger
 from scgim._process import undisturbed
 
@@ -74,7 +75,7 @@ def wasserstein(
     1.0
     """
     if value not in ("transport", "regularised"):
-        raise ValueError(f'`value` must be "transport" or "regularised", got {value!r}.')
+        raise InvalidValue(f'`value` must be "transport" or "regularised", got {value!r}.')
     true, predicted = as_cell_pair(true, predicted)
     solution = _solve(true, predicted, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations)
     return solution.cost if value == "transport" else solution.objective
@@ -128,9 +129,9 @@ def _solve(x: np.ndarray, y: np.ndarray, *, epsilon: float, tolerance: float, ma
     import torch
 
     if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"`epsilon` must be positive, got {epsilon}.")
+        raise InvalidValue(f"`epsilon` must be positive, got {epsilon}.")
     if not tolerance > 0:
-        raise ValueError(f"`tolerance` must be positive, got {tolerance}.")
+        raise InvalidValue(f"`tolerance` must be positive, got {tolerance}.")
     with torch.no_grad():
         first, second = torch.from_numpy(x), torch.from_numpy(y)
         # Exact squares instead of the expanded inner product, which cancels for close cells.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._errors import InvalidValue
 from .gim import GIM
 from .interventions import n_effects
 from .sampling import Action, draw_action, draw_noise, propagate
@@ -148,13 +149,13 @@ class FittedGIM:
         expected = empty.state_dict()
         missing, extra = sorted(set(expected) - set(arrays)), sorted(set(arrays) - set(expected))
         if missing or extra:
-            raise ValueError(
+            raise InvalidValue(
                 f"The stored weights do not fit the model (missing {missing}, not expected {extra}): the file "
                 "was edited, or the fit is of an earlier scgim. Run scgim.tl.fit_gim again."
             )
         for name, value in expected.items():
             if tuple(arrays[name].shape) != tuple(value.shape):
-                raise ValueError(
+                raise InvalidValue(
                     f"The stored weight {name!r} has shape {arrays[name].shape}, expected {tuple(value.shape)}."
                 )
         empty.load_state_dict({n: torch.as_tensor(np.asarray(a)).to(expected[n].dtype) for n, a in arrays.items()})

@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from scgim._errors import InvalidValue
+
 InterventionKind = Literal["hard", "shift"]
 INTERVENTIONS = ("hard", "shift")
 
@@ -25,7 +27,7 @@ def n_effects(intervention: str, ziln: bool) -> int:
     most cells is switched on by fewer zeros). All relative to the gene's units, see `Mechanisms`.
     """
     if intervention not in INTERVENTIONS:
-        raise ValueError(f"intervention must be one of {', '.join(INTERVENTIONS)}; got {intervention!r}.")
+        raise InvalidValue(f"intervention must be one of {', '.join(INTERVENTIONS)}; got {intervention!r}.")
     if intervention == "shift":
         return 2 if ziln else 1
     return 3 if ziln else 2
@@ -126,7 +128,7 @@ class FreeInterventions(nn.Module):
 
     def forward(self, features: Tensor) -> AtomicInterventions:
         if features.shape[0] != self.target_logits.shape[0]:
-            raise ValueError("FreeInterventions only knows the perturbations that it was fitted to.")
+            raise InvalidValue("FreeInterventions only knows the perturbations that it was fitted to.")
         return AtomicInterventions(self.target_logits, self.effects)
 
     @torch.no_grad()

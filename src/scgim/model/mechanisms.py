@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .._errors import InvalidValue
 from .distributions import (
     normal_log_prob,
     outlier_log_prob,
@@ -102,7 +103,7 @@ class Mechanisms(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in KINDS:
-            raise ValueError(f"mechanism must be one of {', '.join(KINDS)}; got {kind!r}.")
+            raise InvalidValue(f"mechanism must be one of {', '.join(KINDS)}; got {kind!r}.")
         self.kind, self.n_genes, self.hidden = kind, n_genes, hidden
 
         def glorot(*shape: int, fan: int) -> nn.Parameter:

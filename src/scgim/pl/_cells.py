@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scgim._errors import InvalidValue, NotFound
 from scgim._validation import listing
 from scgim.get._results import check_known
 from scgim.slots import Entry
@@ -32,7 +33,7 @@ def cells_of(adata: ad.AnnData, slots: Entry, conditions: Iterable[str]) -> np.n
 def predicted_labels(predicted: ad.AnnData, column: str = "condition") -> pd.Series:
     """A column of the sampled cells' `obs`, with an error where it is missing."""
     if column not in predicted.obs:
-        raise KeyError(
+        raise NotFound(
             f"predicted.obs['{column}'] is missing (found {listing(predicted.obs.columns)}): "
             "predicted is the AnnData that scgim.tl.sample_cells returns."
         )
@@ -43,7 +44,7 @@ def require_genes(predicted: ad.AnnData, genes: Sequence[str]) -> None:
     """Raise ValueError unless the sampled cells have all `genes`."""
     lost = [gene for gene in genes if gene not in predicted.var_names]
     if lost:
-        raise ValueError(
+        raise InvalidValue(
             f"predicted lacks the modelled genes {listing(lost)}: sample it from this fit (same key and group)."
         )
 
@@ -54,7 +55,7 @@ def gene_labels(adata: ad.AnnData, genes: Sequence[str], gene_symbols: str | Non
     if gene_symbols is None:
         return names
     if gene_symbols not in adata.var:
-        raise KeyError(
+        raise NotFound(
             f"gene_symbols: adata.var[{gene_symbols!r}] is missing (found {listing(adata.var.columns)}); it is the "
             "column to label genes by."
         )
@@ -74,7 +75,7 @@ def choose_genes(asked: str | Iterable[str] | None, labels: pd.Series, change: n
     if asked is not None:
         return find_genes(asked, labels)
     if n_genes < 1:
-        raise ValueError(f"n_genes must be at least 1, not {n_genes}.")
+        raise InvalidValue(f"n_genes must be at least 1, not {n_genes}.")
     return labels.index[np.argsort(-change, kind="stable")[:n_genes]].tolist()
 
 

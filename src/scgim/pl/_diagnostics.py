@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 import scgim.get as get
+from scgim._errors import InvalidValue, NotFound
 from scgim._validation import listing
 from scgim.get._results import check_known
 from scgim.metrics import METRICS
@@ -75,7 +76,7 @@ def history(
     names = {column: label for *_, lines in _PANELS for column, label in lines.items()}
     recorded = [column for column in names if column in table and table[column].notna().any()]
     if "step" not in table or not recorded:
-        raise ValueError(f"The fit '{key}' recorded no history to draw.")
+        raise InvalidValue(f"The fit '{key}' recorded no history to draw.")
     constant = {column: table[column].dropna().iloc[0] for column in recorded if table[column].nunique() == 1}
     if len(table) == 1 or len(constant) == len(recorded):  # then all there is
         constant = {}
@@ -174,9 +175,9 @@ def metrics(
     """
     missing = [column for column in _COLUMNS if column not in df]
     if missing:
-        raise KeyError(f"The table lacks the columns {listing(missing)} of scgim.tl.evaluate.")
+        raise NotFound(f"The table lacks the columns {listing(missing)} of scgim.tl.evaluate.")
     if df.empty:
-        raise ValueError("The table of metrics is empty.")
+        raise InvalidValue("The table of metrics is empty.")
     table = df.astype({"condition": str, "method": str, "metric": str, "value": float})
     names, n_small = _metric_order(table["metric"], metrics)
     rows = _chosen(methods, table["method"], "method")

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from scgim._errors import InvalidValue
 from scgim._validation import listing
 from scgim.get._results import check_known, genes_of
 from scgim.slots import Entry, read_entry
@@ -104,7 +105,7 @@ def dose_response(
     """
     slots = read_entry(adata, key, group, fitted=True)
     if band is not None and not 0 <= band[0] < band[1] <= 100:
-        raise ValueError(f"band is a pair of increasing percentiles between 0 and 100, not {band}.")
+        raise InvalidValue(f"band is a pair of increasing percentiles between 0 and 100, not {band}.")
     nodes = genes_of(adata, slots)
     labels = gene_labels(adata, nodes, gene_symbols)
     if isinstance(predicted, ad.AnnData):
@@ -116,7 +117,7 @@ def dose_response(
     curve = _summarise(predicted, name, nodes, band or (50, 50)) if predicted else None
     doses = sorted({*observed.dose, *(curve.dose if curve else ())})
     if not doses or doses[0] <= 0:
-        raise ValueError(f"'{name}' has no positive doses: a dose response needs them (found {doses}).")
+        raise InvalidValue(f"'{name}' has no positive doses: a dose response needs them (found {doses}).")
     control = expression(adata, cells_of(adata, slots, [slots.control]), nodes).mean(axis=0)
     seen = observed if len(observed.dose) or curve is None else curve
     shown = choose_genes(genes, labels, np.abs(seen.mean - control).max(axis=0), n_genes)
@@ -148,13 +149,13 @@ def _one_perturbation(slots: Entry, predicted: ad.AnnData | None, asked: str | N
         choices = sampled[predicted_labels(predicted, "dose").notna()].drop_duplicates().tolist()
         known = list(dict.fromkeys([*choices, *known]))
     if not known:
-        raise ValueError("No perturbation has doses: use scgim.pl.marginals.")
+        raise InvalidValue("No perturbation has doses: use scgim.pl.marginals.")
     if asked is not None:
         return check_known(asked, known, "perturbation")[0]
     for candidates in (choices, [name for name in choices if name in held_out]):
         if len(candidates) == 1:
             return candidates[0]
-    raise ValueError(f"There are {len(choices)} perturbations: pass perturbation= one of {listing(choices)}.")
+    raise InvalidValue(f"There are {len(choices)} perturbations: pass perturbation= one of {listing(choices)}.")
 
 
 def _observe(adata: ad.AnnData, slots: Entry, name: str, genes: list[str]) -> _Means:

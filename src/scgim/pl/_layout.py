@@ -16,6 +16,8 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
 
+from scgim._errors import InvalidValue
+
 _HEIGHT = 1.6  # of a gene's box, in multiples of the font size, as are the next two
 _PORT = 0.46  # between the arrows that enter a box
 _GAP = 1.5  # between connected parts
@@ -81,14 +83,14 @@ def place(dag: nx.DiGraph, widths: Mapping[str, float], em: float, positions: Ma
     genes = list(dag)
     lost = [v for v in genes if v not in positions]
     if lost:
-        raise ValueError(f"layout has no position for {len(lost)} genes, such as '{lost[0]}'.")
+        raise InvalidValue(f"layout has no position for {len(lost)} genes, such as '{lost[0]}'.")
     xy = np.array([positions[v] for v in genes], dtype=float).reshape(-1, 2)
     xy -= xy.min(axis=0, initial=np.inf)
     half, height = np.array([widths[v] for v in genes]) / 2, _box_height(0, em)
     i, j = np.triu_indices(len(genes), 1)
     apart = np.abs(xy[i] - xy[j])
     if (apart.sum(axis=1) == 0).any():
-        raise ValueError("layout gives two genes the same position.")
+        raise InvalidValue("layout gives two genes the same position.")
     needed = np.column_stack([half[i] + half[j] + 0.6 * em, np.full(len(i), height + 0.4 * em)])
     with np.errstate(divide="ignore"):
         scale = (needed / apart).min(axis=1).max(initial=0.0) or 1.0

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter1d
 
+from scgim._errors import InvalidValue
 from scgim._validation import listing
 from scgim.get._results import check_known, genes_of
 from scgim.slots import read_entry
@@ -116,7 +117,7 @@ def _one_condition(predicted: ad.AnnData, condition: str | None) -> str:
     if condition is not None:
         return check_known(condition, labels, "condition of predicted")[0]
     if len(labels) != 1:
-        raise ValueError(f"predicted holds {len(labels)} conditions: pass condition= one of {listing(labels)}.")
+        raise InvalidValue(f"predicted holds {len(labels)} conditions: pass condition= one of {listing(labels)}.")
     return labels[0]
 
 

@@ -22,6 +22,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.typing import ColorType
 
+from scgim._errors import InvalidValue
+
 Drawn = TypeVar("Drawn", Axes, np.ndarray)
 #: Ticks of a colour bar of target probabilities times direction.
 DIRECTION_TICKS = {-1.0: "1, lowered", 0.0: "0", 1.0: "1, raised"}
@@ -212,10 +214,10 @@ def make_panels(
     if ax is not None:
         axes = np.asarray([ax] if isinstance(ax, Axes) else ax, dtype=object).ravel()
         if len(axes) < n:
-            raise ValueError(f"ax holds {len(axes)} axes, but {n} panels are to be drawn.")
+            raise InvalidValue(f"ax holds {len(axes)} axes, but {n} panels are to be drawn.")
         return Panels(axes[:n], False, 1)
     if n_cols < 1:
-        raise ValueError(f"n_cols must be at least 1, not {n_cols}.")
+        raise InvalidValue(f"n_cols must be at least 1, not {n_cols}.")
     n_large = n - n_small
     columns = min(n_large, n_cols)
     rows = [-(-n_large // columns), -(-n_small // columns)]

@@ -17,6 +17,7 @@ from matplotlib.transforms import offset_copy
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 import scgim.get as get
+from scgim._errors import InvalidValue
 from scgim.get._results import check_known, genes_of
 from scgim.slots import Entry, read_entry
 
@@ -139,7 +140,7 @@ def _row_order(slots: Entry, conditions: str | Iterable[str] | None) -> pd.DataF
         table = table[table["condition"].isin(asked)]
     table = table[~table["is_control"]]
     if table.empty:
-        raise ValueError("The control has no targets: pass conditions= with at least one perturbation.")
+        raise InvalidValue("The control has no targets: pass conditions= with at least one perturbation.")
     rank = table["perturbation"].map({name: i for i, name in enumerate(table["perturbation"].unique())})
     order = np.lexsort((table["dose"].fillna(-np.inf), rank))
     return table.iloc[order].reset_index(drop=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scgim._errors import InvalidValue, NotFound
 from scgim._rng import RngLike, as_generator
 from scgim._validation import check_choice, check_int
 
@@ -109,7 +110,7 @@ def synthetic(
     ):  # fmt: skip
         check_int(number, name, least=least)
     if n_features > 2 * n_genes:
-        raise ValueError(
+        raise InvalidValue(
             f"n_features = {n_features} exceeds the {2 * n_genes} columns of [targets, effects]: "
             f"pass n_features <= 2 * n_genes."
         )
@@ -167,14 +168,14 @@ def _check_doses(doses: Sequence[float], new_doses: Sequence[float]) -> None:
     for name, values in (("doses", doses), ("new_doses", new_doses)):
         array = np.asarray(values, dtype=float)
         if array.ndim != 1 or not np.isfinite(array).all() or (array <= 0).any():
-            raise ValueError(f"{name} must be positive finite numbers (0 is the control), got {list(values)}.")
+            raise InvalidValue(f"{name} must be positive finite numbers (0 is the control), got {list(values)}.")
         if len(set(array)) < len(array):
-            raise ValueError(f"{name} holds a dose twice: {list(values)}.")
+            raise InvalidValue(f"{name} holds a dose twice: {list(values)}.")
     if len(doses) == 0:
-        raise ValueError("doses must hold at least one dose.")
+        raise InvalidValue("doses must hold at least one dose.")
     seen = sorted(set(doses) & set(new_doses))
     if seen:
-        raise ValueError(f"new_doses must differ from doses, both hold {seen}.")
+        raise InvalidValue(f"new_doses must differ from doses, both hold {seen}.")
 
 
 def _conditions(
@@ -224,7 +225,7 @@ def sample_truth(adata: AnnData, *, targets: np.ndarray, effects: np.ndarray, n:
     truth = _truth(adata)
     targets, effects = np.asarray(targets), np.asarray(effects)
     if targets.shape != effects.shape or targets.ndim not in (1, 2) or targets.shape[-1] != adata.n_vars:
-        raise ValueError(
+        raise InvalidValue(
             f"targets and effects must both be ({adata.n_vars},) or (conditions, {adata.n_vars}), "
             f"got {targets.shape} and {effects.shape}."
         )
@@ -270,7 +271,7 @@ def truth_at(
     known = set(truth["hill"]["perturbation"].astype(str))
     missing = sorted(set(table["perturbation"]) - known)
     if missing:
-        raise KeyError(f"perturbations {missing} were not simulated; there are {sorted(known)}.")
+        raise NotFound(f"perturbations {missing} were not simulated; there are {sorted(known)}.")
     targets, effects = atomic_interventions(table, truth["hill"], list(adata.var_names))
     effects = effects.astype(np.float32)
     return targets, effects, FeatureMap(**truth["feature_map"])(targets, effects)
@@ -278,7 +279,7 @@ def truth_at(
 
 def _truth(adata: AnnData) -> dict[str, Any]:
     if "truth" not in adata.uns or "true_graph" not in adata.varp or "mechanisms" not in adata.uns["truth"]:
-        raise KeyError(
+        raise NotFound(
             "adata carries no simulated truth (uns['truth'] with 'mechanisms', varp['true_graph']): "
             "pass what scgim.simulate.synthetic returned, with all its genes."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
 
 
@@ -29,7 +30,7 @@ def draw_depths(n_cells: int, *, median: float, log_sd: float = 0.5, rng: RngLik
     (3,)
     """
     if median <= 0:
-        raise ValueError(f"median depth must be positive, got {median}.")
+        raise InvalidValue(f"median depth must be positive, got {median}.")
     return median * np.exp(log_sd * as_generator(rng).standard_normal(n_cells))
 
 
@@ -56,7 +57,7 @@ def count_cells(rates: np.ndarray, *, overdispersion: np.ndarray | float, rng: R
     phi = np.broadcast_to(np.asarray(overdispersion, dtype=float), rates.shape[1:])
     for name, values in (("rates", rates), ("overdispersion", phi)):
         if not np.isfinite(values).all() or (values < 0).any():
-            raise ValueError(f"{name} must be finite and not negative.")
+            raise InvalidValue(f"{name} must be finite and not negative.")
     generator = as_generator(rng)
     mixed = rates.copy()
     spread = phi > 0

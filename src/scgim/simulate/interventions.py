@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
 
 InterventionKind = Literal["hard", "shift"]
@@ -46,7 +47,7 @@ def hill(dose: Any, maximum: Any, half_dose: Any, exponent: Any) -> np.ndarray:
 def draw_target_sets(
     n_genes: int, n_sets: int, *, sizes: Sequence[int] = (1, 2), rng: RngLike = 0
 ) -> list[tuple[int, ...]]:
-    """Draw distinct sets of target genes: a uniform size, then a uniform subset of that size.
+    """Draw distinct sets of target genes (sorted indices): a uniform size, then a uniform subset of that size.
 
     Where every subset of a size has been drawn, the other sizes go on (20 genes have 20 single targets).
 
@@ -61,11 +62,6 @@ def draw_target_sets(
     rng
         Seed or generator.
 
-    Returns
-    -------
-    list of tuple of int
-        Sorted gene indices of every set; a ValueError where there are not so many sets.
-
     Examples
     --------
     >>> from scgim.simulate import draw_target_sets
@@ -74,7 +70,7 @@ def draw_target_sets(
     """
     possible = sum(comb(n_genes, size) for size in sizes)
     if n_sets > possible:
-        raise ValueError(
+        raise InvalidValue(
             f"{n_sets} distinct target sets were asked for, but {n_genes} genes have only {possible} subsets "
             f"of {' or '.join(map(str, sizes))} genes: lower the number of perturbations or raise n_genes."
         )
@@ -102,21 +98,14 @@ def draw_hill_parameters(
 
     Parameters
     ----------
-    perturbations
-        Names, one per target set.
-    target_sets
-        Gene indices of each perturbation's targets.
+    perturbations, target_sets
+        Names, and the gene indices of the targets of each.
     gene_names
         Names of all genes.
     maximum, half_dose, exponent
-        Ranges of the uniform distributions (own).
+        Ranges of the uniform distributions (own); columns of the result, after perturbation and gene.
     rng
         Seed or generator.
-
-    Returns
-    -------
-    pd.DataFrame
-        Columns perturbation, gene, maximum, half_dose, exponent; one row per (perturbation, target).
 
     Examples
     --------

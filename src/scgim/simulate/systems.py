@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from scgim._dag import topological_order
+from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
 
 from .interventions import InterventionKind
@@ -32,7 +33,7 @@ ZERO_PROBABILITIES = (0.1, 0.5)
 
 
 def random_dag(n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 2.0, rng: RngLike = 0) -> np.ndarray:
-    """Draw a random DAG whose causal order is a uniform permutation of the genes.
+    """Draw a random DAG, uint8 (genes, genes), whose causal order is a uniform permutation of the genes.
 
     Parameters
     ----------
@@ -49,11 +50,6 @@ def random_dag(n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 
     rng
         Seed or generator.
 
-    Returns
-    -------
-    numpy.ndarray
-        uint8 (genes, genes), zero diagonal.
-
     Examples
     --------
     >>> from scgim.simulate import random_dag
@@ -61,11 +57,11 @@ def random_dag(n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 
     (20, 20)
     """
     if kind not in get_args(GraphKind):
-        raise ValueError(f"graph kind must be one of {list(get_args(GraphKind))}, got {kind!r}.")
+        raise InvalidValue(f"graph kind must be one of {list(get_args(GraphKind))}, got {kind!r}.")
     if n_genes < 2:
-        raise ValueError(f"n_genes must be at least 2, got {n_genes}.")
+        raise InvalidValue(f"n_genes must be at least 2, got {n_genes}.")
     if edges_per_gene < 0:
-        raise ValueError(f"edges_per_gene must not be negative, got {edges_per_gene}.")
+        raise InvalidValue(f"edges_per_gene must not be negative, got {edges_per_gene}.")
     generator = as_generator(rng)
     draw = _erdos_renyi if kind == "er" else _scale_free
     ordered = draw(n_genes, edges_per_gene, generator)
@@ -127,7 +123,7 @@ def draw_mechanisms(graph: np.ndarray, *, family: Family = "mlp", rng: RngLike =
     ['family', 'noise_variance', 'weights']
     """
     if family not in get_args(Family):
-        raise ValueError(f"mechanism must be one of {list(get_args(Family))}, got {family!r}.")
+        raise InvalidValue(f"mechanism must be one of {list(get_args(Family))}, got {family!r}.")
     generator = as_generator(rng)
     n_genes = len(graph)
     parameters: dict[str, Any] = {"family": family, "noise_variance": np.full(n_genes, NOISE_VARIANCE)}
@@ -196,11 +192,11 @@ def ancestral_sample(
     (10, 5)
     """
     if intervention not in get_args(InterventionKind):
-        raise ValueError(f"intervention must be one of {list(get_args(InterventionKind))}, got {intervention!r}.")
+        raise InvalidValue(f"intervention must be one of {list(get_args(InterventionKind))}, got {intervention!r}.")
     is_target = np.asarray(targets) != 0
     effects = np.asarray(effects, dtype=float)
     if is_target.ndim != 2 or is_target.shape != effects.shape or is_target.shape[1] != len(graph):
-        raise ValueError(
+        raise InvalidValue(
             f"targets and effects must both be (cells, {len(graph)}), got {is_target.shape} and {effects.shape}."
         )
     generator = as_generator(rng)

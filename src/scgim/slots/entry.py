@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import pandas as pd
 
-from .._keys import Keys
-from .._storage import from_storable
+from .._errors import InvalidValue, NotFound
 from .._validation import listing, plural
 from .cells import cell_hashes, unknown_cells
+from .codec import from_storable
+from .keys import SPLITS, Keys
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,6 +72,11 @@ class Entry:
         return from_storable(self.prepared["params"])["prepare"]
 
     @property
+    def notation(self) -> dict[str, Any]:
+        """How perturbations are written: arguments of `pp.parse_perturbations`."""
+        return {name: self.spec[name] for name in ("control", "combination_sep", "has_dose", "dose_unit")}
+
+    @property
     def dose_unit(self) -> str:
         """Unit of the doses; empty where none is known."""
         return str(self.spec.get("dose_unit") or "")
@@ -112,7 +118,7 @@ class Entry:
         names = pd.Index(self.genes, dtype=object)
         found = pd.Index(adata.var_names.astype(str), dtype=object).get_indexer(names)
         if (found < 0).any():
-            raise ValueError(
+            raise InvalidValue(
                 f"adata lacks {int((found < 0).sum())} of the {len(names)} modelled genes of {self.keys.prefix!r}: "
                 f"{listing(names[found < 0])}. They were removed or renamed since scgim.pp.prepare: read the original "
                 "file, or run scgim.pp.prepare again (genes are chosen before it, or with genes=)."
@@ -141,7 +147,7 @@ class Entry:
         codes = pd.Index(self.labels, dtype=object).get_indexer(column)
         new = column[(codes < 0) & pd.notna(column)]
         if len(new):
-            raise ValueError(
+            raise InvalidValue(
                 f"adata.obs[{self.keys.condition!r}] names {listing(sorted(set(new)))} ({plural(len(new), 'cell')}), "
                 "which scgim.pp.prepare did not: conditions were renamed, or cells were added since. Run "
                 f"scgim.pp.prepare again{self._again}."
@@ -151,9 +157,9 @@ class Entry:
     def split(self, adata: AnnData) -> np.ndarray:
         """(cells,) `train`, `valid` or `test`; None where a cell has none."""
         column = self._column(adata, self.keys.split)
-        odd = sorted({str(v) for v in column[pd.notna(column)]} - {"train", "valid", "test"})
+        odd = sorted({str(v) for v in column[pd.notna(column)]} - set(SPLITS))
         if odd:
-            raise ValueError(
+            raise InvalidValue(
                 f"adata.obs[{self.keys.split!r}] holds {listing(odd)}; a cell is 'train', 'valid' or 'test'. Run "
                 "scgim.pp.hold_out to choose again."
             )
@@ -183,7 +189,7 @@ class Entry:
         x = self.expression(adata, rows)
         if not np.isfinite(x).all():
             bad = listing(np.array(self.genes)[~np.isfinite(x).all(0)])
-            raise ValueError(f"adata.X has NaN or infinite values in {bad}: clean it and run scgim.pp.prepare again.")
+            raise InvalidValue(f"adata.X has NaN or infinite values in {bad}: clean it and run scgim.pp.prepare again.")
         found = cell_hashes(x, self.genes, np.array(self.labels, dtype=object)[codes[rows]])
         unknown = unknown_cells(found, self.prepared["cells"])
         if unknown.any():
@@ -200,7 +206,7 @@ class Entry:
         if not len(changed):
             return
         told = [f"{self.labels[i]} has {present[i]} of {before[i]}" for i in changed]
-        raise ValueError(
+        raise InvalidValue(
             f"adata has {int(present.sum())} of the {int(before.sum())} cells that scgim.pp.prepare described under "
             f"{self.keys.prefix!r}: {', '.join(told[:5])}{', ...' if len(told) > 5 else ''}. Conditions, genes and "
             "features were chosen with all of them: run scgim.pp.prepare again"
@@ -209,7 +215,7 @@ class Entry:
 
     def _column(self, adata: AnnData, name: str) -> np.ndarray:
         if name not in adata.obs:
-            raise KeyError(
+            raise NotFound(
                 f"adata.obs[{name!r}] of {self.keys.prefix!r} is missing: the object was joined, or these are other "
                 f"cells. Read the original file, or run scgim.pp.prepare again{self._again}."
             )
@@ -223,7 +229,7 @@ class Entry:
 
     def _refuse_changed(self, adata: AnnData, rows: np.ndarray, n: int) -> NoReturn:
         first = str(adata.obs_names[rows[0]])
-        raise ValueError(
+        raise InvalidValue(
             f"{len(rows)} of {plural(n, 'cell')} are not what scgim.pp.prepare left under {self.keys.prefix!r} (the "
             f"first is {first!r}): adata.X was changed (scaled, normalised or corrected again), cells moved to another "
             f"condition, or cells were added. Read the original file, or run scgim.pp.prepare again{self._again}."

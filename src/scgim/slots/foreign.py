@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._keys import Keys
+from .._errors import InvalidValue
 from .._validation import listing
+from .keys import Keys
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,13 +39,13 @@ def refuse_foreign(adata: AnnData, key: str, groups: Sequence[str | None], colum
         wanted.append(("uns", key))
     clash = [g for g in groups if any(wanted.count(slot) > 1 for slot in Keys(key, g).slots())]
     if clash:
-        raise ValueError(
+        raise InvalidValue(
             f"groupby={columns['groupby']!r}: the groups {listing(map(str, clash))} would share slots. Rename one of "
             "them."
         )
     for argument, column in ((a, c) for a, named in columns.items() for c in np.atleast_1d(named).tolist()):
         if ("obs", column) in wanted:
-            raise ValueError(
+            raise InvalidValue(
                 f"{argument}={column!r} is a column that scgim would overwrite with key_added={key!r}. Choose another "
                 "key_added, or rename the column."
             )
@@ -52,7 +53,7 @@ def refuse_foreign(adata: AnnData, key: str, groups: Sequence[str | None], colum
     taken = [(where, name) for where, name in wanted if name in getattr(adata, where) and (where, name) not in ours]
     if taken:
         named = listing(_Bare(f"adata.{where}[{name!r}]") for where, name in taken)
-        raise ValueError(
+        raise InvalidValue(
             f"key_added={key!r} would overwrite {named}, which no preparation under this key wrote. Choose another "
             "key_added, or delete what is not needed any more."
         )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from .._keys import FORMAT_VERSION, Keys
+from .._errors import InvalidType, InvalidValue, NotFound
 from .._validation import listing, require_anndata
 from .entry import Entry
+from .keys import FORMAT_VERSION, Keys
 from .record import open_record
 
 if TYPE_CHECKING:
@@ -28,24 +29,24 @@ def groups_of(adata: AnnData, key: str) -> list[str] | None:
     """
     require_anndata(adata)
     if not isinstance(key, str):
-        raise TypeError(f"The key of a preparation (its key_added) must be text, got {key!r}.")
+        raise InvalidType(f"The key of a preparation (its key_added) must be text, got {key!r}.")
     top = adata.uns.get(key)
     if not isinstance(top, Mapping) or "format" not in top:
         found = [k for k, v in adata.uns.items() if isinstance(v, Mapping) and "format" in v]
         others = f" Prepared keys are: {listing(found)}." if found else ""
-        raise KeyError(
+        raise NotFound(
             f"adata.uns[{key!r}] was not found: run scgim.pp.prepare(adata, key_added={key!r}) first.{others}"
         )
     version = top["format"]
     if not isinstance(version, int | np.integer):
         _refuse_damaged(key)
     if version > FORMAT_VERSION:
-        raise ValueError(
+        raise InvalidValue(
             f"adata.uns[{key!r}] has format {version}; this scgim reads up to format {FORMAT_VERSION}. The file was "
             "written by a newer version: run pip install --upgrade scgim."
         )
     if version < FORMAT_VERSION:
-        raise ValueError(
+        raise InvalidValue(
             f"adata.uns[{key!r}] has format {version}, of an earlier scgim; this one reads format {FORMAT_VERSION}. "
             "Run scgim.pp.prepare and scgim.tl.fit_gim again."
         )
@@ -93,39 +94,39 @@ def read_entry(
     >>> from scgim.slots import read_entry
     >>> read_entry(ad.AnnData(np.ones((2, 2))))  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
-    KeyError: "adata.uns['gim'] was not found: run scgim.pp.prepare first."
+    NotFound: "adata.uns['gim'] was not found: run scgim.pp.prepare first."
     """
     try:
         groups = groups_of(adata, key)
     except KeyError as error:
         then = " Then fit it: run scgim.tl.fit_gim." if fitted else ""
-        raise KeyError(f"{error.args[0]}{then}") from None
+        raise NotFound(f"{error.args[0]}{then}") from None
     if groups is None and group is not None:
-        raise KeyError(f"group={group!r}: {key!r} was prepared without groupby; leave group out.")
+        raise NotFound(f"group={group!r}: {key!r} was prepared without groupby; leave group out.")
     if groups is not None and group is None:
-        raise ValueError(f"{key!r} was prepared with groupby: pass group=, one of {listing(groups)}.")
+        raise InvalidValue(f"{key!r} was prepared with groupby: pass group=, one of {listing(groups)}.")
     if groups is not None and str(group) not in groups:
-        raise KeyError(f"group={group!r} does not exist under {key!r}; the groups are {listing(groups)}.")
+        raise NotFound(f"group={group!r} does not exist under {key!r}; the groups are {listing(groups)}.")
     keys = Keys(key, None if group is None else str(group))
     uns = adata.uns.get(keys.uns)
     if not isinstance(uns, Mapping):
-        raise KeyError(f"adata.uns[{keys.uns!r}] is missing: run scgim.pp.prepare again.")
+        raise NotFound(f"adata.uns[{keys.uns!r}] is missing: run scgim.pp.prepare again.")
     record = open_record(uns.get("state"), uns.get("state_sha256"))
     if record is None:
         _refuse_damaged(keys.uns)
     content, weights = record
     entry = Entry(keys, uns, content["prepared"], content.get("fitted", {}), weights)
     if genes and entry.prepared["genes"] is None:
-        raise KeyError(
+        raise NotFound(
             f"No genes are chosen yet under {keys.prefix!r}: run scgim.pp.select_markers (or scgim.pp.prepare)."
         )
     if fitted and not entry.fitted:
-        raise KeyError(f"adata.uns[{keys.uns!r}] is prepared but not fitted: run scgim.tl.fit_gim first.")
+        raise NotFound(f"adata.uns[{keys.uns!r}] is prepared but not fitted: run scgim.tl.fit_gim first.")
     return entry
 
 
 def _refuse_damaged(key: str) -> NoReturn:
-    raise ValueError(
+    raise InvalidValue(
         f"adata.uns[{key!r}]: the record of the preparation and its fit ('state') is incomplete or changed (its "
         "checksum does not match). Read the original file again, or run scgim.pp.prepare and scgim.tl.fit_gim again."
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._storage import from_storable, to_storable
+from .codec import from_storable, to_storable
 
 #: Entry with the JSON text, and prefix of the arrays that it refers to; all other entries are the weights of a fit.
 _TEXT = "record"
@@ -26,7 +26,7 @@ def seal(content: Mapping[str, Any], weights: Mapping[str, np.ndarray] | None = 
     Parameters
     ----------
     content
-        Nested dicts with text as keys, of what `scgim._storage.to_storable` takes.
+        Nested dicts with text as keys, of what `scgim.slots.codec.to_storable` takes.
     weights
         Arrays of a fitted model by parameter name.
 

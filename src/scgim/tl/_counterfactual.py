@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from scgim import model as gm
+from scgim._errors import InvalidValue
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
@@ -77,7 +78,7 @@ def counterfactual(
     >>> treated = scgim.tl.counterfactual(adata, perturbation=("Dacinostat", 10_000))  # doctest: +SKIP
     """
     if perturbation is None and interventions is None:
-        raise ValueError("Give a perturbation=, interventions={'GENE': value}, or both.")
+        raise InvalidValue("Give a perturbation=, interventions={'GENE': value}, or both.")
     model = load(adata, key, group)
     label, parts = model.condition(perturbation)
     found = model.interventions([parts], user_features)
@@ -109,13 +110,13 @@ def _unperturbed(adata: AnnData, entry: Entry, cells: Any) -> tuple[AnnData, np.
     control = (codes >= 0) & entry.is_control[np.clip(codes, 0, None)]
     rows = np.flatnonzero(control) if cells is None else _rows(adata, cells)
     if len(rows) == 0:
-        raise ValueError(
+        raise InvalidValue(
             f"adata has no unperturbed cells ({entry.control!r} in adata.obs[{entry.keys.condition!r}]), from which "
             "counterfactuals start. Pass cells=, an AnnData of unperturbed cells."
         )
     wrong = rows[~control[rows]]
     if len(wrong):
-        raise ValueError(
+        raise InvalidValue(
             f"{len(wrong)} of the cells are not unperturbed cells of the fit, e.g. "
             f"{listing(adata.obs_names[wrong[:3]])}: counterfactuals start from control cells."
         )
@@ -126,14 +127,14 @@ def _rows(adata: AnnData, cells: Any) -> np.ndarray:
     values = np.atleast_1d(np.asarray(cells))
     if values.dtype == bool:
         if len(values) != adata.n_obs:
-            raise ValueError(f"cells is a mask of {len(values)} entries, but adata has {adata.n_obs} cells.")
+            raise InvalidValue(f"cells is a mask for {plural(len(values), 'cell')}, but adata has {adata.n_obs}.")
         rows = np.flatnonzero(values)
     else:
         rows = adata.obs_names.get_indexer(pd.Index(values.astype(str)))
         if (rows < 0).any():
-            raise ValueError(f"cells: not in adata.obs_names: {listing(values[rows < 0])}.")
+            raise InvalidValue(f"cells: not in adata.obs_names: {listing(values[rows < 0])}.")
     if len(rows) == 0:
-        raise ValueError("cells selects no cell.")
+        raise InvalidValue("cells selects no cell.")
     return rows
 
 
@@ -167,7 +168,7 @@ def _unperturbed_rows(cells: AnnData, entry: Entry) -> np.ndarray:
     names = {entry.control, *(str(name).strip() for name in np.atleast_1d(entry.arguments["control"]))}
     control = np.array([pd.notna(label) and str(label).strip() in names for label in labels])
     if not control.any():
-        raise ValueError(
+        raise InvalidValue(
             f"cells has no unperturbed cell: none is labelled {entry.control!r} in its obs[{column!r}], which has "
             f"{listing(sorted(set(labels.dropna().astype(str))))}. Pass unperturbed cells, labelled so or without that "
             "column."
@@ -181,13 +182,13 @@ def _normalised(cells: AnnData, entry: Entry) -> np.ndarray:
     """log1p of counts, normalised to the total that `pp.prepare` used."""
     known = int(entry.prepared["n_vars"])
     if cells.n_vars < known / 2:
-        raise ValueError(
+        raise InvalidValue(
             f"The X of cells holds counts of {plural(cells.n_vars, 'gene')}, but cells were normalised by their totals "
-            f"over {known} genes. Pass all genes, or values that were normalised with them."
+            f"over {plural(known, 'gene')}. Pass all genes, or values that were normalised with them."
         )
     total = np.asarray(cells.X.sum(axis=1), dtype=np.float64).ravel()
     if (total == 0).any():
-        raise ValueError(f"{plural(int((total == 0).sum()), 'cell')} without any counts. Leave them out.")
+        raise InvalidValue(f"{plural(int((total == 0).sum()), 'cell')} without any counts. Leave them out.")
     logger.info("the X of cells holds counts: normalised as scgim.pp.prepare did")
     scale = float(entry.prepared["params"]["target_sum"]) / total
     return np.log1p(entry.expression(cells, np.arange(cells.n_obs)) * scale[:, None]).astype(np.float32)

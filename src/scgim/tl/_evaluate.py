@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scgim import baselines as bl
+from scgim._errors import InvalidType, InvalidValue, NotFound
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
@@ -19,7 +20,7 @@ from scgim.metrics import METRICS
 from scgim.slots import Entry, read_entry
 
 if TYPE_CHECKING:
-    from scgim._keys import Keys
+    from scgim.slots.keys import Keys
 
 _METRICS = {name: metric for name, metric in METRICS.items() if metric.of == "cells"}
 _DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance")
@@ -119,7 +120,7 @@ def evaluate(
     root = draw_seed(as_generator(rng))
     fitted = _fit_baselines(adata, baselines, entry.keys, root)
     if predicted is None and not fitted:
-        raise ValueError(
+        raise InvalidValue(
             "There is nothing to evaluate: give predicted cells (scgim.tl.sample_cells), baselines=[...], or both."
         )
     needed = np.flatnonzero(np.isin(codes, [entry.labels.index(label) for label in (*labels, entry.control)]))
@@ -185,10 +186,10 @@ def _fit_baselines(
     names = [entry.name if isinstance(entry, bl.Baseline) else entry for entry in wanted]
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
-        raise TypeError(f"baselines must be names or baseline objects, got {wrong[0]!r}.")
+        raise InvalidType(f"baselines must be names or baseline objects, got {wrong[0]!r}.")
     repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
     if repeated:
-        raise ValueError(f"baselines: {listing(repeated)} would appear twice in the table; names must differ.")
+        raise InvalidValue(f"baselines: {listing(repeated)} would appear twice in the table; names must differ.")
     fitted: dict[str, bl.Baseline | None] = {}
     for entry, name in zip(wanted, names, strict=True):
         try:
@@ -205,7 +206,7 @@ def _names(given: Any, argument: str) -> list[Any]:
     if isinstance(given, str | bl.Baseline):
         return [given]
     if not isinstance(given, Iterable):
-        raise TypeError(f"{argument} must be a name or a list of names, got {given!r}.")
+        raise InvalidType(f"{argument} must be a name or a list of names, got {given!r}.")
     return list(given)
 
 
@@ -227,7 +228,7 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
             logger.warning("Not compared, because adata has no such cells: %s.", listing(unobserved))
         labels = [label for label in available if label in observed]
         if not labels:
-            raise KeyError(
+            raise NotFound(
                 f"None of the predicted conditions ({listing(available)}) has observed cells; "
                 f"adata has {listing(sorted(observed))}."
             )
@@ -235,9 +236,9 @@ def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[s
     labels = list(dict.fromkeys(_names(wanted, "conditions")))
     for label in labels:
         if label not in available:
-            raise KeyError(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
+            raise NotFound(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
         if label not in observed:
-            raise KeyError(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
+            raise NotFound(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
     return labels
 
 
@@ -253,7 +254,7 @@ def _choose_observed(wanted: Sequence[str] | None, tested: list[str], observed: 
     if wanted is None:
         labels = [label for label in tested if label in observed]
         if not labels:
-            raise ValueError(
+            raise InvalidValue(
                 "No condition is held out, so there is none to compare by default: name conditions=[...], or hold some "
                 "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Cells of conditions that "
                 "baselines were fitted on flatter them."
@@ -262,7 +263,7 @@ def _choose_observed(wanted: Sequence[str] | None, tested: list[str], observed: 
     labels = list(dict.fromkeys(_names(wanted, "conditions")))
     for label in labels:
         if label not in observed:
-            raise KeyError(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
+            raise NotFound(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
     return labels
 
 
@@ -280,20 +281,20 @@ def _stream(root: int, *names: str) -> np.random.Generator:
 def _predicted_cells(predicted: Any, entry: Entry) -> np.ndarray:
     """Predicted cells with the genes in the order of the fit, checked."""
     if not isinstance(predicted, AnnData):
-        raise TypeError(
+        raise InvalidType(
             "predicted must be an AnnData with the condition of every cell in obs['condition'], as "
             f"scgim.tl.sample_cells returns it, not {type(predicted).__name__}."
         )
     genes = pd.Index(entry.genes)
     if "condition" not in predicted.obs:
-        raise KeyError('predicted.obs["condition"] was not found: it must name the condition of every cell.')
+        raise NotFound('predicted.obs["condition"] was not found: it must name the condition of every cell.')
     missing = genes.difference(predicted.var_names, sort=False)
     if len(missing):
-        raise ValueError(f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}.")
+        raise InvalidValue(f"predicted lacks {len(missing)} of the {len(genes)} modelled genes: {listing(missing)}.")
     x = predicted[:, genes].X
     x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
     if not np.isfinite(x).all():
-        raise ValueError(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
+        raise InvalidValue(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
     _check_scale(x, entry)
     return x
 
@@ -304,7 +305,7 @@ def _check_scale(x: np.ndarray, entry: Entry) -> None:
         return
     largest, target = float(x.max()), float(entry.prepared["params"]["target_sum"])
     if largest >= 2 and holds_counts(x):
-        raise ValueError(
+        raise InvalidValue(
             f"predicted.X holds whole numbers only (up to {largest:g}): these are counts, and adata.X is "
             "log-normalised. Normalise predicted as adata was (sc.pp.normalize_total, then sc.pp.log1p)."
         )

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scipy.optimize import least_squares
 
+from scgim._errors import InvalidValue
 from scgim._process import undisturbed
 from scgim.data import PerturbationData
 from scgim.inference import TrainingData, condition_moments
@@ -86,16 +87,16 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     ['condition', 'gene', 'evidence', 'change', 'specific_change', 'probability', 'is_target', 'n_cells']
     """
     if not isinstance(n_programs, numbers.Integral) or isinstance(n_programs, bool) or n_programs < 0:
-        raise ValueError(f"n_programs must be a whole number of at least 0; got {n_programs!r}.")
+        raise InvalidValue(f"n_programs must be a whole number of at least 0; got {n_programs!r}.")
     model = load(adata, key, group)
     entry = model.entry
     codes = entry.codes(adata)
     trained = np.isin(entry.split(adata), ["train", "valid"])
     used = np.unique(codes[trained & (codes >= 0)])
     if not len(used):
-        raise ValueError("There is no cell that the model was trained on: pass the AnnData that it was fitted to.")
+        raise InvalidValue("There is no cell that the model was trained on: pass the AnnData that it was fitted to.")
     if not entry.is_control[used].any():
-        raise ValueError(
+        raise InvalidValue(
             "There is no control cell, against which changes are measured. Pass the AnnData that the model was "
             "fitted to."
         )

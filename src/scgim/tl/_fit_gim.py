@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from scgim._errors import InvalidType, InvalidValue
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
-from scgim._storage import to_storable
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
 from scgim.inference import FitConfig, TrainingData, fit, make_config
 from scgim.slots import Entry, groups_of, read_entry
+from scgim.slots.codec import to_storable
 
 from ._known import check_expression, check_known_values, known_arrays
 from ._store import check_free, remember, restore, store_fit
@@ -195,7 +196,7 @@ class _Job:
         check_expression(data.x.numpy(), genes, config.mechanism)
         check_known_values(known[1], genes, config.mechanism)
         if data.n_conditions < 2:
-            raise ValueError("There is one condition only: nothing to learn about perturbations.")
+            raise InvalidValue("There is one condition only: nothing to learn about perturbations.")
         return cls(entry, data, config, known, given)
 
     def run(
@@ -232,17 +233,17 @@ def check_settings(
     """Check what needs no data; the device."""
     config = _config(preset, mechanism, intervention, settings)
     if not config.amortised:
-        raise ValueError(
+        raise InvalidValue(
             "amortised=False gives no model of new perturbations to store: use "
             'scgim.baselines.fit(adata, method="bacadi").'
         )
     for name, value in (("known_targets", known_targets), ("known_interventions", known_interventions)):
         if value is not None and not isinstance(value, Mapping):
-            raise TypeError(f"{name} must be a dict, such as {{'A': 'gene'}}; got {value!r}.")
+            raise InvalidType(f"{name} must be a dict, such as {{'A': 'gene'}}; got {value!r}.")
     if checkpoint is not None and not isinstance(checkpoint, str | Path):
-        raise TypeError(f"checkpoint must be the name of a file; got {checkpoint!r}.")
+        raise InvalidType(f"checkpoint must be the name of a file; got {checkpoint!r}.")
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
-        raise ValueError(f"checkpoint={str(checkpoint)!r}: there is no folder {str(Path(checkpoint).parent)!r}.")
+        raise InvalidValue(f"checkpoint={str(checkpoint)!r}: there is no folder {str(Path(checkpoint).parent)!r}.")
     return resolve_device(device)
 
 
@@ -263,11 +264,11 @@ def _check_groupby(entry: Entry, groupby: Any) -> None:
     if groupby is None or np.atleast_1d(groupby).tolist() == np.atleast_1d(stored).tolist():
         return
     if stored is None:
-        raise ValueError(
+        raise InvalidValue(
             f"groupby={groupby!r}: run scgim.pp.prepare(adata, groupby={groupby!r}, ...) first; genes and "
             "features are chosen per group."
         )
-    raise ValueError(f"groupby={groupby!r}, but {entry.keys.key!r} was prepared with groupby={stored!r}.")
+    raise InvalidValue(f"groupby={groupby!r}, but {entry.keys.key!r} was prepared with groupby={stored!r}.")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -277,14 +278,14 @@ def resolve_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device={device!r} is not a torch device; use 'auto', 'cpu' or 'cuda'.") from error
+        raise InvalidValue(f"device={device!r} is not a torch device; use 'auto', 'cpu' or 'cuda'.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
+        raise InvalidValue(
             f"device={device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here. "
             "Use device='cpu' (or 'auto'), or install a CUDA build of torch."
         )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={device!r}: there are only {torch.cuda.device_count()} CUDA GPUs.")
+        raise InvalidValue(f"device={device!r}: there are only {torch.cuda.device_count()} CUDA GPUs.")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device={device!r} was asked for, but torch finds no Apple GPU. Use device='cpu'.")
+        raise InvalidValue(f"device={device!r} was asked for, but torch finds no Apple GPU. Use device='cpu'.")
     return chosen

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from scgim._errors import InvalidType, InvalidValue
 from scgim._validation import check_values_of_genes, listing, suggestion
 from scgim.slots import Entry
 
@@ -15,23 +16,23 @@ def check_expression(x: np.ndarray, genes: np.ndarray, mechanism: str) -> None:
     """Refuse what the mechanism cannot describe, naming the genes and the remedy."""
     if not np.isfinite(x).all():
         bad = genes[~np.isfinite(x).all(0)]
-        raise ValueError(
+        raise InvalidValue(
             f"adata.X has NaN or infinite values in {listing(bad)}: clean it and run scgim.pp.prepare again."
         )
     if mechanism != "ziln":
         constant = genes[np.ptp(x, axis=0) == 0]
         if len(constant):
-            raise ValueError(f"These genes never vary in the training cells: {listing(constant)}. Leave them out.")
+            raise InvalidValue(f"These genes never vary in the training cells: {listing(constant)}. Leave them out.")
         return
     if (x < 0).any():
         bad = genes[(x < 0).any(0)]
-        raise ValueError(
+        raise InvalidValue(
             f"mechanism='ziln' needs expression >= 0, but adata.X is negative in {listing(bad)}. "
             "Pass mechanism='mlp' for continuous data, or prepare from raw counts."
         )
     empty = genes[(x > 0).sum(0) < 2]
     if len(empty):
-        raise ValueError(
+        raise InvalidValue(
             f"These genes are (almost) never seen in the training cells: {listing(empty)}. "
             "Run scgim.pp.prepare again without them (genes=)."
         )
@@ -41,7 +42,7 @@ def check_known_values(values: np.ndarray | None, genes: np.ndarray, mechanism: 
     """Refuse `do(gene = value)` below zero where expression has none."""
     if values is not None and mechanism == "ziln" and (values < 0).any():
         bad = genes[(values < 0).any(0)]
-        raise ValueError(f"known_interventions: expression in this model is >= 0, but {listing(bad)} is held below.")
+        raise InvalidValue(f"known_interventions: expression in this model is >= 0, but {listing(bad)} is held below.")
 
 
 def known_arrays(
@@ -65,7 +66,7 @@ def known_arrays(
         found = np.flatnonzero((labels == label) | (names == label))
         if len(found) == 0:
             options = sorted({*labels, *names})
-            raise ValueError(
+            raise InvalidValue(
                 f"{argument}: there is no perturbation {label!r}.{suggestion(label, options)} "
                 f"Known are {listing(options, most=30)}."
             )
@@ -73,7 +74,7 @@ def known_arrays(
 
     def column(gene: str, argument: str) -> int:
         if gene not in position:
-            raise ValueError(
+            raise InvalidValue(
                 f"{argument}: {gene!r} is not one of the {len(genes)} modelled genes."
                 f"{suggestion(gene, list(genes))} They are {listing(genes, most=30)}; "
                 "run scgim.pp.prepare with genes= that include it."
@@ -107,5 +108,5 @@ def _genes_of(chosen: Any, label: str) -> list[str]:
     """The genes of one entry of `known_targets`."""
     genes = [chosen] if isinstance(chosen, str) else chosen
     if isinstance(genes, Mapping) or not isinstance(genes, Iterable) or not all(isinstance(g, str) for g in genes):
-        raise TypeError(f"known_targets[{label!r}] must be a gene or a list of genes, got {chosen!r}.")
+        raise InvalidType(f"known_targets[{label!r}] must be a gene or a list of genes, got {chosen!r}.")
     return [str(gene) for gene in genes]

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgim._keys import Keys
+from scgim._errors import InvalidValue
 from scgim._logging import logger
-from scgim._storage import from_storable, to_storable
 from scgim._validation import listing, plural
 from scgim.inference import FitResult
 from scgim.model import FittedGIM
-from scgim.slots import Entry, checksum, seal
+from scgim.slots import Entry, checksum, detach, seal
+from scgim.slots.codec import from_storable, to_storable
+from scgim.slots.keys import Keys
 
 from ._stored import stored_model
 
@@ -52,7 +53,7 @@ def check_free(adata: AnnData, entry: Entry) -> None:
     """Refuse to write over what no fit of this preparation wrote."""
     taken = [f"adata.{at}[{name!r}]" for at, name in entry.keys.fit_slots() if name in getattr(adata, at)]
     if taken and not entry.fitted:
-        raise ValueError(
+        raise InvalidValue(
             f"key_added={entry.keys.key!r} would overwrite {' and '.join(taken)}, which no fit under this key wrote. "
             "Delete what is not needed any more, or run scgim.pp.prepare with another key_added."
         )
@@ -67,8 +68,6 @@ def store_fit(
     control_mean: np.ndarray,
 ) -> None:
     """Write one fit; everything is computed before the first slot is touched."""
-    from scgim.pp.slots import own
-
     keys, settings = entry.keys, result.config.asdict()
     result.gim.to("cpu")
     weights = FittedGIM(result.gim, result.graph).arrays()
@@ -102,7 +101,7 @@ def store_fit(
     edge_prob = sp.csr_matrix(
         (probability[first, second].astype(np.float32), (places[first], places[second])), shape=(adata.n_vars,) * 2
     )
-    own(adata)
+    detach(adata)
     adata.uns[keys.uns] = uns
     adata.varp[keys.edge_prob] = edge_prob
     adata.varm[keys.target_prob], adata.varm[keys.effect] = wide

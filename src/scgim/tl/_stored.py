@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgim._errors import InvalidValue
 from scgim._validation import check_values_of_genes, listing, suggestion
 from scgim.inference import FitConfig, new_model
 from scgim.model import FittedGIM, Interventions
-from scgim.slots import Entry, read_entry
+from scgim.slots import Entry, Part, read_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Part = tuple[str, float]
 #: Label and parts of one condition.
 Named = tuple[str, list[Part]]
 
@@ -44,14 +44,11 @@ class StoredModel:
         entry = self.entry
         parsed = parse_perturbations(
             perturbations,
-            control=entry.control,
-            combination_sep=entry.arguments.get("combination_sep", "+"),
-            has_dose=bool(entry.spec["has_dose"]),
-            dose_unit=entry.dose_unit,
+            **entry.notation,
             known={label: entry.parts_of(label) for label in entry.labels},
         )
         if not parsed:
-            raise ValueError(f"perturbations is empty: name at least one, such as {entry.labels[-1]!r}.")
+            raise InvalidValue(f"perturbations is empty: name at least one, such as {entry.labels[-1]!r}.")
         return parsed
 
     def condition(self, perturbation: Any) -> Named:
@@ -92,17 +89,17 @@ class StoredModel:
         """`found` with the user's own `do(gene = value)` on top."""
         wanted = check_values_of_genes(interventions, "interventions")
         if not wanted:
-            raise ValueError("interventions is empty; give at least one gene and its value, {'GENE': 0.0}.")
+            raise InvalidValue("interventions is empty; give at least one gene and its value, {'GENE': 0.0}.")
         position = {gene: i for i, gene in enumerate(self.entry.genes)}
         held = torch.full_like(found.prob, torch.nan) if found.held is None else found.held.clone()
         for gene, value in wanted.items():
             if gene not in position:
-                raise ValueError(
+                raise InvalidValue(
                     f"interventions: {gene!r} is not one of the {len(position)} modelled genes."
                     f"{suggestion(gene, list(position))} They are {listing(position, most=30)}."
                 )
             if self.fitted.gim.mechanisms.is_ziln and value < 0:
-                raise ValueError(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
+                raise InvalidValue(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
             held[:, position[gene]] = value
         return found._replace(held=held)
 
