@@ -87,7 +87,7 @@ def history(
         _draw_course(panel, table, {column: names[column] for column in columns}, title, log)
     grid.label(x="Step")
     values = ", ".join(f"{names[column]} {value:.3g}" for column, value in constant.items())
-    grid.header([], note=f"Constant, not drawn: {values}" if constant else "")
+    grid.header(False, note=f"Constant, not drawn: {values}" if constant else "")
     return st.finish(grid.axes, save)
 
 
@@ -206,8 +206,7 @@ def metrics(
         panel.tick_params(axis="y", length=0, labelsize=em)
         panel.spines["left"].set_visible(False)
         panel.locator_params(axis="x", nbins=4)
-    handles = _handles(table, st.palette(grid.axes[0]), uneven, lines)
-    grid.header(handles if legend else [])
+    grid.header(_handles(table, st.palette(grid.axes[0]), uneven, lines) if legend else False)
     return st.finish(grid.axes, save)
 
 

@@ -132,7 +132,7 @@ def dose_response(
         panel.axhline(control[j], zorder=1, label="control mean", gid="control", **dashed)
     unit = unit or slots.dose_unit
     grid.label(labels[shown], x=f"Dose ({st.format_unit(unit)})" if unit else "Dose", y=expression_label(slots))
-    grid.header(grid.labelled() if legend else [], title=name if title else "")
+    grid.header(legend, title=name if title else "")
     width = st.axes_size(grid.axes[0])[0]
     for panel in grid.axes:
         _dose_axis(panel, width if grid.own else st.axes_size(panel)[0], doses, observed.dose)

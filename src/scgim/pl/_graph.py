@@ -120,7 +120,7 @@ def graph(
     dag.remove_nodes_from(hidden)
 
     em = st.font_size(0.85)
-    widths = {v: st.text_width(labels[v], em, style="italic") + _PADDING * em for v in dag}
+    widths = {v: st.text_width(labels[v], em) + _PADDING * em for v in dag}
     if isinstance(layout, str):
         check_known(layout, ["layered"], "layout")
         plan = arrange(dag, widths, em)

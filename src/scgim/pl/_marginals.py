@@ -108,7 +108,7 @@ def marginals(
         _draw(panel, {name: values[:, j] for name, values in cells.items()}, st.palette(panel), zeros)
     grid.label(labels[shown], x=expression_label(slots), y="Fraction of zeros" if zeros else "Density")
     name = st.condition_title(slots.conditions, condition, slots.dose_unit) if title else ""
-    grid.header(grid.labelled() if legend else [], title=name)
+    grid.header(legend, title=name)
     return st.finish(grid.axes, save)
 
 

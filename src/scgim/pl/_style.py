@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -90,11 +90,11 @@ def font_size(scale: float = 1.0) -> float:
     return 0.8 * scale * mpl.rcParams["font.size"]
 
 
-def text_width(text: str, size: float, *, style: Literal["normal", "italic"] = "normal") -> float:
+def text_width(text: str, size: float) -> float:
     """Width of `text` in points."""
     if not text.strip():
         return 0.0
-    font = FontProperties(family=mpl.rcParams["font.family"], style=style)
+    font = FontProperties(family=mpl.rcParams["font.family"])
     return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width)
 
 
@@ -174,13 +174,13 @@ class Panels(NamedTuple):
             if i + self.columns >= len(self.axes) or not self.own:
                 ax.set_xlabel(x, fontsize=font_size(0.9))
 
-    def labelled(self) -> list[Artist]:
-        """What the first panel holds that has a label, for the legend."""
-        return self.axes[0].get_legend_handles_labels()[0]
+    def header(self, legend: Sequence[Artist] | bool, title: str = "", note: str = "") -> None:
+        """Title and legend above a new figure, which grows by what they need, `note` below; else a legend inside.
 
-    def header(self, handles: Sequence[Artist], title: str = "", note: str = "") -> None:
-        """Title and legend above a new figure, which grows by what they need, `note` below; else a legend inside."""
+        True takes the legend from what the first panel holds.
+        """
         first = self.axes[0]
+        handles = first.get_legend_handles_labels()[0] if legend is True else legend or []
         ink, figure = palette(first).ink, first.figure
         style: dict[str, Any] = {"frameon": False, "fontsize": font_size(0.9), "labelcolor": ink, "borderaxespad": 0.2}
         if not self.own:
@@ -207,10 +207,9 @@ class Panels(NamedTuple):
 def make_panels(
     n: int, *, ax: Any, n_cols: int, size: tuple[float, float], min_width: float = 24, n_small: int = 0
 ) -> Panels:
-    """`n` axes: the user's (`ax`, one or an array), or those of a new figure with `n_cols` columns.
+    """`n` axes: the user's (`ax`, one or an array), or those of a new figure; its last `n_small` panels are lower.
 
-    `size` of a panel and `min_width` of a new figure (room for its legend) are multiples of the font size. The last
-    `n_small` panels of a new figure are lower.
+    `size` of a panel and `min_width` of a new figure (room for its legend) are multiples of the font size.
     """
     if ax is not None:
         axes = np.asarray([ax] if isinstance(ax, Axes) else ax, dtype=object).ravel()

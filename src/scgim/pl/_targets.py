@@ -100,7 +100,7 @@ def targets(
 
     em = st.font_size(0.85)
     if ax is None:
-        ax = _new_axes(values.shape, rows, max(st.text_width(name, em, style="italic") for name in names), slots, em)
+        ax = _new_axes(values.shape, rows, max(st.text_width(name, em) for name in names), slots, em)
     colors = st.palette(ax)
     shades = plt.get_cmap(cmap) if cmap is not None else st.diverging(colors)
     grid = st.blend(colors.ink, colors.paper, 0.12)
