@@ -61,8 +61,9 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 
-# A function among the settings (typehints_formatter) cannot be compared with that of the last build.
-suppress_warnings = ["config.cache"]
+# A function among the settings (typehints_formatter) cannot be compared with that of the last build; a dataclass
+# inherits fields whose types its own module does not import.
+suppress_warnings = ["config.cache", "sphinx_autodoc_typehints.forward_reference"]
 
 autosummary_generate = True
 autosummary_imported_members = True
