@@ -93,7 +93,7 @@ def test_shifts_are_differences_of_means():
         ({"codes": np.zeros(3, int)}, r"`codes` integers \(cells,\)"),
         ({"codes": np.zeros(11)}, r"`codes` integers \(cells,\)"),
         ({"codes": np.arange(11)}, "must lie in 0 to 5"),
-        ({"codes": np.ones(11, int)}, "no control cell"),
+        ({"codes": np.ones(11, int)}, "no control cells"),
         ({"x": np.full((11, GENES), np.nan)}, "`x` has values that are not finite"),
         ({"features": np.full((4, 2), np.inf)}, "`features` has values that are not finite"),
         ({"features": np.zeros((2, 2))}, r"`features` must be \(parts, p\), here \(4, 2\), got \(2, 2\)"),

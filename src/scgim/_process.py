@@ -49,7 +49,7 @@ def require_numba() -> None:
     """
     if _numba_lost:
         raise RuntimeError(
-            "This process was forked from one in which scanpy has run; numba, which scanpy uses, would end it here. "
+            "This process was forked from one in which scanpy has run; numba, which scanpy uses, would kill it here. "
             "Run scgim.pp before the fork, or start the workers with multiprocessing.get_context('spawn')."
         )
 

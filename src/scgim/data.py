@@ -157,7 +157,7 @@ class PerturbationData:
         if not np.isin(self.membership, [0, 1]).all() or (self.is_control == self.membership.any(axis=1)).any():
             raise InvalidValue("`membership` must be 0 or 1: zeros for the control, at least one part for all others.")
         if not self.control.any():
-            raise InvalidValue("There is no control cell among the training cells.")
+            raise InvalidValue("There are no control cells among the training cells.")
 
     @classmethod
     def from_anndata(

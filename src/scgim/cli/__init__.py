@@ -234,7 +234,7 @@ def _read(path: Path) -> AnnData:
 
     try:
         return read_h5ad(path)
-    except Exception as error:  # whatever h5py and anndata make of a file that is none of theirs
+    except Exception as error:  # whatever h5py and anndata make of a file of another kind
         raise InvalidValue(f"{path} cannot be read as h5ad: {_sentence(error)}") from error
 
 
@@ -253,7 +253,7 @@ def _check_files(args: argparse.Namespace) -> None:
 
 
 def _write(adata: AnnData, out: Path) -> None:
-    """Write beside the file and rename, so that an interruption leaves no half of a file."""
+    """Write to a second file and rename it, so that an interruption leaves no half of a file."""
     logger.info("writing %s", out)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.part.h5ad")
     try:

@@ -48,7 +48,7 @@ class AtomicInterventions(NamedTuple):
 
 
 class FeatureNetwork(nn.Module):
-    """MLP with tanh units plus, beside it, a linear map (`own`; it carries over to new targets).
+    """MLP with tanh units plus a linear map (`own`; it carries over to new targets).
 
     Glorot weights; the last layer and the linear map start at zero, so that every part starts alike.
     """

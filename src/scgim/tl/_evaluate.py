@@ -1,4 +1,4 @@
-"""Predicted cells against observed cells, beside baselines, as one tidy table."""
+"""Predicted and baseline cells compared with observed cells, as one tidy table."""
 
 from __future__ import annotations
 
@@ -256,8 +256,8 @@ def _choose_observed(wanted: Sequence[str] | None, tested: list[str], observed: 
         if not labels:
             raise InvalidValue(
                 "No condition is held out, so there is none to compare by default: name conditions=[...], or hold some "
-                "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Cells of conditions that "
-                "baselines were fitted on flatter them."
+                "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Baselines look too "
+                "good on cells that they were fitted on."
             )
         return labels
     labels = list(dict.fromkeys(_names(wanted, "conditions")))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Cells looked at in one go: memory stays small.
 _CHUNK = 4096
-#: So many cells of a condition, those that speak most for a target, are left out of the evidence (`own`).
+#: Number of cells of a condition, those that support a target most, that are left out of the evidence (`own`).
 _LEFT_OUT = 3
 #: The variance of a condition counts as if so many of its cells had the control's (`own`).
 _PRIOR_CELLS = 20
@@ -39,8 +39,8 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     (hard interventions: their own marginal distribution; shifts: the learned mechanism with an offset of their own)
     minus that under the mechanism learned for the gene, given its parents in these cells (`own`). What the parents
     explain is no evidence; what the graph fails to explain is. It tells strong from weak targets where the
-    probabilities of `scgim.get.targets` are all near 1, and shows how near a gene that is none came. The
-    three cells that speak most for a target are left out, so that no one or two make the evidence (`own`).
+    probabilities of `scgim.get.targets` are all near 1, and shows how close a gene came to being called a target. The
+    three cells that support a target most are left out, so that one or two cells cannot decide (`own`).
 
     Where perturbations of one pathway switch a whole programme of genes through proteins that no transcript shows, its
     genes have more evidence than the gene that was perturbed, as no graph over transcripts explains them. The specific
@@ -64,17 +64,17 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
         condition's training and validation cells), change (of the gene's mean that the mechanisms do not expect, in
         standard errors; variances are moderated by the control's, so that a few cells never look certain),
         specific_change (the same without the shared directions), probability (that the model gives the target),
-        is_target, n_cells. An evidence above the `target_sparsity` of the fit
-        (``adata.uns["gim"]["params"]["fit"]["settings"]``) speaks for a target; a change of z standard errors is worth
-        about z^2 / 2 nats.
+        is_target, n_cells. More than the `target_sparsity` of the fit
+        (``adata.uns["gim"]["params"]["fit"]["settings"]``) is evidence for a target; a change of z standard errors is
+        worth about z^2 / 2 nats.
 
     Raises
     ------
     KeyError
         If there is no fit.
     ValueError
-        If no cell, or no control cell, is left that the model was trained on, or `n_programs` is no whole number of at
-        least 0.
+        If no cell, or no control cell, is left that the model was trained on, or `n_programs` is not a whole number,
+        0 or more.
 
     Examples
     --------

@@ -100,7 +100,7 @@ def fit_gim(
     progress
         Show a progress bar.
     checkpoint
-        File to save the fit under way to, and to resume it from. With several groups, the group's name is
+        File to save the running fit to, and to resume from. With several groups, the group's name is
         added.
     **settings
         Any field of `scgim.inference.FitConfig`, e.g. ``max_steps=1000`` or ``graph_sparsity=50.0``; completion and
@@ -114,8 +114,8 @@ def fit_gim(
     - ``varm["gim_target_prob"]``, ``varm["gim_effect"]``: (genes, conditions), NaN outside the graph. The
       effect is the mean expression under the replaced mechanism (hard) or the shift of the location (shift).
     - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``;
-      ``["params"]["fit"]``: every argument. These are for people. ``["state"]``: the record that everything is read
-      back from, the weights among it, with its SHA-256.
+      ``["params"]["fit"]``: every argument. These are for reading. ``["state"]``: the record from which the fit is
+      read back, including the weights, with its SHA-256.
 
     Notes
     -----

@@ -68,7 +68,7 @@ def known_arrays(
             options = sorted({*labels, *names})
             raise InvalidValue(
                 f"{argument}: there is no perturbation {label!r}.{suggestion(label, options)} "
-                f"Known are {listing(options, most=30)}."
+                f"Valid values: {listing(options, most=30)}."
             )
         return found
 
