@@ -85,3 +85,5 @@ METRICS: dict[str, Metric] = {
     ),
     "target_auprc": Metric(structure.target_auprc, "targets", "target AUPRC", "higher"),
 }
+#: Those that `tl.evaluate` takes by default.
+DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance")

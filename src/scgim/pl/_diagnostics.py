@@ -212,12 +212,12 @@ def metrics(
 
 def _metric_order(available: pd.Series, asked: list[str] | None) -> tuple[list[str], int]:
     """Metrics in the order asked for, or the default ones first; the number of small panels."""
-    from scgim.tl._evaluate import _DEFAULT
+    from scgim.metrics.table import DEFAULT
 
     names = _chosen(asked, available, "metric")
     if asked is not None:
         return names, 0
-    first = [name for name in _DEFAULT if name in names]
+    first = [name for name in DEFAULT if name in names]
     others = [name for name in names if name not in first]
     return first + others, len(others) if first else 0
 

@@ -17,13 +17,13 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_choice, check_int, holds_counts, listing, plural
 from scgim.metrics import METRICS
+from scgim.metrics.table import DEFAULT
 from scgim.slots import Entry, read_entry
 
 if TYPE_CHECKING:
     from scgim.slots.keys import Keys
 
 _METRICS = {name: metric for name, metric in METRICS.items() if metric.of == "cells"}
-_DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance")
 #: What one baseline may end in without taking the table with it: no such prediction, no package, no finite fit.
 _FAILURES = (bl.CannotPredict, ImportError, FloatingPointError, np.linalg.LinAlgError)
 #: The largest log1p value where it is not known what cells were normalised to: everything in one gene, per million.
@@ -212,7 +212,7 @@ def _names(given: Any, argument: str) -> list[Any]:
 
 def _check_metrics(metrics: Sequence[str] | None) -> list[str]:
     if metrics is None:
-        return list(_DEFAULT)
+        return list(DEFAULT)
     names = _names(metrics, "metrics")
     for name in names:
         check_choice(name, "metrics", tuple(_METRICS))
