@@ -31,7 +31,7 @@ def example(**changes) -> PerturbationData:
         "x": np.random.default_rng(0).standard_normal((len(codes), GENES)),
         "codes": codes,
         "conditions": table,
-        "features": np.array([[1, 0], [2, 0], [0, 1], [0, 5]]),
+        "part_features": np.array([[1, 0], [2, 0], [0, 1], [0, 5]]),
         "membership": [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]],
         "parts": ["A_1", "A_2", "B", "C"],
     }
@@ -44,7 +44,7 @@ def test_conditions_have_the_features_of_their_parts():
     assert (pair.label, pair.perturbation, pair.parts) == ("A_2+B", "A+B", ("A_2", "B"))
     np.testing.assert_array_equal(pair.part_features, [[2, 0], [0, 1]])
     np.testing.assert_array_equal(pair.features, [2, 1])
-    np.testing.assert_array_equal(data.condition_features, [[0, 0], [1, 0], [2, 0], [0, 1], [2, 1], [0, 5]])
+    np.testing.assert_array_equal(data.features, [[0, 0], [1, 0], [2, 0], [0, 1], [2, 1], [0, 5]])
     control = data.condition(0)
     assert control.is_control
     assert control.part_features.shape == (0, 2)
@@ -54,7 +54,7 @@ def test_conditions_have_the_features_of_their_parts():
 
 
 def test_without_membership_every_condition_is_a_part():
-    data = example(features=np.arange(12).reshape(6, 2), membership=None, parts=None)
+    data = example(part_features=np.arange(12).reshape(6, 2), membership=None, parts=None)
     assert data.condition(4).parts == ("A_2+B",)
     np.testing.assert_array_equal(data.condition(4).features, [8, 9])
     assert data.condition(0).is_control
@@ -95,9 +95,9 @@ def test_shifts_are_differences_of_means():
         ({"codes": np.arange(11)}, "must lie in 0 to 5"),
         ({"codes": np.ones(11, int)}, "no control cells"),
         ({"x": np.full((11, GENES), np.nan)}, "`x` has values that are not finite"),
-        ({"features": np.full((4, 2), np.inf)}, "`features` has values that are not finite"),
-        ({"features": np.zeros((2, 2))}, r"`features` must be \(parts, p\), here \(4, 2\), got \(2, 2\)"),
-        ({"features": np.zeros((2, 2)), "membership": None, "parts": None}, r"`features` must be \(conditions, p\)"),
+        ({"part_features": np.full((4, 2), np.inf)}, "`part_features` has values that are not finite"),
+        ({"part_features": np.zeros((2, 2))}, r"`part_features` must be \(parts, p\), here \(4, 2\), got \(2, 2\)"),
+        ({"part_features": np.zeros((2, 2)), "membership": None, "parts": None}, r"`part_features` must be \(conditions, p\)"),
         ({"conditions": pd.DataFrame({"condition": ["a"]})}, r"lacks the columns \['dose', 'is_control'"),
         ({"parts": None}, "`membership` needs `parts`"),
         ({"parts": [(), ("A",), ("B",), ("A", "B")]}, "`parts` must be text"),
@@ -125,7 +125,7 @@ def test_an_anndata_gives_its_training_and_validation_cells(pairs):
     assert data.valid.any()
     named = [data.labels[code] for code in data.codes]
     assert named == adata.obs["gim_condition"][trained].tolist()
-    np.testing.assert_array_equal(data.features, adata.uns["gim"]["features"])
+    np.testing.assert_array_equal(data.part_features, adata.uns["gim"]["features"])
     assert "C_10" in data.labels
     assert "C_10" not in data.without_empty().labels
     asked = data.condition(data.labels.index("C_10"))

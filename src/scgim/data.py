@@ -66,11 +66,11 @@ class PerturbationData:
     conditions
         One row per condition with the columns condition, perturbation, dose and is_control. Conditions
         without cells (held out) may be listed; nothing is learned from them.
-    features
+    part_features
         (parts, p), of each part: a perturbation at its dose.
     membership, parts
         (conditions, parts) 0/1, which parts a condition has (the control has none), and labels of the parts. Default:
-        every condition is one part with the same label, `features` is (conditions, p) with an unused row for control.
+        every condition is one part with the same label: (conditions, p) features with an unused row for control.
     valid
         bool (cells,), cells for deciding on convergence, in methods that hold some out for that. Default: none.
     known_targets, known_values
@@ -98,7 +98,7 @@ class PerturbationData:
     x: np.ndarray  # (cells, genes)
     codes: np.ndarray  # (cells,)
     conditions: pd.DataFrame
-    features: np.ndarray  # (parts, p)
+    part_features: np.ndarray  # (parts, p)
     membership: np.ndarray = _DEFAULT  # (conditions, parts)
     parts: Sequence[str] = _DEFAULT
     valid: np.ndarray = _DEFAULT  # (cells,)
@@ -119,7 +119,7 @@ class PerturbationData:
             "x": np.ascontiguousarray(self.x, dtype=np.float32),
             "codes": np.asarray(self.codes),
             "conditions": self.conditions.reset_index(drop=True),
-            "features": np.asarray(self.features, dtype=np.float32),
+            "part_features": np.asarray(self.part_features, dtype=np.float32),
             "membership": np.asarray(membership, dtype=np.float32),
             "parts": tuple(self.labels if self.parts is None else self.parts),
             "valid": np.asarray(valid, dtype=bool),
@@ -129,7 +129,7 @@ class PerturbationData:
         self._check("conditions" if alone else "parts")
 
     def _check(self, rows: str) -> None:
-        """Refuse what does not fit together; `rows` is what a row of `features` is called."""
+        """Refuse what does not fit together; `rows` is what a row of `part_features` is called."""
         n_conditions, n_parts, n_genes = len(self.conditions), len(self.parts), self.x.shape[-1]
         if self.x.ndim != 2 or self.codes.shape != (len(self.x),) or self.codes.dtype.kind not in "iu":
             raise InvalidValue(
@@ -137,10 +137,10 @@ class PerturbationData:
                 f"{self.codes.dtype} {self.codes.shape}."
             )
         if not all(isinstance(part, str) for part in self.parts):
-            raise InvalidValue("`parts` must be text, one label for each row of `features`; `membership` says whose.")
+            raise InvalidValue("`parts` must be text, one label for each row of `part_features`; `membership` says whose.")
         shapes = {
             "valid": ("cells", (len(self.x),)),
-            "features": (f"{rows}, p", (n_parts, *self.features.shape[-1:])),
+            "part_features": (f"{rows}, p", (n_parts, *self.part_features.shape[-1:])),
             "membership": ("conditions, parts", (n_conditions, n_parts)),
             "known_targets": ("parts, genes", (n_parts, n_genes)),
             "known_values": ("parts, genes", (n_parts, n_genes)),
@@ -149,7 +149,7 @@ class PerturbationData:
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise InvalidValue(f"`{name}` must be ({axes}), here {shape}, got {value.shape}.")
-        for name in ("x", "features"):
+        for name in ("x", "part_features"):
             if not np.isfinite(getattr(self, name)).all():
                 raise InvalidValue(f"`{name}` has values that are not finite (NaN or infinite).")
         if len(self.codes) and (self.codes.min() < 0 or self.codes.max() >= n_conditions):
@@ -179,7 +179,7 @@ class PerturbationData:
             x=x[used],
             codes=codes[used],
             conditions=entry.conditions,
-            features=entry.features,
+            part_features=entry.features,
             membership=entry.membership,
             parts=entry.prepared["parts"]["part"].astype(str),
             valid=split[used] == "valid",
@@ -212,13 +212,13 @@ class PerturbationData:
         return np.flatnonzero((self.n_cells > 0) & ~self.is_control)
 
     @cached_property
-    def condition_features(self) -> np.ndarray:
+    def features(self) -> np.ndarray:
         """(conditions, p), summed over the parts of each condition; zeros for the control."""
-        return self.membership @ self.features
+        return self.membership @ self.part_features
 
     def condition(self, row: int) -> Condition:
         """The condition in one row of the table."""
-        return condition_in(self.conditions, row, self.membership, self.parts, self.features)
+        return condition_in(self.conditions, row, self.membership, self.parts, self.part_features)
 
     def shifts(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the trained conditions, and their mean minus the control mean (trained, genes)."""
@@ -235,7 +235,7 @@ class PerturbationData:
         """The same without conditions that have no cells, and without parts that are then in no condition."""
         used, codes = np.unique(self.codes, return_inverse=True)
         parts = self.membership[used].any(axis=0)
-        of_parts = ("features", "known_targets", "known_values")
+        of_parts = ("part_features", "known_targets", "known_values")
         kept = {name: value[parts] for name in of_parts if (value := getattr(self, name)) is not None}
         kept |= {"membership": self.membership[used][:, parts], "parts": compress(self.parts, parts)}
         return replace(self, codes=codes, conditions=self.conditions.iloc[used], **kept)

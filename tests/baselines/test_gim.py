@@ -146,7 +146,7 @@ def test_unseen_conditions_follow_their_features():
     np.testing.assert_array_equal(gim.targets([twin]), gim.targets([data.condition(3)]))
     for features in (np.zeros(N_GENES + 1), np.full(N_GENES, np.nan)):
         with pytest.raises(CannotPredict, match=f"gim cannot predict 'B': it needs {N_GENES} finite features"):
-            gim.targets([dataclasses.replace(unseen, features=features)])
+            gim.targets([dataclasses.replace(unseen, part_features=features)])
 
 
 def test_bacadi_declines_unseen_conditions():
@@ -163,7 +163,7 @@ def test_bacadi_declines_unseen_conditions():
 
 def test_bacadi_does_not_look_at_the_features():
     data = planted()
-    changed = dataclasses.replace(data, features=np.zeros((N_GENES + 1, 0)))
+    changed = dataclasses.replace(data, part_features=np.zeros((N_GENES + 1, 0)))
     first, second = (BaCaDI(mechanism="linear", **FAST).fit(d) for d in (data, changed))
     np.testing.assert_array_equal(first.targets(conditions(data)), second.targets(conditions(changed)))
 

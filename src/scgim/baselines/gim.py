@@ -204,7 +204,7 @@ class GIMMethod(InterventionModel):
 
     def _as_parts(self, data: TrainingData) -> TrainingData:
         used = np.flatnonzero(data.membership.any(axis=0)).tolist()
-        self.features_ = {data.parts[part]: data.features[part] for part in used}
+        self.features_ = {data.parts[part]: data.part_features[part] for part in used}
         self.n_features_ = data.features.shape[1]
         return data
 

@@ -153,7 +153,7 @@ class JCIPCContext(JCIPC):
         self._refuse(data)
         self._check_data(data, features=True)
         self.nodes_ = _ContextNodes.of(data)
-        contexts = self.nodes_(data.condition_features, ~data.is_control)  # (conditions, contexts)
+        contexts = self.nodes_(data.features, ~data.is_control)  # (conditions, contexts)
         tests = FeatureTests(data, contexts)
         learned, children = self._search(tests, generator, contexts_first=False)
         self.model_ = _LinearContexts.fit(data.x, contexts[data.codes], draw_dag(learned, generator), children)
@@ -189,7 +189,7 @@ class _ContextNodes:
     @classmethod
     def of(cls, data: TrainingData) -> Self:
         weights = data.n_cells[data.trained]
-        features = data.condition_features[data.trained].astype(np.float64)
+        features = data.features[data.trained].astype(np.float64)
         mean = np.average(features, axis=0, weights=weights)
         scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
         varying = np.flatnonzero(scale > _COLLINEAR * np.abs(features).max(initial=0.0))

@@ -159,7 +159,7 @@ class FeatureScale:
     """
 
     def __init__(self, data: TrainingData) -> None:
-        self.trained = data.condition_features[data.trained].astype(np.float64)  # (trained, p)
+        self.trained = data.features[data.trained].astype(np.float64)  # (trained, p)
         self.scale = float(np.sqrt(np.mean(np.square(self.trained)))) or 1.0
 
     def __call__(self, features: np.ndarray) -> np.ndarray:

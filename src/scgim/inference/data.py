@@ -43,7 +43,7 @@ class TrainingData:
             x=torch.tensor(data.x),
             condition=torch.tensor(data.codes),
             valid=torch.tensor(data.valid),
-            features=torch.tensor(data.features),
+            features=torch.tensor(data.part_features),
             membership=torch.tensor(data.membership),
             known_targets=tensor(data.known_targets),
             known_values=tensor(data.known_values),
