@@ -146,7 +146,7 @@ def test_unseen_conditions_follow_their_features():
     np.testing.assert_array_equal(gim.targets([twin]), gim.targets([data.condition(3)]))
     for features in (np.zeros(N_GENES + 1), np.full(N_GENES, np.nan)):
         with pytest.raises(CannotPredict, match=f"gim cannot predict 'B': it needs {N_GENES} finite features"):
-            gim.targets([dataclasses.replace(unseen, part_features=features)])
+            gim.targets([dataclasses.replace(unseen, features=features)])
 
 
 def test_bacadi_declines_unseen_conditions():
@@ -229,7 +229,7 @@ def test_data_that_do_not_suit_are_declined_with_the_reason(kind):
 
 def test_gim_needs_features():
     with pytest.raises(CannotPredict, match="no features"):
-        GIMMethod(mechanism="linear", **FAST).fit(planted(features=np.zeros((N_GENES + 1, 0))))
+        GIMMethod(mechanism="linear", **FAST).fit(planted(part_features=np.zeros((N_GENES + 1, 0))))
 
 
 def test_a_fit_that_diverges_is_declined(monkeypatch):
