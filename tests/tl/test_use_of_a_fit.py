@@ -292,7 +292,7 @@ def test_a_perturbation_touches_targets_and_their_descendants(model):
         ({"perturbation": ("Z", 1)}, "Z"),
         ({"perturbation": ("A", 10), "cells": ["nobody"]}, "nobody"),
         ({"perturbation": ("A", 10), "cells": []}, "no cell"),
-        ({"perturbation": ("A", 10), "cells": np.ones(3, dtype=bool)}, "3 entries"),
+        ({"perturbation": ("A", 10), "cells": np.ones(3, dtype=bool)}, "3 cells"),
         ({"interventions": {"g9": 1.0}}, "g9"),
     ],
 )
