@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -398,3 +399,17 @@ def test_the_truth_scores_one_against_itself(tmp_path: Path) -> None:
         downstream += int((modelled & ~start & reached).sum())
     assert demo.count_downstream(adata).to_numpy().tolist() == [[wrong, downstream]] * 2
     assert 0 < downstream < wrong
+
+
+def test_a_command_leaves_logging_as_it_was(fitted: Path, tmp_path: Path) -> None:
+    loggers = logging.getLogger(), logging.getLogger("scgim")
+
+    def state() -> list[tuple[Any, ...]]:
+        filters = [handler.filters[:] for one in loggers for handler in one.handlers]
+        return [(one.handlers[:], one.level, one.filters[:]) for one in loggers] + [tuple(filters)]
+
+    before = state()
+    assert run("sample", fitted, "--perturbation", "Dacinostat=100", "-n", "3", "--out", tmp_path / "cells.h5ad") == 0
+    assert state() == before
+    assert run("sample", fitted, "--perturbation", "nothing", "--out", tmp_path / "cells.h5ad") == 2
+    assert state() == before

@@ -97,7 +97,10 @@ def test_shifts_are_differences_of_means():
         ({"x": np.full((11, GENES), np.nan)}, "`x` has values that are not finite"),
         ({"part_features": np.full((4, 2), np.inf)}, "`part_features` has values that are not finite"),
         ({"part_features": np.zeros((2, 2))}, r"`part_features` must be \(parts, p\), here \(4, 2\), got \(2, 2\)"),
-        ({"part_features": np.zeros((2, 2)), "membership": None, "parts": None}, r"`part_features` must be \(conditions, p\)"),
+        (
+            {"part_features": np.zeros((2, 2)), "membership": None, "parts": None},
+            r"`part_features` must be \(conditions, p\)",
+        ),
         ({"conditions": pd.DataFrame({"condition": ["a"]})}, r"lacks the columns \['dose', 'is_control'"),
         ({"parts": None}, "`membership` needs `parts`"),
         ({"parts": [(), ("A",), ("B",), ("A", "B")]}, "`parts` must be text"),

@@ -137,7 +137,9 @@ class PerturbationData:
                 f"{self.codes.dtype} {self.codes.shape}."
             )
         if not all(isinstance(part, str) for part in self.parts):
-            raise InvalidValue("`parts` must be text, one label for each row of `part_features`; `membership` says whose.")
+            raise InvalidValue(
+                "`parts` must be text, one label for each row of `part_features`; `membership` says whose."
+            )
         shapes = {
             "valid": ("cells", (len(self.x),)),
             "part_features": (f"{rows}, p", (n_parts, *self.part_features.shape[-1:])),

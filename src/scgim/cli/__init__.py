@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, debug = f"scgim {argv[0]}", "--debug" in argv
     refusals: tuple[type[Exception], ...] = (ScgimError, OSError)
     args = argparse.Namespace(argv=argv, command="", parser=argparse.ArgumentParser())
+    root, ours = logging.getLogger(), logging.getLogger("scgim")
+    before = root.handlers[:], root.level, ours.level
     try:
         _limit_threads(argv)
         build_parser(argv).parse_args(argv, args)
@@ -78,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not debug:
             print(f"{name}: run it again with --debug to see where", file=sys.stderr)
         return 1
+    finally:
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+        ours.setLevel(before[2])
     return 0
 
 
@@ -99,8 +105,11 @@ def _set_up(args: argparse.Namespace) -> None:
         record.msg, record.args = _in_shell(record.getMessage(), args), ()
         return True
 
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, force=True)
-    logging.getLogger().handlers[0].addFilter(translate)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.addFilter(translate)
+    logging.getLogger().handlers[:] = [handler]
+    logging.getLogger().setLevel(logging.WARNING)
     level = logging.WARNING if args.quiet else logging.DEBUG if args.debug else logging.INFO
     logging.getLogger("scgim").setLevel(level)
 
