@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scgim._rng import torch_generator
 from scgim._validation import plural
+from scgim.model import Counting
 
 from .config import FitConfig
 from .data import TrainingData, cap_cells
