@@ -27,6 +27,8 @@ from .mechanisms import Mechanisms
 _MOST = 16.0
 #: Quantiles of the cells' size factors that are kept for new cells.
 N_SIZES = 201
+#: Means of log1p counts: nodes of the latent expression, size factors, and the grid of log rates from -_RAREST on.
+_NODES, _SIZES, _RAREST, _GRID = 12, 9, 14.0, 0.05
 #: A step of Newton's method moves an expression by no more than so many log units.
 _STRIDE = 1.0
 
@@ -116,18 +118,52 @@ class Counting(nn.Module):
             rate = rate * torch._standard_gamma(shape.expand_as(rate).contiguous(), generator=generator) / shape
         return torch.poisson(rate, generator=generator)
 
+    def draw_excess(self, counts: Tensor, log_rate: Tensor, generator: torch.Generator) -> Tensor:
+        """By what the rate of an entry was multiplied, given its count: 1 of a Poisson, else a gamma's posterior."""
+        if not bool((self.dispersion > 0).any()):
+            return torch.ones_like(counts)
+        shape = 1 / self.dispersion.clamp_min(1e-6)
+        return torch._standard_gamma(shape + counts, generator=generator) / (shape + log_rate.exp())
+
     def expected(self, mean: Tensor, log_scale: Tensor) -> Tensor:
         """Mean of log1p(count / size factor) of genes (..., genes) whose latent expression is normal.
 
-        Over 25 pairs of quantiles of expression and size factor; counts by the delta method, to second order.
+        Over batches and size factors as the training cells have them; expression by Gauss-Hermite quadrature.
         """
-        at = (torch.arange(5) + 0.5) / 5
-        z = mean.unsqueeze(-1) + log_scale.exp().unsqueeze(-1) * torch.special.ndtri(at)
-        size = self.log_sizes[(at * (N_SIZES - 1)).long()].exp()
-        level = (self.shares.unsqueeze(1) * self.baseline).sum(0).unsqueeze(-1)
-        rate = (level + z).clamp(max=_MOST).exp().unsqueeze(-1)  # of a cell of size factor 1
-        variance = rate / size + self.dispersion[:, None, None] * rate.square()
-        return (torch.log1p(rate) - 0.5 * variance / (1 + rate).square()).clamp_min(0.0).mean((-1, -2))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+        z = mean.unsqueeze(-2) + log_scale.exp().unsqueeze(-2) * torch.as_tensor(nodes).to(mean).unsqueeze(-1)
+        return (self.mean_at(z) * torch.as_tensor(weights / weights.sum()).to(mean).unsqueeze(-1)).sum(-2)
+
+    def mean_at(self, z: Tensor) -> Tensor:
+        """Mean of log1p(count / size factor) of genes whose latent expression is `z` (..., genes)."""
+        curve, at = self._mean_curve()
+        return sum(
+            (share * _read(curve, at, level + z) for share, level in zip(self.shares, self.baseline, strict=True)),
+            start=torch.zeros_like(z),
+        )
+
+    def mean_at_rate(self, log_rate: Tensor) -> Tensor:
+        """The same where the log rate of a cell of size factor 1 is known (..., genes); minus infinity gives 0."""
+        curve, at = self._mean_curve()
+        return _read(curve, at, log_rate)
+
+    def _mean_curve(self) -> tuple[Tensor, Tensor]:
+        """Mean of log1p(count / size factor) on a grid of log rates at size factor 1, (genes, grid), and that grid.
+
+        As log1p(y) is the integral of (1 - exp(-y s)) exp(-s) / s over s, and the mean of exp(-y s) is known of a
+        Poisson and of a negative binomial, their means follow from one smooth integral over log s.
+        """
+        at = torch.arange(-_RAREST, _MOST + _GRID, _GRID, dtype=torch.float64)
+        u = torch.arange(-24.0, 4.0, 0.25, dtype=torch.float64)  # log s
+        dispersion, which = torch.unique(self.dispersion.double().cpu(), return_inverse=True)
+        curve = torch.zeros(len(dispersion), len(at), dtype=torch.float64)
+        places = ((np.arange(_SIZES) + 0.5) / _SIZES * (N_SIZES - 1)).round().astype(int)
+        for size in self.log_sizes.double().cpu()[places].exp():
+            fewer = (at.exp() * size).unsqueeze(-1) * -torch.expm1(-u.exp() / size)  # (grid, u)
+            for row, r in enumerate(dispersion.tolist()):
+                log_mean = -torch.log1p(r * fewer) / r if r > 0 else -fewer
+                curve[row] += (-torch.expm1(log_mean) * (-u.exp()).exp()).sum(-1) * 0.25 / _SIZES
+        return curve[which].to(self.baseline), at.to(self.baseline)
 
     def held(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Of genes held at normalised log expression log1p(count / size factor): latent expression and log rate.
@@ -138,6 +174,15 @@ class Counting(nn.Module):
         log_rate = torch.expm1(values.clamp_min(0.0)).log()
         mean = (self.shares.unsqueeze(1) * self.baseline).sum(0)
         return torch.maximum(log_rate - mean, self.lowest), torch.where(torch.isnan(values), values, log_rate)
+
+
+def _read(curve: Tensor, at: Tensor, log_rate: Tensor) -> Tensor:
+    """Curves (genes, grid) on the grid `at`, read linearly at the log rates (..., genes)."""
+    place = ((log_rate - at[0]) / (at[1] - at[0])).clamp(0.0, len(at) - 1.001)
+    low = place.long()
+    gene = torch.arange(len(curve), device=curve.device).expand_as(low)
+    value = torch.lerp(curve[gene, low], curve[gene, low + 1], place - low)
+    return torch.where(torch.isneginf(log_rate), torch.zeros_like(value), value)
 
 
 class Posterior(TorchDistribution):
