@@ -16,7 +16,6 @@ from .gim import GIM
 from .interventions import n_effects
 from .sampling import Action, abduct, draw_action, draw_noise, propagate, touched_genes
 
-
 #: Quantiles of a gene's latent expression over which a shift is averaged.
 _QUANTILES = 25
 
@@ -229,7 +228,7 @@ class FittedGIM:
 
     @torch.no_grad()
     def unperturbed(self, n_cells: int = 500) -> Tensor:
-        """(cells, genes) drawn from the model without intervention, from a fixed seed; behind counts, their latent z."""
+        """(cells, genes) of the model without intervention, from a fixed seed; latent expression, behind counts."""
         noise = draw_noise(self.gim, n_cells, torch.Generator().manual_seed(0))
         return propagate(self.gim, self.graph, noise, None)
 

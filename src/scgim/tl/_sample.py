@@ -68,9 +68,9 @@ def sample_cells(
         dose (the label is also in ``obs["gim_condition"]``), and the group's column where there are groups. Names of
         cells differ between calls, so that results can be joined with `anndata.concat`.
 
-        Of a model of counts, ``layers["counts"]`` has the counts, X is log1p(counts / size factor) as `scgim.pp.prepare`
-        makes it, and obs has the size factors (``obs["gim_size_factor"]``) and, where the fit was given batches, the
-        batch that the cell was drawn from.
+        Of a model of counts, ``layers["counts"]`` has the counts, X is log1p(counts / size factor) as
+        `scgim.pp.prepare` makes it, and obs has the size factors (``obs["gim_size_factor"]``) and, where the fit was
+        given batches, the batch that the cell was drawn from.
 
     Raises
     ------
