@@ -207,5 +207,6 @@ def stored_model(entry: Entry) -> StoredModel:
     """The model of a record."""
     config = FitConfig(**entry.fitted["settings"])
     with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
-        empty = new_model(config, len(entry.genes), entry.features.shape[1])
+        baseline = entry.weights.get("counting.baseline", np.zeros((1, 0)))  # (batches, genes)
+        empty = new_model(config, len(entry.genes), entry.features.shape[1], n_batches=len(baseline))
     return StoredModel(FittedGIM.from_arrays(empty, entry.fitted["graph"], dict(entry.weights)), entry)
