@@ -128,7 +128,8 @@ def _sampled(
 ) -> AnnData:
     """`n` cells of each condition."""
     seed = draw_seed(as_generator(rng))
-    generator, rows, measured = torch_generator(seed), range(len(conditions)), {}
+    generator, rows = torch_generator(seed), range(len(conditions))
+    measured: dict[str, Any] = {}
     if model.fitted.counting is None:
         x = np.concatenate([model.fitted.sample(found, row, n, generator) for row in rows])
     else:
@@ -138,9 +139,12 @@ def _sampled(
     # Names that another call does not give: of another fit, seed, condition or number of cells.
     call = repr((str(model.entry.uns["state_sha256"]), seed, [label for label, _ in conditions], n))
     tag = hashlib.blake2b(call.encode(), digest_size=5).hexdigest()
-    obs = pd.DataFrame(measured, index=[f"sampled_{tag}_{i}" for i in range(len(x))])
-    layers = {} if model.fitted.counting is None else {COUNTS_LAYER: counts}
-    return model.cells(adata, x, obs, conditions, np.repeat(rows, n), layers)
+    obs = pd.DataFrame(index=[f"sampled_{tag}_{i}" for i in range(len(x))])
+    layers = {COUNTS_LAYER: counts} if measured else {}
+    out = model.cells(adata, x, obs, conditions, np.repeat(rows, n), layers)
+    for name, values in measured.items():
+        out.obs[name] = values
+    return out
 
 
 @undisturbed()
