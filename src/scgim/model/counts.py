@@ -31,6 +31,8 @@ N_SIZES = 201
 _NODES, _SIZES, _RAREST, _GRID = 12, 9, 14.0, 0.05
 #: A step of Newton's method moves an expression by no more than so many log units.
 _STRIDE = 1.0
+#: Variance of a latent expression, of its normal, that slopes are averaged over at most: steps do not swing.
+_WIDEST = 2.0
 
 
 class Counting(nn.Module):
@@ -96,9 +98,13 @@ class Counting(nn.Module):
         """(cells, genes)"""
         return self.distribution(log_rate).log_prob(counts)
 
-    def slope(self, counts: Tensor, log_rate: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivative of the log likelihood by z, and what a count is expected to tell of z (Fisher information)."""
-        rate = log_rate.exp()
+    def slope(self, counts: Tensor, log_rate: Tensor, variance: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        """Derivative of the log likelihood by z, and what a count is expected to tell of z (Fisher information).
+
+        Both are means over a normal z with this `variance`: exact of a Poisson, to second order else.
+        """
+        spread = self.dispersion * log_rate.exp()
+        rate = (log_rate + 0.5 * variance * (1 - spread) / (1 + spread)).exp()
         damped = 1 + self.dispersion * rate
         return (counts - rate) / damped, rate / damped
 
@@ -246,7 +252,11 @@ def laplace(
     start: Tensor,
     n_steps: int,
 ) -> Posterior:
-    """Posterior of the latent expression: Gauss-Newton steps to the mode, and the curvature there.
+    """Normal that is nearest to the posterior of the latent expression, by Gauss-Newton steps.
+
+    Laplace's approximation stands at the mode, which is far above the mean where little is counted: a count of 0 is as
+    likely at any low rate. Here slope and curvature are means over the normal itself (a variational approximation,
+    Opper & Archambeau 2009; Chiquet et al. 2018 for the Poisson log-normal), whose mean is then hardly biased.
 
     Parameters
     ----------
@@ -261,14 +271,20 @@ def laplace(
     n_steps
         Steps.
     """
-    z = start
+    z, variance = start, None
+    identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
     for step in range(n_steps + 1):
-        gradient, information = counting.slope(counts, counting.log_rate(z, log_size, batch))
+        log_rate = counting.log_rate(z, log_size, batch)
         left, precision, jacobian = residuals(z)
-        curved = (jacobian * precision.unsqueeze(1)) @ jacobian.mT + torch.diag_embed(information)
-        factor = torch.linalg.cholesky(curved)
+        curved = (jacobian * precision.unsqueeze(1)) @ jacobian.mT
+        if variance is None:  # of a gene whose neighbours are known
+            variance = 1 / (curved.diagonal(dim1=-2, dim2=-1) + counting.slope(counts, log_rate)[1])
+        _, information = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
+        factor = torch.linalg.cholesky(curved + torch.diag_embed(information))
         if step == n_steps:
             return Posterior(z, factor)
+        variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
+        gradient, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
         gradient = gradient - (jacobian @ (precision * left).unsqueeze(-1)).squeeze(-1)
         move = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
         z = z + move.clamp(-_STRIDE, _STRIDE)
