@@ -98,7 +98,7 @@ class StoredModel:
                     f"interventions: {gene!r} is not one of the {len(position)} modelled genes."
                     f"{suggestion(gene, list(position))} They are {listing(position, most=30)}."
                 )
-            if self.fitted.gim.mechanisms.is_ziln and value < 0:
+            if (self.fitted.gim.mechanisms.is_ziln or self.fitted.counting is not None) and value < 0:
                 raise InvalidValue(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
             held[:, position[gene]] = value
         return found._replace(held=held)
