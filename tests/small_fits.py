@@ -53,7 +53,12 @@ def drug_cells(
 
 
 def count_cells(
-    *, seed: int = 0, n: int = 25, n_genes: int = 10, rates: dict[str, float] | None = None, one_plate: tuple[str, ...] = ()
+    *,
+    seed: int = 0,
+    n: int = 25,
+    n_genes: int = 10,
+    rates: dict[str, float] | None = None,
+    one_plate: tuple[str, ...] = (),
 ) -> ad.AnnData:
     """Counts (CSR) of latent expression: g0 -> g1 -> g2, drug A acts on g0, B on g1, C on g3; and five other genes.
 
