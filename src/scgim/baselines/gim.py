@@ -72,8 +72,9 @@ class InterventionModel(Baseline):
         if settings["amortised"] != self._amortised:
             raise InvalidType(f"amortised cannot be set: it distinguishes gim from bacadi, and this is {self.name}.")
         # Settings that do not exist are refused now, before any data.
-        make_config(preset, mechanism="mlp" if mechanism == "auto" else mechanism, **settings)
+        config = make_config(preset, mechanism="mlp" if mechanism == "auto" else mechanism, **settings)
         self.preset, self.mechanism, self.device, self.settings = preset, mechanism, device, settings
+        self.reads_counts = config.latent
 
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
@@ -84,17 +85,18 @@ class InterventionModel(Baseline):
 
         self._check_data(data, features=self._amortised)
         mechanism = _mechanism_for(data.x) if self.mechanism == "auto" else self.mechanism
-        try:
-            check_suited(data, mechanism, [f"gene {i}" for i in range(data.x.shape[1])])
-        except InvalidValue as error:
-            raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
         config = make_config(self.preset, mechanism=mechanism, **self.settings)
         generator = as_generator(rng)
         seed = draw_seed(generator)
         valid = np.zeros(len(data.x), dtype=bool)
         if config.init == "random":
             valid = _some_of_each(data.codes, _VALID, generator)
-        tensors = Tensors.of(replace(self._as_parts(data), valid=valid, known_targets=None, known_values=None))
+        data = replace(self._as_parts(data), valid=valid, known_targets=None, known_values=None)
+        try:
+            check_suited(data, mechanism, [f"gene {i}" for i in range(data.x.shape[1])])
+        except InvalidValue as error:
+            raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
+        tensors = Tensors.of(data)
         try:
             result = fit(tensors.to(self.device), config, rng=seed, progress=False)
         except FloatingPointError as error:
@@ -127,7 +129,8 @@ class InterventionModel(Baseline):
     def effects(self, conditions: Sequence[Condition]) -> np.ndarray:
         """What a gene's mechanism would be replaced by, were the gene a target, (conditions, genes).
 
-        Its mean for hard interventions (for "ziln" of log x), the shift for shifts; in the units of the data.
+        Its mean for hard interventions (for "ziln" of log x), the shift for shifts; in the units of the data, behind
+        counts in those of the latent expression.
         """
         effects = self._interventions(conditions).effects
         replaced = self.gim_.replaced_parameters(effects)
@@ -253,9 +256,10 @@ class BaCaDI(InterventionModel):
 
     def _as_parts(self, data: TrainingData) -> TrainingData:
         """Every perturbed condition is a part by itself, without features."""
-        alone = TrainingData(data.x, data.codes, data.conditions, np.zeros((len(data.conditions), 0)))
+        nothing = np.zeros((len(data.conditions), 0))
+        alone = replace(data, part_features=nothing, membership=None, parts=None, known_targets=None, known_values=None)
         self.parts_ = alone.without_empty().parts
-        return replace(alone, graded=data.graded)
+        return alone
 
     def _parts_of(self, conditions: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
         unseen = [c.label for c in conditions if not c.is_control and c.label not in self.parts_]
