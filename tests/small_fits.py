@@ -52,16 +52,25 @@ def drug_cells(
     return ad.AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[*GENES, "other"]))
 
 
-def count_cells(*, seed: int = 0, n: int = 25, n_genes: int = 10, rates: dict[str, float] | None = None) -> ad.AnnData:
+def count_cells(
+    *,
+    seed: int = 0,
+    n: int = 25,
+    n_genes: int = 10,
+    rates: dict[str, float] | None = None,
+    one_plate: tuple[str, ...] = (),
+) -> ad.AnnData:
     """Counts (CSR) of latent expression: g0 -> g1 -> g2, drug A acts on g0, B on g1, C on g3; and five other genes.
 
-    Half of the cells of every condition are in the batch "plate1", the others in "plate2", where the rates of genes
-    are multiplied by `rates`. ``obs["depth"]`` is what the expected counts of a cell are proportional to.
+    Half of the cells of every condition are in the batch "plate1", the others (and all of the drugs in `one_plate`) in
+    "plate2", where the rates of genes are multiplied by `rates`. ``obs["depth"]`` is what the expected counts of a cell
+    are proportional to.
     """
     rng = np.random.default_rng(seed)
     rows = [("control", 0.0)] * (8 * n) + [(drug, dose) for drug in DRUGS for dose in (1.0, 10.0) for _ in range(n)]
     obs = pd.DataFrame(rows, columns=["perturbation", "dose"], index=[f"cell{i}" for i in range(len(rows))])
-    obs["plate"] = np.where(np.arange(len(obs)) % 2 == 0, "plate1", "plate2")
+    first = (np.arange(len(obs)) % 2 == 0) & ~obs["perturbation"].isin(one_plate).to_numpy()
+    obs["plate"] = np.where(first, "plate1", "plate2")
     obs["depth"] = np.exp(0.4 * rng.standard_normal(len(obs)))
     names = [f"g{i}" for i in range(n_genes)] + [f"other{i}" for i in range(5)]
     z = 0.5 * rng.standard_normal((len(obs), len(names)))

@@ -13,7 +13,7 @@ import pandas as pd
 
 from scgim._errors import InvalidValue
 from scgim._validation import listing
-from scgim.slots import Entry, Measured, read_entry
+from scgim.slots import Entry, Measured, check_counts, read_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -166,6 +166,7 @@ class PerturbationData:
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise InvalidValue(f"`{name}` must be ({axes}), here {shape}, got {value.shape}.")
+        self._check_counted()
         for name in ("x", "part_features"):
             if not np.isfinite(getattr(self, name)).all():
                 raise InvalidValue(f"`{name}` has values that are not finite (NaN or infinite).")
@@ -175,6 +176,15 @@ class PerturbationData:
             raise InvalidValue("`membership` must be 0 or 1: zeros for the control, at least one part for all others.")
         if not self.control.any():
             raise InvalidValue("There are no control cells among the training cells.")
+
+    def _check_counted(self) -> None:
+        """Refuse counts, size factors and batches that are none."""
+        if self.counts is not None:
+            check_counts(self.counts, range(len(self.x)), range(self.x.shape[1]), "`counts`")
+        if self.size_factor is not None and not (np.isfinite(self.size_factor) & (self.size_factor > 0)).all():
+            raise InvalidValue("`size_factor` must be above 0 and finite, for every cell.")
+        if self.batch is not None and (self.batch.dtype.kind not in "iu" or self.batch.min(initial=0) < 0):
+            raise InvalidValue("`batch` must be whole numbers from 0, one for each cell.")
 
     @classmethod
     def from_anndata(
@@ -206,10 +216,10 @@ class PerturbationData:
         used = np.isin(split, ["train", "valid"])
         counted: dict[str, Any] = {}
         if counts:
-            control = entry.is_control[codes[used]]
-            keys = {"size_key": size_key, "batch_key": batch_key}
-            record = None if record is None else dict(record)
-            found = Measured.read(entry, adata, modelled[used], x[used], control=control, record=record, **keys)
+            found = Measured.read(
+                entry, adata, modelled[used], x[used], control=entry.is_control[codes[used]], size_key=size_key,
+                batch_key=batch_key, record=None if record is None else dict(record),
+            )  # fmt: skip
             counted = {name: getattr(found, name) for name in ("counts", "size_factor", "batch", "batches")}
             counted["measured"] = found.record
         return cls(

@@ -143,7 +143,7 @@ def _counts(entry: Entry, adata: AnnData, rows: np.ndarray, x: np.ndarray) -> tu
     return counts, size
 
 
-def check_counts(values: np.ndarray, cells: Sequence[Any], genes: Sequence[str], where: str) -> None:
+def check_counts(values: np.ndarray, cells: Sequence[Any], genes: Sequence[Any], where: str) -> None:
     """Refuse what no count can be, naming the first place; values (cells, genes)."""
     checks: list[tuple[Callable[[np.ndarray], np.ndarray], str, str]] = [
         (lambda v: ~np.isfinite(v), "NaN or infinite", "Put the raw counts back"),

@@ -17,18 +17,15 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
-from scgim.inference import FitConfig, TrainingData, fit, make_config
+from scgim.inference import AUTOMATIC, FitConfig, TrainingData, check_suited, fit, make_config, tell_batches
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
 
-from ._known import check_expression, check_known_values, known_arrays
+from ._known import check_known_values, known_arrays
 from ._store import check_free, remember, restore, store_fit
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: What ``mechanism="auto"`` is for each `input` of `prepare`.
-_AUTOMATIC = {"counts": "ziln", "log1p": "ziln", "continuous": "mlp"}
 
 
 def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
@@ -197,25 +194,26 @@ class _Job:
     data: TrainingData
     config: FitConfig
     known: tuple[np.ndarray | None, np.ndarray | None]
-    measured: Mapping[str, Any]
+    cells: PerturbationData
     given: dict[str, Any]
 
     @classmethod
     def of(cls, adata: AnnData, entry: Entry, given: dict[str, Any], settings: dict[str, Any]) -> _Job:
-        automatic = _AUTOMATIC[str(entry.arguments["input"])]
+        automatic = AUTOMATIC[str(entry.arguments["input"])]
         config = _config(given["preset"], given["mechanism"], given["intervention"], settings, automatic)
-        columns = {name: given[name] for name in ("batch_key", "size_key")}
-        check_columns(config, **columns)
-        genes = np.array(entry.genes, dtype=object)
+        size_key, batch_key = given["size_key"], given["batch_key"]
+        check_columns(config, batch_key, size_key)
         known = known_arrays(entry, given["known_targets"], given["known_interventions"])
-        where = {"key": entry.keys.key, "group": entry.keys.group}
-        cells = PerturbationData.from_anndata(adata, **where, counts=config.latent, **columns)
+        check_known_values(known[1], entry.genes, config.mechanism)
+        cells = PerturbationData.from_anndata(
+            adata, key=entry.keys.key, group=entry.keys.group, counts=config.latent, size_key=size_key,
+            batch_key=batch_key,
+        )  # fmt: skip
+        check_suited(cells, config.mechanism, entry.genes)
         data = TrainingData.of(replace(cells, known_targets=known[0], known_values=known[1]))
-        check_expression(data.x.numpy(), genes, config.mechanism)
-        check_known_values(known[1], genes, config.mechanism)
         if data.n_conditions < 2:
             raise InvalidValue("There is one condition only: nothing to learn about perturbations.")
-        return cls(entry, data, config, known, cells.measured, given)
+        return cls(entry, data, config, known, cells, given)
 
     def run(
         self, adata: AnnData, device: torch.device, seed: int, progress: bool, checkpoint: str | Path | None
@@ -228,10 +226,11 @@ class _Job:
             "fitting %r: %s, %s, %s, mechanism %s, on %s", keys.prefix, plural(data.n_genes, "gene"),
             plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), self.config.mechanism, device,
         )  # fmt: skip
+        tell_batches(self.cells, self.entry.genes)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)
         control = data.x[data.membership[data.condition].sum(1) == 0]
         given = {**self.given, "seed": str(seed)}
-        store_fit(adata, self.entry, result, given, self.known, control.mean(0).numpy(), self.measured)
+        store_fit(adata, self.entry, result, given, self.known, control.mean(0).numpy(), self.cells.measured)
 
 
 def check_settings(

@@ -111,8 +111,7 @@ class StoredModel:
                     f"interventions: {gene!r} is not one of the {len(position)} modelled genes."
                     f"{suggestion(gene, list(position))} They are {listing(position, most=30)}."
                 )
-            at_least_0 = self.fitted.gim.mechanisms.is_ziln or self.fitted.counting is not None
-            if at_least_0 and value < 0:
+            if (self.fitted.gim.mechanisms.is_ziln or self.fitted.counting is not None) and value < 0:
                 raise InvalidValue(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
             held[:, position[gene]] = value
         return found._replace(held=held)
