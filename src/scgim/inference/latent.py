@@ -236,12 +236,13 @@ def target_gains(model: AdditiveModel, cells: LatentCells, latent: Latent, contr
     Mechanisms are never quite right where parents are far from where most cells have them: what they predict of a
     change is trusted to a share of it (`_MISFIT`). `control` (conditions,) bool, from where changes are counted.
     """
-    left = torch.stack([model.left(z, cells.condition) for z in latent.draws])
+    draws = torch.stack([model.left(z, cells.condition) for z in latent.draws])
     location = torch.stack([model.location(z) for z in latent.draws]).mean(0)
-    n_draws, n = len(left), cells.n_cells.clamp_min(1).unsqueeze(1)
-    hidden = cells.per_condition(left.var(0)) / n  # variance that the counts leave open
-    mean = cells.per_condition(left.mean(0)) / n
-    variance = (cells.per_condition(left.mean(0).square()) / n - mean.square() - hidden / n_draws).clamp_min(1e-4)
+    n = cells.n_cells.clamp_min(1).unsqueeze(1)
+    hidden = cells.per_condition(draws.var(0)) / n  # variance that the counts leave open
+    left = model.left(latent.mode, cells.condition)  # draws would add noise of their own
+    mean = cells.per_condition(left) / n
+    variance = (cells.per_condition(left.square()) / n - mean.square()).clamp_min(1e-6)
     weight = (~model.targets).to(n) * n
     pooled = (weight * variance).sum(0) / weight.sum(0).clamp_min(1)
     moderated = (n * variance + 10.0 * pooled) / (n + 10.0)
