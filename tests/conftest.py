@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"development data absent: no folder {folder} (set SCGIM_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def count_fit() -> Any:
+    """An AnnData with a small fit behind counts of two batches; copy it before you change it."""
+    from small_fits import fitted_counts
+
+    return fitted_counts()
 
 
 @pytest.fixture(autouse=True)

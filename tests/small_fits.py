@@ -7,6 +7,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 import scgim
 from scgim.slots import cell_hashes, checksum, read_entry, seal
@@ -49,6 +50,58 @@ def drug_cells(
         x = np.where(rng.random(x.shape) < 0.2, 0.0, np.exp(0.5 * x))
     obs["line"] = np.where(np.arange(len(obs)) % 2 == 0, "first", "second")
     return ad.AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[*GENES, "other"]))
+
+
+def count_cells(
+    *,
+    seed: int = 0,
+    n: int = 25,
+    n_genes: int = 10,
+    rates: dict[str, float] | None = None,
+    one_plate: tuple[str, ...] = (),
+) -> ad.AnnData:
+    """Counts (CSR) of latent expression: g0 -> g1 -> g2, drug A acts on g0, B on g1, C on g3; and five other genes.
+
+    Half of the cells of every condition are in the batch "plate1", the others (and all of the drugs in `one_plate`) in
+    "plate2", where the rates of genes are multiplied by `rates`. ``obs["depth"]`` is what the expected counts of a cell
+    are proportional to.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [("control", 0.0)] * (8 * n) + [(drug, dose) for drug in DRUGS for dose in (1.0, 10.0) for _ in range(n)]
+    obs = pd.DataFrame(rows, columns=["perturbation", "dose"], index=[f"cell{i}" for i in range(len(rows))])
+    first = (np.arange(len(obs)) % 2 == 0) & ~obs["perturbation"].isin(one_plate).to_numpy()
+    obs["plate"] = np.where(first, "plate1", "plate2")
+    obs["depth"] = np.exp(0.4 * rng.standard_normal(len(obs)))
+    names = [f"g{i}" for i in range(n_genes)] + [f"other{i}" for i in range(5)]
+    z = 0.5 * rng.standard_normal((len(obs), len(names)))
+    acts_on = {TARGET[drug]: (obs["perturbation"] == drug).to_numpy() for drug in DRUGS}
+    for gene, parent in (("g0", None), ("g1", 0), ("g2", 1), ("g3", None)):
+        own = names.index(gene)
+        z[:, own] += 0.0 if parent is None else 1.2 * z[:, parent]
+        if gene in acts_on:
+            hit = acts_on[gene]
+            z[hit, own] = -0.5 - np.log10(obs["dose"].to_numpy()[hit]) + 0.5 * rng.standard_normal(hit.sum())
+    rate = obs["depth"].to_numpy()[:, None] * np.exp(z + np.log(np.linspace(6.0, 12.0, len(names))))
+    for gene, factor in (rates or {}).items():
+        rate[(obs["plate"] == "plate2").to_numpy(), names.index(gene)] *= factor
+    counts = sp.csr_matrix(rng.poisson(rate).astype(np.float32))
+    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=names))
+
+
+def prepared_counts(prepare: dict[str, Any] | None = None, **cells: Any) -> ad.AnnData:
+    """`count_cells` after `pp.prepare`, with the genes g0, g1, ..."""
+    adata = count_cells(**cells)
+    genes = [name for name in adata.var_names if name.startswith("g")]
+    arguments = {"dose_key": "dose", "genes": genes, "min_cells": 1, "min_counts": 1, "valid_fraction": 0.0}
+    scgim.pp.prepare(adata, **{**arguments, **(prepare or {})})
+    return adata
+
+
+def fitted_counts(prepare: dict[str, Any] | None = None, fit: dict[str, Any] | None = None, **cells: Any) -> ad.AnnData:
+    """The same after `tl.fit_gim` with ``mechanism="count"`` and a few steps; the fixture `count_fit` has one."""
+    adata = prepared_counts(prepare, **cells)
+    scgim.tl.fit_gim(adata, **{**QUICK, "mechanism": "count", "batch_key": "plate", **(fit or {})})
+    return adata
 
 
 def prepared(kind: str = "continuous", prepare: dict[str, Any] | None = None, **cells: Any) -> ad.AnnData:

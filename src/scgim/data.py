@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +13,7 @@ import pandas as pd
 
 from scgim._errors import InvalidValue
 from scgim._validation import listing
-from scgim.slots import Entry, read_entry
+from scgim.slots import Entry, Measured, check_counts, read_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -81,6 +81,10 @@ class PerturbationData:
     counts, size_factor, batch
         For ``mechanism="count"``: (cells, genes) raw counts, (cells,) size factors, and (cells,) whole numbers from 0,
         the batch of each cell; None where they are not known, or there is one batch.
+    batches
+        Names of the batches, in the order of their numbers; empty where they have none.
+    measured
+        How counts were read from an AnnData: `scgim.slots.Measured.record`; empty where they were not.
 
     Raises
     ------
@@ -111,6 +115,8 @@ class PerturbationData:
     counts: np.ndarray | None = None  # (cells, genes)
     size_factor: np.ndarray | None = None  # (cells,)
     batch: np.ndarray | None = None  # (cells,)
+    batches: Sequence[str] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = {"condition", "perturbation", "dose", "is_control"} - set(self.conditions.columns)
@@ -160,6 +166,7 @@ class PerturbationData:
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise InvalidValue(f"`{name}` must be ({axes}), here {shape}, got {value.shape}.")
+        self._check_counted()
         for name in ("x", "part_features"):
             if not np.isfinite(getattr(self, name)).all():
                 raise InvalidValue(f"`{name}` has values that are not finite (NaN or infinite).")
@@ -170,14 +177,34 @@ class PerturbationData:
         if not self.control.any():
             raise InvalidValue("There are no control cells among the training cells.")
 
+    def _check_counted(self) -> None:
+        """Refuse counts, size factors and batches that are none."""
+        if self.counts is not None:
+            check_counts(self.counts, range(len(self.x)), range(self.x.shape[1]), "`counts`")
+        if self.size_factor is not None and not (np.isfinite(self.size_factor) & (self.size_factor > 0)).all():
+            raise InvalidValue("`size_factor` must be above 0 and finite, for every cell.")
+        if self.batch is not None and (self.batch.dtype.kind not in "iu" or self.batch.min(initial=0) < 0):
+            raise InvalidValue("`batch` must be whole numbers from 0, one for each cell.")
+
     @classmethod
     def from_anndata(
-        cls, adata: AnnData, *, key: str = "gim", group: str | None = None, all_of_them: bool = True
+        cls,
+        adata: AnnData,
+        *,
+        key: str = "gim",
+        group: str | None = None,
+        all_of_them: bool = True,
+        counts: bool = False,
+        size_key: str | None = None,
+        batch_key: str | None = None,
     ) -> Self:
         """The training and validation cells (split "train" or "valid") and all conditions of a prepared AnnData.
 
         Only the modelled genes are made dense. `key`, `group`: which preparation; `all_of_them`: refuse where prepared
-        cells are missing. A KeyError where nothing was prepared, a ValueError where cells or split were changed.
+        cells are missing; `counts`: read the raw counts in ``layers["counts"]`` as well, with the size factors of
+        `pp.prepare` or those of a column `size_key`, relative to their median over controls, and the batches of a
+        column `batch_key`. A KeyError where nothing was prepared, a ValueError where cells or split were changed, or
+        counts, size factors or batches are not what they have to be.
         """
         entry = read_entry(adata, key, group)
         split, codes = entry.split(adata), entry.codes(adata)
@@ -186,6 +213,14 @@ class PerturbationData:
         split, codes = split[modelled], codes[modelled]
         _check_split(entry, split, codes)
         used = np.isin(split, ["train", "valid"])
+        counted: dict[str, Any] = {}
+        if counts:
+            found = Measured.read(
+                entry, adata, modelled[used], x[used], control=entry.is_control[codes[used]], size_key=size_key,
+                batch_key=batch_key,
+            )  # fmt: skip
+            counted = {name: getattr(found, name) for name in ("counts", "size_factor", "batch", "batches")}
+            counted["measured"] = found.record
         return cls(
             x=x[used],
             codes=codes[used],
@@ -195,6 +230,7 @@ class PerturbationData:
             parts=entry.prepared["parts"]["part"].astype(str),
             valid=split[used] == "valid",
             graded=str(entry.spec["kind"]) == "potency",
+            **counted,
         )
 
     @property

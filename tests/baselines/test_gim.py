@@ -216,15 +216,55 @@ def test_data_that_do_not_suit_are_declined_with_the_reason(kind):
     flat = data.x.copy()
     flat[:, 3] = 1.0
     quick = {"mechanism": "linear", **FAST}
-    with pytest.raises(CannotPredict, match="genes number 3 never vary"):
+    with pytest.raises(CannotPredict, match=r"(gim|bacadi) cannot be fitted: These genes never vary .*: 'gene 3'"):
         kind(**quick).fit(dataclasses.replace(data, x=flat))
-    with pytest.raises(CannotPredict, match="negative values, which mechanism='ziln' cannot describe"):
+    with pytest.raises(CannotPredict, match="mechanism='ziln' needs expression >= 0, but it is negative in 'gene 0'"):
         kind(**{**quick, "mechanism": "ziln"}).fit(data)
-    with pytest.raises(CannotPredict, match=r"genes number 3 are .* never above 0"):
+    with pytest.raises(CannotPredict, match=r"These genes are .* never seen .*: 'gene 3'"):
         kind(**{**quick, "mechanism": "ziln"}).fit(dataclasses.replace(data, x=np.abs(data.x) * (flat != 1)))
     control = data.codes == 0
     with pytest.raises(CannotPredict, match="no perturbed condition"):
         kind(**quick).fit(data.of_cells(control))
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_counts_are_needed_behind_counts_and_complete(kind):
+    with pytest.raises(CannotPredict, match=r"cannot be fitted: mechanism='count' needs raw counts .* counts=True"):
+        kind(mechanism="count", **FAST).fit(planted())
+    data = training_data(prepared_counts(), counts=True, batch_key="plate")
+    silent = data.counts.copy()
+    silent[data.control, 2] = 0
+    with pytest.raises(CannotPredict, match=r"never counted in the control cells.*: 'gene 2'"):
+        kind(mechanism="count", **FAST).fit(dataclasses.replace(data, counts=silent))
+    one_sided = dataclasses.replace(data, batch=np.where(data.control, 0, data.batch))
+    with pytest.raises(CannotPredict, match=r"batches without control cells .*'plate2'"):
+        kind(mechanism="count", **FAST).fit(one_sided)
+    with pytest.raises(ValueError, match="starts from a search"):
+        kind(mechanism="count", preset="paper")
+
+
+def test_gim_behind_counts_is_fit_gim():
+    adata = prepared_counts()
+    scgim.tl.fit_gim(adata, mechanism="count", rng=7, device="cpu", progress=False, **FAST)
+    fitted = scgim.baselines.fit(adata, method="gim", mechanism="count", rng=7, **FAST)
+    genes = adata.var["gim"].to_numpy()
+    expected = adata.varp["gim_edge_prob"].toarray()[np.ix_(genes, genes)]
+    np.testing.assert_array_equal(fitted.edge_probabilities(), expected)
+    condition = scgim.baselines.prepared_condition(adata, "A_10")
+    cells = scgim.tl.sample_cells(adata, perturbations=["A_10"], n=9)
+    assert fitted.sample(condition, 9).shape == cells.shape
+    assert fitted.fitted_.gim.mode is None  # what it held of the training cells is not carried along
+    batches = GIMMethod(mechanism="count", **FAST).fit(training_data(adata, counts=True, batch_key="plate"), 7)
+    assert len(batches.gim_.counting.baseline) == 2
+
+
+def test_bacadi_finds_targets_behind_counts():
+    adata = prepared_counts()
+    fitted = scgim.baselines.fit(adata, method="bacadi", mechanism="count", **FAST)
+    asked = [scgim.baselines.prepared_condition(adata, label) for label in ("control", "A_10", "C_10")]
+    np.testing.assert_array_equal(fitted.targets(asked).argmax(1)[1:], [0, 3])
+    assert not fitted.targets(asked)[0].any()
+    assert np.isfinite(fitted.sample(asked[1], 5)).all()
 
 
 def test_gim_needs_features():

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from scgim._errors import InvalidType
+from scgim._errors import InvalidType, InvalidValue
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
-from scgim._validation import check_int, listing
+from scgim._validation import check_int
 
 from .protocol import Baseline, CannotPredict, Choice, Condition, Range, TrainingData
 
@@ -30,6 +30,7 @@ class InterventionModel(Baseline):
     ----------
     preset, mechanism, intervention
         As in `scgim.tl.fit_gim`. "auto" is "ziln" where no value is negative and some are 0, else "mlp" (`own`).
+        "count" and "count_linear" need data that carry counts and size factors.
     device
         Where to fit, e.g. "cpu" or "cuda".
     **settings
@@ -60,7 +61,7 @@ class InterventionModel(Baseline):
         self,
         *,
         preset: str = "default",
-        mechanism: Literal["auto", "linear", "mlp", "ziln"] = "auto",
+        mechanism: Literal["auto", "linear", "mlp", "ziln", "count", "count_linear"] = "auto",
         intervention: Literal["hard", "shift"] = "hard",
         device: str = "cpu",
         **settings: Any,
@@ -71,26 +72,31 @@ class InterventionModel(Baseline):
         if settings["amortised"] != self._amortised:
             raise InvalidType(f"amortised cannot be set: it distinguishes gim from bacadi, and this is {self.name}.")
         # Settings that do not exist are refused now, before any data.
-        make_config(preset, mechanism="mlp" if mechanism == "auto" else mechanism, **settings)
+        config = make_config(preset, mechanism="mlp" if mechanism == "auto" else mechanism, **settings)
         self.preset, self.mechanism, self.device, self.settings = preset, mechanism, device, settings
+        self.reads_counts = config.latent
 
     @undisturbed()
     def fit(self, data: TrainingData, rng: RngLike = 0) -> Self:
         """Fit the model; declines data that do not suit the mechanism, or where the fit stops being finite."""
         from scgim.inference import TrainingData as Tensors
-        from scgim.inference import fit, make_config
+        from scgim.inference import check_suited, fit, make_config
         from scgim.model import FittedGIM
 
         self._check_data(data, features=self._amortised)
         mechanism = _mechanism_for(data.x) if self.mechanism == "auto" else self.mechanism
-        self._refuse(data, mechanism)
         config = make_config(self.preset, mechanism=mechanism, **self.settings)
         generator = as_generator(rng)
         seed = draw_seed(generator)
         valid = np.zeros(len(data.x), dtype=bool)
         if config.init == "random":
             valid = _some_of_each(data.codes, _VALID, generator)
-        tensors = Tensors.of(replace(self._as_parts(data), valid=valid, known_targets=None, known_values=None))
+        data = replace(self._as_parts(data), valid=valid, known_targets=None, known_values=None)
+        try:
+            check_suited(data, mechanism, [f"gene {i}" for i in range(data.x.shape[1])])
+        except InvalidValue as error:
+            raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
+        tensors = Tensors.of(data)
         try:
             result = fit(tensors.to(self.device), config, rng=seed, progress=False)
         except FloatingPointError as error:
@@ -123,7 +129,8 @@ class InterventionModel(Baseline):
     def effects(self, conditions: Sequence[Condition]) -> np.ndarray:
         """What a gene's mechanism would be replaced by, were the gene a target, (conditions, genes).
 
-        Its mean for hard interventions (for "ziln" of log x), the shift for shifts; in the units of the data.
+        Its mean for hard interventions (for "ziln" of log x), the shift for shifts; in the units of the data, behind
+        counts in those of the latent expression.
         """
         effects = self._interventions(conditions).effects
         replaced = self.gim_.replaced_parameters(effects)
@@ -150,19 +157,6 @@ class InterventionModel(Baseline):
     @abstractmethod
     def _parts_of(self, conditions: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
         """Features (parts, p) and membership (conditions, parts) of conditions to predict."""
-
-    def _refuse(self, data: TrainingData, mechanism: str) -> None:
-        """Decline what the mechanism cannot describe."""
-        if mechanism != "ziln":
-            bad, reason = np.ptp(data.x, axis=0) == 0, "never vary in the training cells; leave them out"
-        elif (data.x < 0).any():
-            bad = (data.x < 0).any(axis=0)
-            reason = "have negative values, which mechanism='ziln' cannot describe; use 'mlp'"
-        else:
-            bad = (data.x > 0).sum(axis=0) < 2
-            reason = "are (almost) never above 0 in the training cells; leave them out"
-        if bad.any():
-            raise CannotPredict(f"{self.name} cannot be fitted: genes number {listing(np.flatnonzero(bad))} {reason}.")
 
 
 class GIMMethod(InterventionModel):
@@ -262,9 +256,10 @@ class BaCaDI(InterventionModel):
 
     def _as_parts(self, data: TrainingData) -> TrainingData:
         """Every perturbed condition is a part by itself, without features."""
-        alone = TrainingData(data.x, data.codes, data.conditions, np.zeros((len(data.conditions), 0)))
+        nothing = np.zeros((len(data.conditions), 0))
+        alone = replace(data, part_features=nothing, membership=None, parts=None, known_targets=None, known_values=None)
         self.parts_ = alone.without_empty().parts
-        return replace(alone, graded=data.graded)
+        return alone
 
     def _parts_of(self, conditions: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
         unseen = [c.label for c in conditions if not c.is_control and c.label not in self.parts_]

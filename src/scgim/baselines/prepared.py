@@ -76,19 +76,29 @@ def fit(
     (100, 50)
     """
     baseline = method if isinstance(method, Baseline) else _make(method, read_entry(adata, key, group), options)
-    data = training_data(adata, key=key, group=group)
+    data = training_data(adata, key=key, group=group, counts=baseline.reads_counts)
     with log_duration(f"baseline {baseline.name} fitted on {len(data.x)} cells"):
         if time_limit is None:
             return baseline.fit(data, rng)
         return fit_within(baseline, data, rng, seconds=time_limit)
 
 
-def training_data(adata: AnnData, *, key: str = "gim", group: str | None = None) -> TrainingData:
+def training_data(
+    adata: AnnData,
+    *,
+    key: str = "gim",
+    group: str | None = None,
+    counts: bool = False,
+    size_key: str | None = None,
+    batch_key: str | None = None,
+) -> TrainingData:
     """The training cells (split "train" or "valid") of a prepared AnnData and all conditions, held-out ones included.
 
     Short for :meth:`scgim.data.PerturbationData.from_anndata`.
     """
-    return TrainingData.from_anndata(adata, key=key, group=group)
+    return TrainingData.from_anndata(
+        adata, key=key, group=group, counts=counts, size_key=size_key, batch_key=batch_key
+    )
 
 
 def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: str | None = None) -> Condition:
@@ -129,6 +139,10 @@ def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
     """The method, with what the declared input says of its options."""
     kind = method_class(method)
     positive = str(entry.arguments["input"]) in ("counts", "log1p")
-    implied = {"clip": positive, "mechanism": "ziln" if positive else "mlp"}
+    implied: dict[str, Any] = {"clip": positive}
     known = inspect.signature(kind).parameters
+    if "mechanism" in known:
+        from scgim.inference import AUTOMATIC
+
+        implied["mechanism"] = AUTOMATIC[str(entry.arguments["input"])]
     return kind(**{**{name: value for name, value in implied.items() if name in known}, **options})

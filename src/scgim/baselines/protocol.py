@@ -50,6 +50,8 @@ class Baseline(ABC):
     gives_graph: ClassVar[bool] = False
     #: `targets` works.
     gives_targets: ClassVar[bool] = False
+    #: Learns from raw counts: `scgim.baselines.fit` reads them.
+    reads_counts: bool = False
     #: Option of the constructor -> where the benchmark looks for its value (`own`); empty: nothing to tune.
     search_space: ClassVar[Mapping[str, Range | Choice]] = {}
 

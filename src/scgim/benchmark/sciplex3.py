@@ -131,7 +131,7 @@ class SciPlex3Task:
             rows = np.flatnonzero(codes == entry.labels.index(label))
             queries.append(Query(prepared_condition(adata, label), entry.expression(adata, rows)))
         defaults = options_of_data({"mechanism": "ziln"}, positive=True)
-        return Task(training_data(adata), {split: queries}, None, defaults, tuple(entry.genes))
+        return Task(training_data(adata, counts=True), {split: queries}, None, defaults, tuple(entry.genes))
 
 
 def extract(

@@ -17,8 +17,10 @@ from .schedule import AugmentedLagrangian, half_cosine
 from .scores import LocalScores
 from .search import SearchResult, search_structure
 from .start import build, condition_moments, find_structure, new_model, resolve_sparsity, start_from_search
+from .suited import AUTOMATIC, check_suited, tell_batches
 
 __all__ = [
+    "AUTOMATIC",
     "HISTORY",
     "PRESETS",
     "AcyclicitySettings",
@@ -34,6 +36,7 @@ __all__ = [
     "SearchSettings",
     "TrainingData",
     "build",
+    "check_suited",
     "condition_moments",
     "find_structure",
     "fit",
@@ -45,4 +48,5 @@ __all__ = [
     "resolve_sparsity",
     "search_structure",
     "start_from_search",
+    "tell_batches",
 ]

@@ -75,6 +75,9 @@ class TrainingData:
     def sorted_by_cell(self) -> TrainingData:
         """The same cells in an order that follows from themselves: what is drawn at random belongs to a place."""
         keys = (*self.x.cpu().numpy().T, self.valid.cpu().numpy(), self.condition.cpu().numpy())
+        if self.counts is not None and self.log_size is not None and self.batch_code is not None:
+            more = (*self.counts.T, self.log_size, self.batch_code)  # cells may be alike in x alone
+            keys = (*(values.cpu().numpy() for values in more), *keys)
         order = torch.as_tensor(np.lexsort(keys), device=self.x.device)
         of_cells = ("x", "condition", "valid", "counts", "log_size", "batch_code")
         return replace(self, **{n: value[order] for n in of_cells if (value := getattr(self, n)) is not None})

@@ -153,6 +153,8 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
     graph, n_dropped = break_cycles(gim.graph.probabilities().detach().cpu().numpy())
     if n_dropped:
         logger.warning("the graph had cycles: its weakest edges on them were dropped (%d)", n_dropped)
+    if isinstance(gim, CountGIM):
+        gim.mode = None
     seconds = time.perf_counter() - start_time
     return FitResult(gim, graph, n_dropped, run.progress.history, config, seconds, run.progress.step, stopped)
 

@@ -27,6 +27,8 @@ from .mechanisms import Mechanisms
 _MOST = 16.0
 #: Quantiles of the cells' size factors that are kept for new cells.
 N_SIZES = 201
+#: Log of the spread of what is held at a value: hardly any.
+_HELD = -5.0
 #: A step of Newton's method moves an expression by no more than so many log units.
 _STRIDE = 1.0
 
@@ -231,13 +233,19 @@ def laplace(
 
 
 def mechanism_residuals(
-    mechanisms: Mechanisms, graph: Tensor, targets: Tensor, parameters: dict[str, Tensor]
+    mechanisms: Mechanisms,
+    graph: Tensor,
+    targets: Tensor,
+    parameters: dict[str, Tensor],
+    held: Tensor | None = None,
 ) -> ResidualsOf:
     """The model of z as `laplace` wants it: mechanisms along `graph` (genes, genes), replaced where cells are targeted.
 
-    targets (cells, genes) bool; parameters: of the replaced mechanisms, each (cells, genes).
+    targets (cells, genes) bool; parameters: of the replaced mechanisms, each (cells, genes); held (cells, genes):
+    latent expression of genes that are held at a value, NaN elsewhere.
     """
     own_scale = mechanisms.total_log_scale()
+    free = None if held is None else torch.isnan(held)
 
     def residuals(z: Tensor) -> Residuals:
         location = mechanisms.location(z.unsqueeze(0), graph.unsqueeze(0))[0]
@@ -249,6 +257,10 @@ def mechanism_residuals(
             location = torch.where(targets, parameters["mean"], location)
             log_scale = torch.where(targets, parameters["log_scale"], log_scale)
             derivative = derivative * (~targets).to(z).unsqueeze(1)
+        if held is not None and free is not None:
+            location = torch.where(free, location, held)
+            log_scale = torch.where(free, log_scale, _HELD)
+            derivative = derivative * free.to(z).unsqueeze(1)
         jacobian = torch.eye(z.shape[1], dtype=z.dtype, device=z.device) - derivative
         return Residuals(z - location, torch.exp(-2 * log_scale), jacobian)
 

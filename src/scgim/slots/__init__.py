@@ -1,6 +1,7 @@
 """What scgim keeps in an AnnData: one record for each preparation and fit, read and checked in one place."""
 
 from .cells import cell_hashes, unknown_cells
+from .counts import Measured, check_counts
 from .entry import Entry, Part, dense
 from .foreign import owned, refuse_foreign
 from .read import groups_of, read_entry
@@ -9,8 +10,10 @@ from .write import clear, detach, drop_fit, write_prepared
 
 __all__ = [
     "Entry",
+    "Measured",
     "Part",
     "cell_hashes",
+    "check_counts",
     "checksum",
     "clear",
     "dense",

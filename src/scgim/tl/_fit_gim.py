@@ -17,11 +17,11 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
-from scgim.inference import FitConfig, TrainingData, fit, make_config
+from scgim.inference import AUTOMATIC, FitConfig, TrainingData, check_suited, fit, make_config, tell_batches
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
 
-from ._known import check_expression, check_known_values, known_arrays
+from ._known import check_known_values, known_arrays
 from ._store import check_free, remember, restore, store_fit
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ def fit_gim(
     adata: AnnData,
     *,
     hold_out: Any = None,
-    mechanism: Literal["auto", "linear", "mlp", "ziln"] = "auto",
+    mechanism: Literal["auto", "linear", "mlp", "ziln", "count", "count_linear"] = "auto",
     intervention: Literal["hard", "shift"] = "hard",
     known_targets: Mapping[str, Any] | None = None,
     known_interventions: Mapping[str, Mapping[str, float]] | None = None,
+    batch_key: str | None = None,
+    size_key: str | None = None,
     preset: str | FitConfig = "default",
     groupby: str | list[str] | None = None,
     key_added: str = "gim",
@@ -76,7 +78,9 @@ def fit_gim(
         keep what was chosen before.
     mechanism
         ``"ziln"`` (zero-inflated log-normal, for log-normalised expression), ``"mlp"`` or ``"linear"``
-        (Gaussian, for any real values); ``"auto"``: ``ziln`` for counts or log1p input, else ``mlp``.
+        (Gaussian, for any real values); ``"count"`` and ``"count_linear"``: the same two, of a latent expression of
+        which the raw counts in ``layers["counts"]`` are a measurement (see `counting`); ``"auto"``: ``ziln`` for
+        counts or log1p input, else ``mlp``.
     intervention
         ``"hard"``: a targeted gene loses its parents; ``"shift"``: its location is shifted, and with zeros their log
         odds.
@@ -85,6 +89,12 @@ def fit_gim(
         these targets are not learned.
     known_interventions
         Perturbation -> {gene: value}: atomic interventions `do(gene = value)`, in units of `adata.X`.
+    batch_key
+        For ``count``: column of `obs` with the batch of each cell (lane, plate, donor). Every gene has a rate of its
+        own in every batch, learned from its control cells, of which every batch needs some.
+    size_key
+        For ``count``: column of `obs` with size factors (above 0; only their ratios matter). None: total counts, as
+        `prepare` used them.
     preset
         ``"default"``, or ``"paper"``: random start and log-mean-exp objective; or a `scgim.inference.FitConfig`.
     groupby
@@ -145,8 +155,9 @@ def fit_gim(
     check_anndata(adata)
     given = {
         "preset": preset, "mechanism": mechanism, "intervention": intervention, "hold_out": hold_out,
-        "known_targets": known_targets, "known_interventions": known_interventions, "groupby": groupby,
-        "group": group, "device": device, "rng": rng if isinstance(rng, int | np.integer) else None,
+        "known_targets": known_targets, "known_interventions": known_interventions, "batch_key": batch_key,
+        "size_key": size_key, "groupby": groupby, "group": group, "device": device,
+        "rng": rng if isinstance(rng, int | np.integer) else None,
         "checkpoint": None if checkpoint is None else str(checkpoint),
     }  # fmt: skip
     groups = groups_of(adata, key_added)
@@ -183,21 +194,26 @@ class _Job:
     data: TrainingData
     config: FitConfig
     known: tuple[np.ndarray | None, np.ndarray | None]
+    cells: PerturbationData
     given: dict[str, Any]
 
     @classmethod
     def of(cls, adata: AnnData, entry: Entry, given: dict[str, Any], settings: dict[str, Any]) -> _Job:
-        automatic = "mlp" if entry.arguments["input"] == "continuous" else "ziln"
+        automatic = AUTOMATIC[str(entry.arguments["input"])]
         config = _config(given["preset"], given["mechanism"], given["intervention"], settings, automatic)
-        genes = np.array(entry.genes, dtype=object)
+        size_key, batch_key = given["size_key"], given["batch_key"]
+        check_columns(config, batch_key, size_key)
         known = known_arrays(entry, given["known_targets"], given["known_interventions"])
-        cells = PerturbationData.from_anndata(adata, key=entry.keys.key, group=entry.keys.group)
+        check_known_values(known[1], entry.genes, config.mechanism)
+        cells = PerturbationData.from_anndata(
+            adata, key=entry.keys.key, group=entry.keys.group, counts=config.latent, size_key=size_key,
+            batch_key=batch_key,
+        )  # fmt: skip
+        check_suited(cells, config.mechanism, entry.genes)
         data = TrainingData.of(replace(cells, known_targets=known[0], known_values=known[1]))
-        check_expression(data.x.numpy(), genes, config.mechanism)
-        check_known_values(known[1], genes, config.mechanism)
         if data.n_conditions < 2:
             raise InvalidValue("There is one condition only: nothing to learn about perturbations.")
-        return cls(entry, data, config, known, given)
+        return cls(entry, data, config, known, cells, given)
 
     def run(
         self, adata: AnnData, device: torch.device, seed: int, progress: bool, checkpoint: str | Path | None
@@ -210,9 +226,11 @@ class _Job:
             "fitting %r: %s, %s, %s, mechanism %s, on %s", keys.prefix, plural(data.n_genes, "gene"),
             plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), self.config.mechanism, device,
         )  # fmt: skip
+        tell_batches(self.cells, self.entry.genes)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)
         control = data.x[data.membership[data.condition].sum(1) == 0]
-        store_fit(adata, self.entry, result, {**self.given, "seed": str(seed)}, self.known, control.mean(0).numpy())
+        given = {**self.given, "seed": str(seed)}
+        store_fit(adata, self.entry, result, given, self.known, control.mean(0).numpy(), self.cells.measured)
 
 
 def check_settings(
@@ -223,6 +241,8 @@ def check_settings(
     device: str = "auto",
     known_targets: Any = None,
     known_interventions: Any = None,
+    batch_key: Any = None,
+    size_key: Any = None,
     checkpoint: Any = None,
     hold_out: Any = None,
     groupby: Any = None,
@@ -240,6 +260,8 @@ def check_settings(
     for name, value in (("known_targets", known_targets), ("known_interventions", known_interventions)):
         if value is not None and not isinstance(value, Mapping):
             raise InvalidType(f"{name} must be a dict, such as {{'A': 'gene'}}; got {value!r}.")
+    if mechanism != "auto":
+        check_columns(config, batch_key, size_key)
     if checkpoint is not None and not isinstance(checkpoint, str | Path):
         raise InvalidType(f"checkpoint must be the name of a file; got {checkpoint!r}.")
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
@@ -257,6 +279,16 @@ def _config(
         return make_config(preset, **changed, **settings)
     kind = automatic if mechanism == "auto" else mechanism
     return make_config(preset, mechanism=kind, intervention=intervention, **settings)
+
+
+def check_columns(config: FitConfig, batch_key: Any, size_key: Any) -> None:
+    """Refuse columns that the mechanism does not use."""
+    for name, value in (("batch_key", batch_key), ("size_key", size_key)):
+        if value is not None and not config.latent:
+            raise InvalidValue(
+                f"{name}={value!r} is for mechanism='count'; mechanism={config.mechanism!r} does not use it. Leave it "
+                "out, or pass mechanism='count'."
+            )
 
 
 def _check_groupby(entry: Entry, groupby: Any) -> None:

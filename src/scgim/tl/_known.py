@@ -1,48 +1,24 @@
-"""What the user knows about targets, and whether a mechanism can describe the data."""
+"""What the user knows about targets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from scgim._errors import InvalidType, InvalidValue
 from scgim._validation import check_values_of_genes, listing, suggestion
+from scgim.model import LATENT
 from scgim.slots import Entry
 
 
-def check_expression(x: np.ndarray, genes: np.ndarray, mechanism: str) -> None:
-    """Refuse what the mechanism cannot describe, naming the genes and the remedy."""
-    if not np.isfinite(x).all():
-        bad = genes[~np.isfinite(x).all(0)]
-        raise InvalidValue(
-            f"adata.X has NaN or infinite values in {listing(bad)}: clean it and run scgim.pp.prepare again."
-        )
-    if mechanism != "ziln":
-        constant = genes[np.ptp(x, axis=0) == 0]
-        if len(constant):
-            raise InvalidValue(f"These genes never vary in the training cells: {listing(constant)}. Leave them out.")
-        return
-    if (x < 0).any():
-        bad = genes[(x < 0).any(0)]
-        raise InvalidValue(
-            f"mechanism='ziln' needs expression >= 0, but adata.X is negative in {listing(bad)}. "
-            "Pass mechanism='mlp' for continuous data, or prepare from raw counts."
-        )
-    empty = genes[(x > 0).sum(0) < 2]
-    if len(empty):
-        raise InvalidValue(
-            f"These genes are (almost) never seen in the training cells: {listing(empty)}. "
-            "Run scgim.pp.prepare again without them (genes=)."
-        )
-
-
-def check_known_values(values: np.ndarray | None, genes: np.ndarray, mechanism: str) -> None:
+def check_known_values(values: np.ndarray | None, genes: Sequence[str], mechanism: str) -> None:
     """Refuse `do(gene = value)` below zero where expression has none."""
-    if values is not None and mechanism == "ziln" and (values < 0).any():
-        bad = genes[(values < 0).any(0)]
-        raise InvalidValue(f"known_interventions: expression in this model is >= 0, but {listing(bad)} is held below.")
+    if values is not None and mechanism in ("ziln", *LATENT) and np.any(values < 0):
+        bad = listing(compress(genes, np.any(values < 0, axis=0)))
+        raise InvalidValue(f"known_interventions: expression in this model is >= 0, but {bad} is held below.")
 
 
 def known_arrays(

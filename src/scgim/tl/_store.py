@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,14 +67,18 @@ def store_fit(
     given: dict[str, Any],
     known: tuple[np.ndarray | None, np.ndarray | None],
     control_mean: np.ndarray,
+    measured: Mapping[str, Any],
 ) -> None:
-    """Write one fit; everything is computed before the first slot is touched."""
+    """Write one fit; everything is computed before the first slot is touched.
+
+    measured: how counts were read, `scgim.slots.Measured.record`, or nothing.
+    """
     keys, settings = entry.keys, result.config.asdict()
     result.gim.to("cpu")
     weights = FittedGIM(result.gim, result.graph).arrays()
     recorded = {"known_targets": known[0], "known_values": known[1], "control_mean": control_mean}
     recorded = {name: None if value is None else value.astype(np.float32) for name, value in recorded.items()}
-    fitted = {"graph": result.graph, "settings": settings, **recorded}
+    fitted = {"graph": result.graph, "settings": settings, **recorded, **({"measured": measured} if measured else {})}
     state = seal({"prepared": entry.prepared, "fitted": fitted}, weights)
     arguments = {
         **given, "settings": settings, "seconds": result.seconds, "n_steps": result.n_steps,

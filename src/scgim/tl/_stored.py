@@ -98,7 +98,7 @@ class StoredModel:
                     f"interventions: {gene!r} is not one of the {len(position)} modelled genes."
                     f"{suggestion(gene, list(position))} They are {listing(position, most=30)}."
                 )
-            if self.fitted.gim.mechanisms.is_ziln and value < 0:
+            if (self.fitted.gim.mechanisms.is_ziln or self.fitted.counting is not None) and value < 0:
                 raise InvalidValue(f"interventions: {gene!r} = {value}, but expression in this model is >= 0.")
             held[:, position[gene]] = value
         return found._replace(held=held)
@@ -183,5 +183,6 @@ def stored_model(entry: Entry) -> StoredModel:
     """The model of a record."""
     config = FitConfig(**entry.fitted["settings"])
     with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
-        empty = new_model(config, len(entry.genes), entry.features.shape[1])
+        baseline = entry.weights.get("counting.baseline", np.zeros((1, 0)))  # (batches, genes)
+        empty = new_model(config, len(entry.genes), entry.features.shape[1], n_batches=len(baseline))
     return StoredModel(FittedGIM.from_arrays(empty, entry.fitted["graph"], dict(entry.weights)), entry)
