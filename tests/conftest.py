@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from quick_fits import quick_fits
 
 # A slow shared machine is no reason to fail, and a red test must be red again on the next run.
 settings.register_profile("scgim", deadline=None, derandomize=True, print_blob=True)
@@ -53,6 +54,13 @@ def _fixed_global_state() -> Iterator[None]:
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         pyplot.close("all")
+
+
+@pytest.fixture(name="quick_fits")
+def _quick_fits() -> Iterator[None]:
+    """The fits of this test are needed, and how good they are is not asked."""
+    with quick_fits():
+        yield
 
 
 @pytest.fixture

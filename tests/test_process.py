@@ -34,6 +34,8 @@ from threadpoolctl import threadpool_info
 import scgim
 from scgim._process import undisturbed
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 SHORT: dict[str, Any] = {**QUICK, "max_steps": 4}
 
 

@@ -17,11 +17,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmark_methods import TINY
+from quick_fits import quick_fits
 
 from scgim import baselines
 from scgim import benchmark as bm
 from scgim.benchmark.synthetic import SPLITS, SWEEPS
 from scgim.cli import main
+
+pytestmark = pytest.mark.usefixtures("quick_fits")
 
 matplotlib.use("Agg")
 SHORT = {("linear", "gim"): {"max_steps": 60}, ("linear", "mean_shift"): {"steps": 50}}
@@ -34,7 +37,8 @@ SMALL = bm.SyntheticExperiment(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic")
-    bm.run_experiment(SMALL, out, jobs=0, progress=False, command="scgim benchmark synthetic --small")
+    with quick_fits():
+        bm.run_experiment(SMALL, out, jobs=0, progress=False, command="scgim benchmark synthetic --small")
     return out
 
 

@@ -15,6 +15,8 @@ from matplotlib.colors import to_rgb
 import scgim
 from scgim.pl._style import palette
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 def line(ax, gid):
     (found,) = [artist for artist in ax.lines if artist.get_gid() == gid]

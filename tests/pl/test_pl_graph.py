@@ -23,6 +23,8 @@ from scgim.pl._layout import arrange, assign_layers, crossings, order_columns, p
 from scgim.pl._style import luminance, palette
 from scgim.tl._stored import load
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 def arrows(ax) -> dict[tuple[str, str], FancyArrowPatch]:
     found = [patch for patch in ax.patches if str(patch.get_gid()).startswith("edge:")]
