@@ -699,7 +699,7 @@ def assert_prepared(adata: ad.AnnData, before: dict[str, Any], prefix: str, kind
         assert_same(ad.read_h5ad(path).uns["entry"], entry, exact_types=False)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=75, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(adata=odd_cells(), kwargs=arguments)
 def test_odd_data_are_prepared_or_refused(adata: ad.AnnData, kwargs: dict[str, Any]) -> None:
     """Either everything holds, or the error is one of ours, says something, and has changed nothing."""
