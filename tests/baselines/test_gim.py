@@ -18,7 +18,7 @@ from scgim.baselines import BaCaDI, CannotPredict, Condition, GIMMethod, Trainin
 BOTH = [GIMMethod, BaCaDI]
 EASY = {
     "mechanism": "linear", "max_steps": 200, "warmup_steps": 100, "batch_size": 128, "n_graphs": 4,
-    "learning_rate": 0.02,
+    "learning_rate": 0.02, "network_hidden": (32, 32),
 }  # fmt: skip
 #: Short, but with steps in which graph and targets learn, too.
 FAST = {k: v for k, v in QUICK.items() if k not in ("device", "progress")} | {"warmup_steps": 2, "effect_pull": 0}
