@@ -45,7 +45,7 @@ def continuous(rng: np.random.Generator, n: int, tails: str, genes: int = 12) ->
 
 def searched(data: TrainingData, mechanism: str, seed: int = 0, **changes) -> np.ndarray:
     config = resolve_sparsity(
-        make_config(mechanism=mechanism, n_shakes=0, n_features=20, max_parents=2, n_candidates=3, **changes), data
+        make_config(mechanism=mechanism, n_shakes=0, n_features=20, max_parents=2, **changes), data
     )
     return find_structure(config, data, np.random.default_rng(seed), lambda text: None).targets.numpy()
 
