@@ -32,6 +32,13 @@ def _shared_data_folder() -> Path:
     return Path(named) if named else REPOSITORY.parent / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With `-n`: the tests of a file stay together (they share fits), and one that is ended ends the run."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist, config.option.maxworkerrestart = "loadfile", "0"
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the development data; skips the test where it is absent."""
