@@ -78,6 +78,9 @@ class PerturbationData:
         For `scgim.tl.fit_gim`; baselines learn all targets.
     graded
         The features grow with the size of the effect, as those of ``features="potency"`` in `scgim.pp.prepare` do.
+    counts, size_factor, batch
+        For ``mechanism="count"``: (cells, genes) raw counts, (cells,) size factors, and (cells,) whole numbers from 0,
+        the batch of each cell; None where they are not known, or there is one batch.
 
     Raises
     ------
@@ -105,6 +108,9 @@ class PerturbationData:
     known_targets: np.ndarray | None = None  # (parts, genes)
     known_values: np.ndarray | None = None  # (parts, genes)
     graded: bool = False
+    counts: np.ndarray | None = None  # (cells, genes)
+    size_factor: np.ndarray | None = None  # (cells,)
+    batch: np.ndarray | None = None  # (cells,)
 
     def __post_init__(self) -> None:
         missing = {"condition", "perturbation", "dose", "is_control"} - set(self.conditions.columns)
@@ -142,6 +148,9 @@ class PerturbationData:
             )
         shapes = {
             "valid": ("cells", (len(self.x),)),
+            "counts": ("cells, genes", self.x.shape),
+            "size_factor": ("cells", (len(self.x),)),
+            "batch": ("cells", (len(self.x),)),
             "part_features": (f"{rows}, p", (n_parts, *self.part_features.shape[-1:])),
             "membership": ("conditions, parts", (n_conditions, n_parts)),
             "known_targets": ("parts, genes", (n_parts, n_genes)),
@@ -231,7 +240,8 @@ class PerturbationData:
 
     def of_cells(self, chosen: np.ndarray) -> Self:
         """The same with some of the cells: bool (cells,), or their rows."""
-        return replace(self, x=self.x[chosen], codes=self.codes[chosen], valid=self.valid[chosen])
+        of_cells = ("x", "codes", "valid", "counts", "size_factor", "batch")
+        return replace(self, **{n: value[chosen] for n in of_cells if (value := getattr(self, n)) is not None})
 
     def without_empty(self) -> Self:
         """The same without conditions that have no cells, and without parts that are then in no condition."""

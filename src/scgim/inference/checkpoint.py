@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scgim._errors import InvalidValue
 from scgim._rng import set_torch_states, torch_states
@@ -27,8 +28,8 @@ def _fingerprint(config: FitConfig, seed: int, data: TrainingData) -> str:
         # A longer fit may go on from a shorter one; after a search the learning rates follow max_steps.
         settings["max_steps"] = None
     digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True, default=str).encode())
-    known = (data.known_targets, data.known_values)
-    for tensor in (data.x, data.condition, data.valid, data.features, data.membership, *known):
+    more = (data.known_targets, data.known_values, data.counts, data.log_size, data.batch_code)
+    for tensor in (data.x, data.condition, data.valid, data.features, data.membership, *more):
         digest.update(b"none" if tensor is None else tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -58,6 +59,7 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     lagrangian: AugmentedLagrangian,
     progress: Any,
+    latent: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Write next to `path` and move into place, so that an interruption never leaves half a file."""
     path = Path(path)
@@ -68,6 +70,7 @@ def save_checkpoint(
         "lagrangian": dict(vars(lagrangian)),
         "progress": dict(vars(progress)),
         "rng": torch_states(data.x.device),
+        "latent": latent,
     }
     partial = path.with_name(path.name + ".partial")
     torch.save(content, partial)

@@ -8,7 +8,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from scgim._errors import InvalidType, InvalidValue
-from scgim.model import INTERVENTIONS, KINDS, OBJECTIVES
+from scgim.model import INTERVENTIONS, KINDS, LATENT, OBJECTIVES
 
 
 def _whole(default: Any, least: int = 1, *, auto: bool = False) -> Any:
@@ -48,7 +48,10 @@ class ModelSettings:
     Parameters
     ----------
     mechanism
-        ``linear``, ``mlp`` or ``ziln``.
+        ``linear``, ``mlp``, ``ziln``, or ``count`` and ``count_linear`` (`own`): an MLP or a linear mechanism of the
+        latent expression behind raw counts.
+    counting
+        For ``count``: ``poisson``, or ``negative_binomial`` with a dispersion that all genes share (`own`).
     intervention
         ``hard`` or ``shift``.
     mechanism_hidden
@@ -63,7 +66,8 @@ class ModelSettings:
         then unused.
     """
 
-    mechanism: Literal["linear", "mlp", "ziln"] = _choice("ziln", KINDS)
+    mechanism: Literal["linear", "mlp", "ziln", "count", "count_linear"] = _choice("ziln", (*KINDS, *LATENT))
+    counting: Literal["poisson", "negative_binomial"] = _choice("poisson", ("poisson", "negative_binomial"))
     intervention: Literal["hard", "shift"] = _choice("hard", INTERVENTIONS)
     mechanism_hidden: int = _whole(10)
     network_hidden: tuple[int, ...] = (100, 100)
@@ -254,11 +258,21 @@ class FitConfig(AcyclicitySettings, OptimisationSettings, PriorSettings, SearchS
         for width in self.network_hidden:
             if not isinstance(width, numbers.Integral) or isinstance(width, bool) or width < 1:
                 raise InvalidValue(f"network_hidden must be whole numbers of at least 1; got {width!r}.")
+        if self.latent and (self.init != "search" or self.objective != "elbo" or self.sample_targets):
+            raise InvalidValue(
+                f"mechanism={self.mechanism!r} starts from a search and holds the structure that it finds: leave init, "
+                "objective, sample_targets and preset='paper' out, or use mechanism='ziln'."
+            )
         if self.effect_spread not in ("auto", 0) and self.intervention == "shift":
             raise InvalidValue(
                 "effect_spread needs intervention='hard': a condition's own marginals hold what its genes' parents do, "
                 "which a shift must not repeat. Leave it out."
             )
+
+    @property
+    def latent(self) -> bool:
+        """Whether expression is latent, behind counts."""
+        return self.mechanism in LATENT
 
     def asdict(self) -> dict[str, Any]:
         """The settings as a plain dict."""

@@ -20,6 +20,8 @@ class TrainingData:
 
     x (cells, genes) float32; condition (cells,) long; valid (cells,) bool: held out of the gradient, to decide on
     convergence; features (parts, p), membership (conditions, parts), known targets and values (parts, genes) float32.
+    Behind counts: counts (cells, genes), log_size (cells,) float32, batch_code (cells,) long; `x` is then set to a draw
+    of the latent expression once there is one.
     """
 
     x: Tensor
@@ -30,6 +32,9 @@ class TrainingData:
     known_targets: Tensor | None = None
     known_values: Tensor | None = None
     graded: bool = False
+    counts: Tensor | None = None
+    log_size: Tensor | None = None
+    batch_code: Tensor | None = None
 
     @classmethod
     def of(cls, data: PerturbationData) -> Self:
@@ -48,6 +53,9 @@ class TrainingData:
             known_targets=tensor(data.known_targets),
             known_values=tensor(data.known_values),
             graded=data.graded,
+            counts=tensor(data.counts),
+            log_size=None if data.size_factor is None else torch.tensor(np.log(data.size_factor), dtype=torch.float32),
+            batch_code=torch.tensor(data.batch if data.batch is not None else np.zeros(len(data.x), dtype=int)),
         )
 
     @property
@@ -68,7 +76,8 @@ class TrainingData:
         """The same cells in an order that follows from themselves: what is drawn at random belongs to a place."""
         keys = (*self.x.cpu().numpy().T, self.valid.cpu().numpy(), self.condition.cpu().numpy())
         order = torch.as_tensor(np.lexsort(keys), device=self.x.device)
-        return replace(self, x=self.x[order], condition=self.condition[order], valid=self.valid[order])
+        of_cells = ("x", "condition", "valid", "counts", "log_size", "batch_code")
+        return replace(self, **{n: value[order] for n in of_cells if (value := getattr(self, n)) is not None})
 
     def known_condition_targets(self) -> Tensor | None:
         """(conditions, genes) known targets: NaN where any part's targets are to be learned."""
@@ -96,7 +105,12 @@ class TrainingData:
             self.membership,
             self.known_targets,
             self.known_values,
+            *((None,) * 4 if self.counts is None else (self._picked(index))),
         )
+
+    def _picked(self, index: Tensor) -> tuple[Tensor | None, ...]:
+        assert self.counts is not None and self.log_size is not None and self.batch_code is not None
+        return self.counts[index], self.log_size[index], self.batch_code[index], index
 
 
 class BalancedSampler:

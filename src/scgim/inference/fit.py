@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,11 @@ from scgim._logging import Spoken
 from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_seeded
 from scgim._validation import plural
-from scgim.model import GIM, Batch, break_cycles, is_acyclic, spectral_radius
+from scgim.model import GIM, Batch, CountGIM, break_cycles, is_acyclic, spectral_radius
 
 from .checkpoint import load_checkpoint, restore, save_checkpoint
 from .config import FitConfig
+from .counts import CountStart, find_latent_structure
 from .data import BalancedSampler, TrainingData
 from .refit import refit_effects
 from .schedule import AugmentedLagrangian, graphs_per_step, make_optimiser, ramp, set_learning_rates
@@ -34,6 +35,8 @@ from .start import build, find_structure, resolve_sparsity, start_from_search
 
 logger = logging.getLogger("scgim")
 
+#: Entries of a batch of matrices: memory stays small.
+_ENTRIES = 4_000_000
 #: Up to so many genes a fit on the CPU is faster on one thread.
 _SMALL = 64
 
@@ -124,9 +127,15 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
     rng = np.random.default_rng(seed)
     config = resolve_sparsity(config, data)
     gim = build(config, data, rng)
+    original = data
     resumed = load_checkpoint(checkpoint, config, seed, data)
     if config.init == "search" and resumed is None:
-        start_from_search(gim, data, _search(config, data, rng, progress))
+        data = _start(gim, data, config, rng, progress)
+    elif resumed is not None and isinstance(gim, CountGIM):
+        gim.mode, drawn = (value.to(data.x) for value in resumed["latent"])
+        data = replace(data, x=drawn)
+    if isinstance(gim, CountGIM):
+        gim.hold_structure()
     logger.info("fit: %s", plural(config.max_steps, "step"))
     run = _Run(gim, data, config)
     if resumed is not None:
@@ -135,7 +144,9 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
 
     def save() -> None:
         if checkpoint is not None:
-            save_checkpoint(checkpoint, config, seed, data, gim, run.optimiser, run.lagrangian, run.progress)
+            latent = (gim.mode, data.x) if isinstance(gim, CountGIM) else None
+            moving = gim, run.optimiser, run.lagrangian, run.progress
+            save_checkpoint(checkpoint, config, seed, original, *moving, latent)
 
     stopped = run.to_the_end(progress, save)
     refit_effects(gim, data, float(config.effect_pull), float(config.effect_spread))
@@ -239,7 +250,21 @@ class _Run:
         return False
 
 
-def _search(config: FitConfig, data: TrainingData, rng: np.random.Generator, progress: bool) -> SearchResult:
+def _start(gim: GIM, data: TrainingData, config: FitConfig, rng: np.random.Generator, progress: bool) -> TrainingData:
+    """Start from a search; the data, behind counts with a draw of the latent expression."""
+    found = _search(gim, config, data, rng, progress)
+    if isinstance(gim, CountGIM) and isinstance(found, CountStart):
+        gim.mode = found.mode.to(data.x)
+        data = replace(data, x=found.draw.to(data.x))
+        gim.mechanisms.standardise(data.x[~data.valid])
+        gim.counting.lowest.copy_(gim.mode[~data.valid].min(0).values)
+    start_from_search(gim, data, found)
+    return data
+
+
+def _search(
+    gim: GIM, config: FitConfig, data: TrainingData, rng: np.random.Generator, progress: bool
+) -> SearchResult | CountStart:
     """The structure search, with a line now and then: with many cells it takes longer than the fit."""
     n_cells = plural(int((~data.valid).sum()), "cell")
     logger.info("structure search: %s, %s", plural(data.n_genes, "gene"), n_cells)
@@ -251,7 +276,10 @@ def _search(config: FitConfig, data: TrainingData, rng: np.random.Generator, pro
             if not progress and said.due():
                 logger.info("structure search: %s", text)
 
-        found = find_structure(config, data, rng, report)
+        if isinstance(gim, CountGIM):
+            found: SearchResult | CountStart = find_latent_structure(config, data, gim, rng, report)
+        else:
+            found = find_structure(config, data, rng, report)
     edges = plural(int(found.graph.sum()), "edge")
     logger.info("structure search: found %s in %.0f s", edges, said.seconds())
     return found
@@ -293,6 +321,11 @@ def held_out_loss(gim: GIM, data: TrainingData) -> float:
     index = torch.nonzero(data.valid).squeeze(1)
     if len(index) == 0:
         index = torch.arange(len(data.x), device=data.x.device)
+    if isinstance(gim, CountGIM):
+        size = max(16, _ENTRIES // data.n_genes**2)
+        one = torch.ones(size, device=data.x.device)
+        parts = [gim.evidence(data.batch(part, one[: len(part)])).sum() for part in index.split(size)]
+        return -float(torch.stack(parts).sum()) / len(index)
     total = 0.0
     graph = gim.hard_graph().to(data.x).unsqueeze(0)
     for part in index.split(8192):

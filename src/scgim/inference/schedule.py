@@ -61,7 +61,7 @@ def ramp(config: FitConfig, step: int) -> float:
 
 def graphs_per_step(config: FitConfig, n_genes: int) -> int:
     """Graph samples in one evaluation; fewer for many genes, so that masked weights stay below 64 MiB."""
-    if config.objective == "log_mean_exp":
+    if config.objective == "log_mean_exp" or config.latent:
         return 1
     size = n_genes * n_genes * config.mechanism_hidden * 4
     return max(1, min(config.n_graphs, 2**26 // size))

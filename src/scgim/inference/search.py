@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import networkx as nx
 import numpy as np
@@ -17,8 +18,6 @@ import torch
 from torch import Tensor
 
 from scgim._validation import plural
-
-from .scores import LocalScores
 
 logger = logging.getLogger("scgim")
 
@@ -35,6 +34,19 @@ class SearchResult:
     n_moves: int
 
 
+class Scores(Protocol):
+    """What the search asks of scores."""
+
+    n_genes: int
+    n_scored: int
+
+    def score(
+        self, gene: int, parent_sets: list[frozenset[int]], start: Tensor | None = None
+    ) -> list[tuple[float, Tensor]]: ...
+
+    def screen(self, n_candidates: int) -> list[set[int]]: ...
+
+
 class _State:
     """Parent sets, the same as a networkx graph, and the gains of all toggles.
 
@@ -45,7 +57,7 @@ class _State:
     #: How many of a gene's best stale toggles are scored at a time.
     _AT_ONCE = 4
 
-    def __init__(self, scores: LocalScores, candidates: list[set[int]]) -> None:
+    def __init__(self, scores: Scores, candidates: list[set[int]]) -> None:
         self.scores, self.candidates = scores, candidates
         self.n = scores.n_genes
         self.parents: list[frozenset[int]] = [frozenset()] * self.n
@@ -144,7 +156,7 @@ class _State:
 
 
 def search_structure(
-    scores: LocalScores,
+    scores: Scores,
     *,
     generator: np.random.Generator,
     max_parents: int = 10,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor
 from scgim._rng import torch_generator
 from scgim.model import (
     GIM,
+    LATENT,
     AmortizedInterventions,
+    CountGIM,
+    Counting,
     FreeInterventions,
     LatentGraph,
     Mechanisms,
@@ -25,7 +29,9 @@ from scgim.model import (
 from scgim.model.distributions import outlier_share
 
 from .config import FitConfig
+from .counts import CountStart
 from .data import TrainingData, cap_cells
+from .moments import N_BASIS
 from .scores import LocalScores, marginals
 from .search import SearchResult, search_structure
 
@@ -47,11 +53,14 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
     n_cells = int((~data.valid).sum())
     graph, target = config.graph_sparsity, config.target_sparsity
     if isinstance(graph, str):
-        n_parameters = 1 if config.mechanism == "linear" else config.mechanism_hidden
+        n_parameters = {"linear": 1, "count": N_BASIS, "count_linear": N_BASIS}.get(
+            config.mechanism, config.mechanism_hidden
+        )
         graph = 0.5 * n_parameters * math.log(n_cells) + 2 * math.log(max(2, data.n_genes))
     if isinstance(target, str):
         per_condition = max(2.0, n_cells / max(1, data.n_conditions))
-        k = n_effects(config.intervention, config.mechanism == "ziln")
+        # Behind counts the evidence is that of a level alone.
+        k = 1 if config.latent else n_effects(config.intervention, config.mechanism == "ziln")
         target = 0.5 * k * math.log(per_condition) + math.log(max(2, data.n_genes))
         target = max(target, 0.5 * float(chi2.isf(_FALSE_CONDITIONS / data.n_genes, k)))
     pull = config.effect_pull
@@ -65,7 +74,7 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
     alpha = config.inverse_temperature
     if isinstance(alpha, str):  # 1 as in the paper's start; after a search the prior on z must not outweigh the data
         alpha = float(data.n_genes) if config.init == "search" else 1.0
-    wide = config.mechanism == "ziln" and config.init == "search" and config.amortised
+    wide = (config.mechanism == "ziln" or config.latent) and config.init == "search" and config.amortised
     phi, hidden = config.intervention_scale, config.target_scale
     return replace(
         config,
@@ -80,12 +89,18 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
 
 
 def new_model(
-    config: FitConfig, n_genes: int, n_features: int, n_parts: int = 0, generator: torch.Generator | None = None
+    config: FitConfig,
+    n_genes: int,
+    n_features: int,
+    n_parts: int = 0,
+    generator: torch.Generator | None = None,
+    n_batches: int = 1,
 ) -> GIM:
     """A GIM with initialised modules: z ~ N(0, 1), log scales 0, Glorot elsewhere. Sparsities must be numbers."""
     ziln = config.mechanism == "ziln"
     k = n_effects(config.intervention, ziln)
-    mechanisms = Mechanisms(n_genes, config.mechanism, config.mechanism_hidden, generator)
+    kind: Any = LATENT.get(config.mechanism, config.mechanism)
+    mechanisms = Mechanisms(n_genes, kind, config.mechanism_hidden, generator)
     graph = LatentGraph(n_genes, inverse_temperature=float(config.inverse_temperature), generator=generator)
     interventions: AmortizedInterventions | FreeInterventions = FreeInterventions(n_parts, n_genes, k)
     if config.amortised:
@@ -98,21 +113,35 @@ def new_model(
         intervention_scale=float(config.intervention_scale),
         target_scale=float(config.target_scale),
         effect_noise=config.effect_noise,
-        outlier_share=outlier_share(config.intervention, ziln),
+        outlier_share=0.0 if config.latent else outlier_share(config.intervention, ziln),
     )
-    return GIM(
-        graph, mechanisms, interventions, config.intervention, priors, config.gumbel_scale, config.sample_targets
-    )
+    parts = graph, mechanisms, interventions, config.intervention, priors, config.gumbel_scale, config.sample_targets
+    return CountGIM(*parts, counting=Counting(n_genes, n_batches)) if config.latent else GIM(*parts)
 
 
 def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GIM:
     """A new model in the units of the data, on its device."""
     n_parts, n_features = data.features.shape
-    gim = new_model(config, data.n_genes, n_features, n_parts, torch_generator(rng))
+    n_batches = 1 if data.batch_code is None else int(data.batch_code.max()) + 1
+    gim = new_model(config, data.n_genes, n_features, n_parts, torch_generator(rng), n_batches)
     train = ~data.valid
     control = (data.membership.sum(1) == 0)[data.condition[train]]
+    if isinstance(gim, CountGIM):
+        _measure(gim.counting, data, train)
+        return gim.to(data.x.device)  # units follow from the expression that is found
     gim.mechanisms.standardise(data.x[train].cpu(), control.cpu())
     return gim.to(data.x.device)
+
+
+def _measure(counting: Counting, data: TrainingData, train: Tensor) -> None:
+    """Rates of genes in the control cells of every batch, and the cells' size factors."""
+    assert data.counts is not None and data.log_size is not None and data.batch_code is not None
+    control = train & (data.membership.sum(1) == 0)[data.condition]
+    for code in range(len(counting.baseline)):
+        cells = control & (data.batch_code == code)
+        total, size = data.counts[cells].sum(0).cpu(), data.log_size[cells].exp().sum().cpu()
+        counting.baseline[code] = ((total + 0.5) / (size + 0.5)).log()
+    counting.describe(data.log_size[train].cpu(), data.batch_code[train].cpu())
 
 
 def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generator, report) -> SearchResult:
@@ -154,15 +183,21 @@ def _shakes(config: FitConfig, n_genes: int) -> int:
     return 5 * n_genes if config.mechanism == "linear" else 0
 
 
-def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps: int = 400) -> None:
-    """Set the graph to the found one and teach the interventions the found targets and their marginals."""
+def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountStart, n_steps: int = 400) -> None:
+    """Set the graph to the found one and teach the interventions the found targets and their marginals.
+
+    A target network that has read the evidence behind counts is left as it is.
+    """
     device = data.x.device
     graph = torch.as_tensor(found.graph, device=device)
     order = topological_order(found.graph)
     rank = torch.empty(len(order), dtype=torch.long, device=device)
     rank[torch.as_tensor(order, device=device)] = torch.arange(len(order), device=device)
     gim.graph.allowed &= rank.unsqueeze(1) < rank.unsqueeze(0)
-    gim.graph.set_logits(torch.where(graph, _FOUND, _POSSIBLE).to(data.x))
+    logits = torch.where(graph, _FOUND, _POSSIBLE)
+    if isinstance(found, CountStart):
+        logits = torch.as_tensor(found.logits, device=device)
+    gim.graph.set_logits(logits.to(data.x))
     single = data.membership.sum(1) == 1
     if not bool(single.any()):
         return
@@ -171,18 +206,23 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult, n_steps
     moments = condition_moments(gim, data)[single]  # (conditions, genes, k)
     if isinstance(gim.interventions, FreeInterventions):
         part = data.membership[single].argmax(1)
-        gim.interventions.start_at(part, torch.where(targets > 0.5, _FOUND, _POSSIBLE), moments)
+        at = torch.where(targets > 0.5, _FOUND, _POSSIBLE)
+        if isinstance(found, CountStart):
+            at = gim.interventions.target_logits.detach()[part]
+        gim.interventions.start_at(part, at, moments)
         return
     # A little weight on everything: untargeted genes get the effects that would make sense were they targets.
     weight = (targets + 0.02).unsqueeze(-1)
     nets = gim.interventions
-    optimiser = torch.optim.Adam(nets.parameters(), lr=2e-2)
+    learned = nets.effect_net if isinstance(found, CountStart) else nets
+    optimiser = torch.optim.Adam(learned.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps, eta_min=1e-4)
     for _ in range(n_steps):
         optimiser.zero_grad()
         logits, effects = nets(features)
-        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-        loss = loss + (weight * (effects - moments).square()).sum()
+        loss = (weight * (effects - moments).square()).sum()
+        if not isinstance(found, CountStart):
+            loss = loss + F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
         loss = 20 * loss - nets.log_prior(gim.priors.intervention_scale, gim.priors.target_scale)
         loss.backward()
         optimiser.step()

@@ -2,6 +2,8 @@
 
 from scgim._dag import is_acyclic, topological_order
 
+from .count_gim import CountGIM
+from .counts import Counting, Posterior, laplace, mechanism_residuals
 from .distributions import GumbelBernoulli, ZeroInflatedLogNormal, normal_log_prob, ziln_log_prob
 from .fitted import FittedGIM, Interventions
 from .gim import GIM, OBJECTIVES, Batch, Priors
@@ -15,18 +17,21 @@ from .interventions import (
     combine,
     n_effects,
 )
-from .mechanisms import KINDS, Mechanisms
+from .mechanisms import KINDS, LATENT, Mechanisms
 from .sampling import Action, Noise, abduct, counterfactual, draw_action, draw_noise, propagate, touched_genes
 
 __all__ = [
     "GIM",
     "INTERVENTIONS",
     "KINDS",
+    "LATENT",
     "OBJECTIVES",
     "Action",
     "AmortizedInterventions",
     "AtomicInterventions",
     "Batch",
+    "CountGIM",
+    "Counting",
     "FeatureNetwork",
     "FittedGIM",
     "FreeInterventions",
@@ -35,6 +40,7 @@ __all__ = [
     "LatentGraph",
     "Mechanisms",
     "Noise",
+    "Posterior",
     "Priors",
     "ZeroInflatedLogNormal",
     "abduct",
@@ -45,6 +51,8 @@ __all__ = [
     "draw_noise",
     "exponential_trace",
     "is_acyclic",
+    "laplace",
+    "mechanism_residuals",
     "n_effects",
     "normal_log_prob",
     "propagate",

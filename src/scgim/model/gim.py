@@ -77,6 +77,8 @@ class Batch:
     for; features (parts, p); membership (conditions, parts).
     known_targets (parts, genes) in {0, 1} with NaN rows for parts whose targets are learned;
     known_values (parts, genes): `do(x = value)`, NaN where there is none.
+    Behind counts: counts (cells, genes), log_size (cells,), batch_code (cells,) long, index (cells,) long: which of the
+    training cells they are.
     """
 
     x: Tensor
@@ -86,6 +88,10 @@ class Batch:
     membership: Tensor
     known_targets: Tensor | None = None
     known_values: Tensor | None = None
+    counts: Tensor | None = None
+    log_size: Tensor | None = None
+    batch_code: Tensor | None = None
+    index: Tensor | None = None
 
 
 class GIM(nn.Module):

@@ -19,6 +19,8 @@ from .distributions import (
 
 MechanismKind = Literal["linear", "mlp", "ziln"]
 KINDS = ("linear", "mlp", "ziln")
+#: Mechanisms of a latent expression behind counts (`scgim.model.Counting`), and their kind.
+LATENT = {"count": "mlp", "count_linear": "linear"}
 #: A gene's spread of log x counts as if so many of its cells had the spread of all genes together (`own`).
 _POOLED_CELLS = 10.0
 #: So many cells at most make up a gene's outliers where its tails are measured (`own`).
@@ -178,6 +180,17 @@ class Mechanisms(nn.Module):
             hidden = torch.tanh(hidden.view(n_graphs, n_cells, n_genes, self.hidden) + self.bias_in)
             out = (hidden * self.weight_out).sum(-1)
         return self.response_center + self.response_scale * (out + self.bias)
+
+    def derivative(self, x: Tensor, graph: Tensor) -> Tensor:
+        """(cells, parent, child) derivative of a child's location by its parent in `x` (cells, genes)."""
+        units = self.response_scale / self.scale.unsqueeze(1)  # (parent, child)
+        if self.kind == "linear":
+            return (graph * self.weight * units).expand(len(x), -1, -1)
+        masked = graph.unsqueeze(-1) * self.weight_in  # (parent, child, hidden)
+        hidden = ((x - self.center) / self.scale) @ masked.reshape(self.n_genes, -1)
+        hidden = torch.tanh(hidden.view(len(x), self.n_genes, self.hidden) + self.bias_in)
+        slope = (1 - hidden.square()) * self.weight_out  # (cells, child, hidden)
+        return torch.einsum("nch,pch->npc", slope, masked) * units
 
     def expected(self, x: Tensor, graph: Tensor) -> Tensor:
         """(cells, genes) mean of every gene given its parents in `x` (cells, genes); one `graph` (1, genes, genes)."""

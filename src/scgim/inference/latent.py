@@ -1,0 +1,238 @@
+"""Expectation and maximisation over the latent expression behind counts: what the structure search looks at (`own`).
+
+The first expectation knows no graph: every condition has a normal of its own. The later ones stand on a structural
+causal model with the graph and the targets that were found, additive in a few functions of the parents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scgim.model.counts import Counting, Posterior, Residuals, ResidualsOf, laplace
+
+from .moments import N_BASIS, MomentScores, basis, basis_slope, moments
+
+#: A condition's covariance counts as if so many of its cells had the pooled one.
+_POOLED_CELLS = 20.0
+#: Least variance of a noise, in squared log units.
+_LEAST = 1e-2
+#: Entries of a batch of matrices: memory stays small.
+_ENTRIES = 4_000_000
+
+
+@dataclass
+class LatentCells:
+    """Cells whose latent expression is sought.
+
+    counts (cells, genes); log_size (cells,); batch, condition (cells,) long; n_conditions; counting: the measurement.
+    """
+
+    counts: Tensor
+    log_size: Tensor
+    batch: Tensor
+    condition: Tensor
+    n_conditions: int
+    counting: Counting
+
+    @property
+    def n_genes(self) -> int:
+        return int(self.counts.shape[1])
+
+    @property
+    def n_cells(self) -> Tensor:
+        """(conditions,)"""
+        return torch.bincount(self.condition, minlength=self.n_conditions).to(self.counts)
+
+    def per_condition(self, values: Tensor) -> Tensor:
+        """Sums over the cells of each condition."""
+        out = values.new_zeros(self.n_conditions, *values.shape[1:])
+        return out.index_add(0, self.condition, values)
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """Rows of the cells, in parts that fit into memory."""
+        size = max(16, _ENTRIES // self.n_genes**2)
+        return torch.arange(len(self.counts), device=self.counts.device).split(size)
+
+    def posterior(self, rows: Tensor, residuals: ResidualsOf, start: Tensor, n_steps: int) -> Posterior:
+        """Of some cells; start (those cells, genes)."""
+        return laplace(
+            self.counting, self.counts[rows], self.log_size[rows], self.batch[rows], residuals, start, n_steps
+        )
+
+
+@dataclass
+class Latent:
+    """What is known of the latent expression.
+
+    mode (cells, genes); variance (cells, genes) marginal, of the posterior; draws (draws, cells, genes).
+    """
+
+    mode: Tensor
+    variance: Tensor
+    draws: Tensor
+
+
+def without_graph(
+    cells: LatentCells, n_draws: int, generator: torch.Generator, n_rounds: int = 15
+) -> tuple[Latent, Tensor]:
+    """Expectation under a normal per condition, its covariance shrunk to the pooled one; also prior variances."""
+    d, n = cells.n_genes, cells.n_cells
+    scaled = cells.counting.baseline[cells.batch].exp() * cells.log_size.exp().unsqueeze(1)
+    mean = ((cells.per_condition(cells.counts) + 0.5) / (cells.per_condition(scaled) + 0.5)).log().clamp(-6, 6)
+    covariance = 0.5 * torch.eye(d).to(mean).expand(cells.n_conditions, d, d)
+    mode = mean[cells.condition].clone()
+    latent = Latent(mode, torch.zeros_like(mode), mode.new_zeros(n_draws, *mode.shape))
+    for step in range(n_rounds):
+        root = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        second = torch.zeros_like(covariance)
+        for rows in cells.parts():
+            k = cells.condition[rows]
+
+            def residuals(z: Tensor, k: Tensor = k, root: Tensor = root, mean: Tensor = mean) -> Residuals:
+                left = ((z - mean[k]).unsqueeze(1) @ root[k]).squeeze(1)
+                return Residuals(left, torch.ones_like(left), root[k])
+
+            found = cells.posterior(rows, residuals, latent.mode[rows], 2 if step else 8)
+            latent.mode[rows] = found.center
+            spread = torch.cholesky_inverse(found.factor)
+            second.index_add_(0, k, found.center.unsqueeze(2) * found.center.unsqueeze(1) + spread)
+            if step == n_rounds - 1:
+                _keep(latent, found, rows, generator)
+        mean = cells.per_condition(latent.mode) / n.clamp_min(1).unsqueeze(1)
+        second = second - n[:, None, None] * mean.unsqueeze(2) * mean.unsqueeze(1)
+        pooled = second.sum(0) / n.sum()
+        covariance = (second + _POOLED_CELLS * pooled) / (n + _POOLED_CELLS)[:, None, None]
+        covariance = covariance + 1e-4 * torch.eye(d).to(mean)
+    return latent, covariance.diagonal(dim1=1, dim2=2)
+
+
+def _keep(latent: Latent, found: Posterior, rows: Tensor, generator: torch.Generator) -> None:
+    latent.mode[rows], latent.variance[rows] = found.center, found.variance_of_genes()
+    for draw in latent.draws:
+        noise = torch.randn(len(rows), draw.shape[1], generator=generator, dtype=torch.float64)
+        draw[rows] = found.draw(noise.to(draw))
+
+
+class AdditiveModel:
+    """A structural causal model, additive in the functions of the parents, with its targets.
+
+    Parameters
+    ----------
+    scores
+        With the moments from which it is estimated.
+    graph, targets
+        (genes, genes) bool, row = cause; (conditions, genes) bool.
+    center, scale
+        (genes,) units in which the moments were taken.
+    """
+
+    def __init__(
+        self, scores: MomentScores, graph: np.ndarray, targets: np.ndarray, center: Tensor, scale: Tensor
+    ) -> None:
+        d, (self.center, self.scale), self.shift = scores.n_genes, (center, scale), scores.shift
+        beta, bias, variance = np.zeros((d, N_BASIS, d)), np.zeros(d), np.zeros(d)
+        level, spread = scores.mean.copy(), scores.variance.copy()
+        for gene in range(d):
+            parents = np.flatnonzero(graph[:, gene])
+            fit = scores.regression(gene, frozenset(parents.tolist()))
+            fit.refit(targets[:, gene])
+            bias[gene], variance[gene] = fit.beta[0], fit.variance
+            beta[parents, :, gene] = fit.beta[1:].reshape(-1, N_BASIS)
+            if self.shift:
+                level[:, gene], spread[:, gene] = fit.offset, fit.variance
+        self.beta, self.bias = torch.as_tensor(beta).to(center), torch.as_tensor(bias).to(center)
+        squared = scale.square()
+        self.variance = (torch.as_tensor(variance).to(center) * squared).clamp_min(_LEAST)
+        self.targets = torch.as_tensor(targets).to(center.device)
+        self.level = torch.as_tensor(level).to(center) * scale + (0.0 if self.shift else center)
+        self.spread = (torch.as_tensor(spread).to(center) * squared).clamp_min(_LEAST)
+
+    def location(self, z: Tensor) -> Tensor:
+        """(cells, genes) of every gene given its parents."""
+        functions = basis((z - self.center) / self.scale).flatten(-2)
+        return (functions @ self.beta.flatten(0, 1) + self.bias) * self.scale + self.center
+
+    def left(self, z: Tensor, condition: Tensor) -> Tensor:
+        """(cells, genes) noise."""
+        targets, level = self.targets[condition], self.level[condition]
+        own = self.location(z)
+        return z - torch.where(targets, own + level if self.shift else level, own)
+
+    def residuals(self, condition: Tensor) -> ResidualsOf:
+        """The model as `laplace` wants it, for cells of these conditions."""
+        targets = self.targets[condition]
+        precision = 1 / torch.where(targets, self.spread[condition], self.variance)
+        identity = torch.eye(len(self.center)).to(self.center)
+
+        def of(z: Tensor) -> Residuals:
+            slope = basis_slope((z - self.center) / self.scale)
+            # Sum over the functions one after the other: the full product would not fit into memory.
+            derivative = sum(slope[..., f].unsqueeze(-1) * self.beta[:, f] for f in range(N_BASIS))
+            derivative = derivative * (self.scale / self.scale.unsqueeze(1))
+            if not self.shift:
+                derivative = derivative * (~targets).to(z).unsqueeze(1)
+            return Residuals(self.left(z, condition), precision, identity - derivative)
+
+        return of
+
+
+def expect(
+    cells: LatentCells, model: AdditiveModel, latent: Latent, generator: torch.Generator, n_steps: int = 2
+) -> None:
+    """Expectation under a structural causal model; `latent` changes in place."""
+    for rows in cells.parts():
+        found = cells.posterior(rows, model.residuals(cells.condition[rows]), latent.mode[rows], n_steps)
+        _keep(latent, found, rows, generator)
+
+
+def information(model: AdditiveModel, cells: LatentCells, latent: Latent) -> tuple[Tensor, Tensor]:
+    """Share of the complete information that the counts hold: on a gene's noise, and on the gene itself; both (genes,).
+
+    Louis (1982): what is missing is the variance, under the posterior, of the score; that of a mean is the noise.
+    """
+    left = torch.stack([model.left(z, cells.condition) for z in latent.draws])
+    noise = 1 - left.var(0).mean(0) / left.square().mean((0, 1))
+    return noise.clamp(0.02, 1.0), _reliability(latent)
+
+
+def information_without_graph(latent: Latent, prior: Tensor, cells: LatentCells) -> tuple[Tensor, Tensor]:
+    """The same where every gene is its condition's normal, with variances `prior` (conditions, genes)."""
+    noise = 1 - latent.variance.mean(0) / prior[cells.condition].mean(0)
+    return noise.clamp(0.02, 1.0), _reliability(latent)
+
+
+def _reliability(latent: Latent) -> Tensor:
+    whole = latent.draws.flatten(0, 1).var(0)
+    return (1 - latent.variance.mean(0) / whole).clamp(0.02, 1.0)
+
+
+def target_gains(model: AdditiveModel, cells: LatentCells, latent: Latent) -> Tensor:
+    """(conditions, genes) nats by which a level of its own explains a gene better, marginal over z.
+
+    Where the model has no target, a score test: the mean over the condition's cells of the expected noise, against
+    the variance of that over cells, which holds only what the counts tell (Louis 1982). Where it has one, what
+    taking it away would lose: the squared distance of its level from what the parents say, times the information.
+    """
+    left = torch.stack([model.left(z, cells.condition) for z in latent.draws])
+    location = torch.stack([model.location(z) for z in latent.draws]).mean(0)
+    n_draws, n = len(left), cells.n_cells.clamp_min(1).unsqueeze(1)
+    hidden = cells.per_condition(left.var(0)) / n  # variance that the counts leave open
+    mean = cells.per_condition(left.mean(0)) / n
+    variance = (cells.per_condition(left.mean(0).square()) / n - mean.square() - hidden / n_draws).clamp_min(1e-4)
+    weight = (~model.targets).to(n) * n
+    pooled = (weight * variance).sum(0) / weight.sum(0).clamp_min(1)
+    moderated = (n * variance + 10.0 * pooled) / (n + 10.0)
+    added = n * mean.square() / (2 * moderated)
+    known = (1 - hidden / model.spread).clamp(0.02, 1.0)
+    away = model.level - (0.0 if model.shift else cells.per_condition(location) / n)
+    lost = n * known * away.square() / (2 * torch.maximum(model.spread, model.variance))
+    return torch.where(model.targets, lost, added)
+
+
+def latent_moments(cells: LatentCells, latent: Latent, center: Tensor, scale: Tensor) -> np.ndarray:
+    """`moments` of the draws in these units."""
+    return moments((latent.draws - center) / scale, cells.condition, cells.n_conditions)

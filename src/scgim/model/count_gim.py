@@ -1,0 +1,135 @@
+"""The generative intervention model behind counts (`own`): the paper's, with its cells hidden by counting.
+
+    G, theta, I    as in `GIM`, with normal mechanisms
+    z_i            ~ p(z | G, theta, I of the cell's condition)
+    y_ij           ~ Poisson(l_i exp(b_j + z_ij))
+
+Graph and targets were found by the search, marginal over z, and are held: the joint fit learns the mechanisms and the
+effects given them, with the latent expression integrated out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import Normal
+from torch import Tensor
+
+from .counts import Counting, Posterior, laplace, mechanism_residuals
+from .gim import GIM, Batch, Objective
+
+#: Steps of Newton's method per step of the fit, from where a cell was last, and from afar.
+_STEPS, _STEPS_FROM_AFAR = 1, 25
+
+
+class CountGIM(GIM):
+    """Generative intervention model of counts.
+
+    Parameters
+    ----------
+    *arguments
+        As for `GIM`; mechanisms must be normal (``linear`` or ``mlp``).
+    counting
+        The measurement.
+
+    Attributes
+    ----------
+    mode
+        (training cells, genes) where each cell's posterior was last; None outside of a fit.
+    """
+
+    def __init__(self, *arguments: Any, counting: Counting) -> None:
+        super().__init__(*arguments)
+        self.counting = counting
+        self.mode: Tensor | None = None
+
+    def hold_structure(self) -> None:
+        """Learn no graph and no targets any more."""
+        self.graph.requires_grad_(False)
+        for name, parameter in self.interventions.named_parameters():
+            if name.startswith("target"):
+                parameter.requires_grad_(False)
+
+    def held_graph(self) -> Tensor:
+        """(1, genes, genes)"""
+        return self.hard_graph().to(self.mechanisms.center).unsqueeze(0)
+
+    # -- Pyro model and guide -----------------------------------------------------------------------------
+
+    def model(
+        self,
+        batch: Batch,
+        n_graphs: int = 1,
+        objective: Objective = "elbo",
+        target_sparsity: float | None = None,
+    ) -> None:
+        """Pyro model: effects, the latent expression of every cell, and its counts."""
+        assert batch.counts is not None and batch.log_size is not None and batch.batch_code is not None
+        sparsity = self.priors.target_sparsity if target_sparsity is None else target_sparsity
+        noise = self._sample_effects(batch)
+        pyro.factor("log_prior", self.log_prior(batch, sparsity))
+        with pyro.plate("cells", len(batch.counts)), pyro.poutine.scale(scale=batch.weight):
+            # The density of z is the factor "mechanisms", in which every gene is given its parents.
+            z = pyro.sample("z", Normal(torch.zeros_like(batch.x), 1.0).to_event(1).mask(False))
+            rate = self.counting.log_rate(z, batch.log_size, batch.batch_code)
+            pyro.sample("counts", self.counting.distribution(rate).to_event(1), obs=batch.counts)
+        prob, _, _ = self.condition_interventions(batch)
+        targets = (prob > 0.5).to(z)
+        cells = self.cell_log_likelihood(replace(batch, x=z), self.held_graph(), noise, targets=targets)
+        pyro.factor("mechanisms", cells)
+
+    def guide(
+        self,
+        batch: Batch,
+        n_graphs: int = 1,
+        objective: Objective = "elbo",
+        target_sparsity: float | None = None,
+    ) -> None:
+        """Pyro guide: the latent expression from the Laplace approximation of its posterior under the present model.
+
+        It has no parameters of its own, so that its entropy need not be followed: the fit is an EM algorithm with
+        draws (Wei & Tanner 1990), every step of which improves the bound given the posterior.
+        """
+        self._sample_effects(batch)
+        posterior = self.posterior(batch)
+        with pyro.plate("cells", len(batch.x)), pyro.poutine.scale(scale=batch.weight):
+            pyro.sample("z", posterior.mask(False))
+
+    def _sample_effects(self, batch: Batch) -> Tensor:
+        k = 1 if self.intervention == "shift" else 2
+        zero = batch.x.new_zeros(batch.features.shape[0], self.graph.n_genes, k)
+        return pyro.sample("effects_noise", Normal(zero, 1.0).to_event(3).mask(False))
+
+    # -- posterior ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def posterior(self, batch: Batch) -> Posterior:
+        """Of the latent expression of cells under their conditions; goes on from `mode` where it has been."""
+        assert batch.counts is not None and batch.log_size is not None and batch.batch_code is not None
+        prob, effects, _ = self.condition_interventions(batch)
+        targets = (prob > 0.5)[batch.condition]
+        parameters = {name: value[batch.condition] for name, value in self.replaced_parameters(effects).items()}
+        known = self.mode is not None and batch.index is not None
+        start = self.mode[batch.index] if known else torch.zeros_like(batch.counts)  # type: ignore[index]
+        out = laplace(
+            self.counting, batch.counts, batch.log_size, batch.batch_code,
+            mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters),
+            start, _STEPS if known else _STEPS_FROM_AFAR,
+        )  # fmt: skip
+        if known:
+            self.mode[batch.index] = out.center  # type: ignore[index]
+        return out
+
+    @torch.no_grad()
+    def evidence(self, batch: Batch) -> Tensor:
+        """(cells,) log likelihood of the counts, the latent expression integrated out by Laplace's approximation."""
+        assert batch.counts is not None and batch.log_size is not None and batch.batch_code is not None
+        z = self.posterior(batch)
+        prob, effects, _ = self.condition_interventions(batch)
+        own, replaced = self.gene_log_likelihoods(z.center, batch.condition, self.held_graph(), effects)
+        prior = torch.where((prob > 0.5)[batch.condition], replaced, own).sum(1)
+        rate = self.counting.log_rate(z.center, batch.log_size, batch.batch_code)
+        return prior + self.counting.log_prob(batch.counts, rate).sum(1) - z.log_prob(z.center)
