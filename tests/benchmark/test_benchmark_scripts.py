@@ -219,6 +219,7 @@ def test_errors_are_told_apart_by_what_training_shows(script):
 def test_speed(script, tmp_path, monkeypatch):
     speed = script("speed")
     monkeypatch.setattr(speed, "alone", lambda function, *args: function(*args))
+    monkeypatch.setattr(speed, "sciplex3_like", partial(speed.sciplex3_like, all_genes=150))
     argv = [
         "--cells",
         "300",
