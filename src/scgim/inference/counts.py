@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scgim._rng import torch_generator
 from scgim._validation import plural
-from scgim.model import GIM, CountGIM
+from scgim.model import Counting
 
 from .config import FitConfig
 from .data import TrainingData, cap_cells
@@ -36,9 +36,9 @@ _TARGET_ROUNDS = 3
 #: Draws from the posterior of each cell.
 _DRAWS = 8
 #: Nats that the effect of a target costs, besides the odds of being one.
-_EFFECT = 2.0
-#: Up to so many numbers, moments of all functions are kept.
-_MOST_MOMENTS = 400_000_000
+_EFFECT = 3.0
+#: Other conditions make a target no more probable than this; ridge of the regression that reads them.
+_MOST_SURE, _RIDGE = 0.9, 0.3
 
 
 @dataclass
@@ -63,11 +63,11 @@ class _Search:
         self,
         config: FitConfig,
         data: TrainingData,
-        gim: CountGIM,
+        counting: Counting,
         rng: np.random.Generator,
         report: Callable[[str], None],
     ) -> None:
-        self.config, self.data, self.gim, self.rng, self.report = config, data, gim, rng, report
+        self.config, self.data, self.counting, self.rng, self.report = config, data, counting, rng, report
         self.shift = config.intervention == "shift"
         self.treated = (data.membership.sum(1) > 0).cpu().numpy()
         train = torch.nonzero(~data.valid).squeeze(1)
@@ -84,7 +84,7 @@ class _Search:
         exact = torch.float32 if data.counts.device.type == "mps" else torch.float64
         return LatentCells(
             data.counts[rows].to(exact), data.log_size[rows].to(exact), data.batch_code[rows], data.condition[rows],
-            data.n_conditions, self.gim.counting,
+            data.n_conditions, self.counting,
         )  # fmt: skip
 
     def run(self) -> CountStart:
@@ -154,10 +154,16 @@ class _Search:
         )  # fmt: skip
 
     def _read_targets(self, model: AdditiveModel) -> None:
-        """Let the target network read the marginal evidence, and take its targets."""
-        gains = target_gains(model, self.cells, self.latent)
-        prob = teach_targets(self.gim, self.data, gains.float(), float(self.config.target_sparsity))
-        self.targets = (prob > 0.5).cpu().numpy()
+        """Targets from marginal evidence."""
+        gains = target_gains(model, self.cells, self.latent).cpu().numpy()
+        data, treated = self.data, self.treated
+        features = (data.membership @ data.features).cpu().double().numpy()[treated]
+        found = np.zeros_like(self.targets)
+        found[treated] = read_targets(gains[treated], features, float(self.config.target_sparsity)) > 0.5
+        if self.known is not None:
+            known = self.known.cpu().numpy()
+            found = np.where(np.isnan(known), found, known > 0.5)
+        self.targets = found
 
     def _edge_logits(self, found: SearchResult, known: Tensor, reliable: Tensor) -> np.ndarray:
         """Log odds of edges: what the score gains by them, in nats that the counts are worth."""
@@ -182,49 +188,37 @@ class _Search:
 
 
 def find_latent_structure(
-    config: FitConfig, data: TrainingData, gim: CountGIM, rng: np.random.Generator, report: Callable[[str], None]
+    config: FitConfig, data: TrainingData, counting: Counting, rng: np.random.Generator, report: Callable[[str], None]
 ) -> CountStart:
-    """Search for graph and targets behind the counts; the target network of `gim` learns the targets on the way."""
-    return _Search(config, data, gim, rng, report).run()
+    """Search for graph and targets behind the counts."""
+    return _Search(config, data, counting, rng, report).run()
 
 
-def teach_targets(gim: GIM, data: TrainingData, gains: Tensor, sparsity: float, n_steps: int = 300) -> Tensor:
-    """Fit the target network to marginal evidence; (conditions, genes) target probabilities.
+def read_targets(gains: np.ndarray, features: np.ndarray, sparsity: float, n_rounds: int = 10) -> np.ndarray:
+    """Posterior probability of targets from marginal evidence, shared between conditions with like features.
 
-    Maximises `sum log(1 - p + p exp(gain - effect))` with the priors: the likelihood of a condition with its targets
-    summed out, in which conditions whose features are alike share their evidence. The odds of a target are paid once
-    for every direction that the features distinguish.
+    The prior odds of a gene in one condition are what its probabilities in the *other* conditions predict: a ridge
+    regression on the features, leaving the condition itself out. A drug's doses so support each other, while a
+    perturbation with features of its own has the odds that `sparsity` leaves.
 
     Parameters
     ----------
-    gim
-        Its target network changes.
-    data
-        Conditions and features.
     gains
         (conditions, genes) nats.
+    features
+        (conditions, p)
     sparsity
-        Nats that a target of one condition with features of its own costs in all.
-    n_steps
-        Adam steps.
+        Nats that a target costs in all, without support from other conditions.
+    n_rounds
+        Of prediction and posterior.
     """
-    nets = gim.interventions
-    names = [name for name, _ in nets.named_parameters() if name.startswith("target")]
-    own = [parameter for name, parameter in nets.named_parameters() if name in names]
-    treated = data.membership.sum(1) > 0
-    directions = int(torch.linalg.matrix_rank(data.features.double().cpu())) / max(1, len(data.features))
-    price = max(0.0, sparsity - _EFFECT) * directions
-    worth = (gains.to(data.features) - _EFFECT)[treated].clamp(-50.0, 50.0)
-    optimiser = torch.optim.Adam(own, lr=2e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps, eta_min=1e-4)
-    for _ in range(n_steps):
-        optimiser.zero_grad()
-        prob, _ = gim.combine(gim.atomic(data.features, data.known_targets), data.membership)
-        prob = prob[treated].clamp(1e-6, 1 - 1e-6)
-        fit = torch.logaddexp(torch.log1p(-prob), prob.log() + worth).sum()
-        loss = price * prob.sum() - fit - nets.log_prior(gim.priors.intervention_scale, gim.priors.target_scale)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    with torch.no_grad():
-        return gim.combine(gim.atomic(data.features, data.known_targets), data.membership)[0]
+    least = float(np.clip(np.exp(_EFFECT - sparsity), 1e-6, 0.5))
+    hat = features @ np.linalg.solve(features.T @ features + _RIDGE * np.eye(features.shape[1]), features.T)
+    own = hat.diagonal()[:, None]
+    prior = np.full_like(gains, least)
+    for _ in range(n_rounds):
+        odds = np.log(prior / (1 - prior)) + np.clip(gains - _EFFECT, -40.0, 40.0)
+        posterior = 1 / (1 + np.exp(-odds))
+        above = posterior - least
+        prior = np.clip(least + (hat @ above - own * above) / np.maximum(1 - own, 1e-3), least, _MOST_SURE)
+    return posterior

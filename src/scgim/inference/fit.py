@@ -144,7 +144,7 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
 
     def save() -> None:
         if checkpoint is not None:
-            latent = (gim.mode, data.x) if isinstance(gim, CountGIM) else None
+            latent = None if not isinstance(gim, CountGIM) or gim.mode is None else (gim.mode, data.x)
             moving = gim, run.optimiser, run.lagrangian, run.progress
             save_checkpoint(checkpoint, config, seed, original, *moving, latent)
 
@@ -277,7 +277,7 @@ def _search(
                 logger.info("structure search: %s", text)
 
         if isinstance(gim, CountGIM):
-            found: SearchResult | CountStart = find_latent_structure(config, data, gim, rng, report)
+            found: SearchResult | CountStart = find_latent_structure(config, data, gim.counting, rng, report)
         else:
             found = find_structure(config, data, rng, report)
     edges = plural(int(found.graph.sum()), "edge")

@@ -184,10 +184,7 @@ def _shakes(config: FitConfig, n_genes: int) -> int:
 
 
 def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountStart, n_steps: int = 400) -> None:
-    """Set the graph to the found one and teach the interventions the found targets and their marginals.
-
-    A target network that has read the evidence behind counts is left as it is.
-    """
+    """Set the graph to the found one and teach the interventions the found targets and their marginals."""
     device = data.x.device
     graph = torch.as_tensor(found.graph, device=device)
     order = topological_order(found.graph)
@@ -206,23 +203,18 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountS
     moments = condition_moments(gim, data)[single]  # (conditions, genes, k)
     if isinstance(gim.interventions, FreeInterventions):
         part = data.membership[single].argmax(1)
-        at = torch.where(targets > 0.5, _FOUND, _POSSIBLE)
-        if isinstance(found, CountStart):
-            at = gim.interventions.target_logits.detach()[part]
-        gim.interventions.start_at(part, at, moments)
+        gim.interventions.start_at(part, torch.where(targets > 0.5, _FOUND, _POSSIBLE), moments)
         return
     # A little weight on everything: untargeted genes get the effects that would make sense were they targets.
     weight = (targets + 0.02).unsqueeze(-1)
     nets = gim.interventions
-    learned = nets.effect_net if isinstance(found, CountStart) else nets
-    optimiser = torch.optim.Adam(learned.parameters(), lr=2e-2)
+    optimiser = torch.optim.Adam(nets.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps, eta_min=1e-4)
     for _ in range(n_steps):
         optimiser.zero_grad()
         logits, effects = nets(features)
-        loss = (weight * (effects - moments).square()).sum()
-        if not isinstance(found, CountStart):
-            loss = loss + F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        loss = loss + (weight * (effects - moments).square()).sum()
         loss = 20 * loss - nets.log_prior(gim.priors.intervention_scale, gim.priors.target_scale)
         loss.backward()
         optimiser.step()

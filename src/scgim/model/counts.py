@@ -75,9 +75,13 @@ class Counting(nn.Module):
         self.log_sizes.copy_(torch.as_tensor(np.quantile(log_size.cpu().double().numpy(), at.numpy())))
         self.shares.copy_(torch.bincount(batch, minlength=len(self.shares)) / len(batch))
 
-    def log_rate(self, z: Tensor, log_size: Tensor, batch: Tensor) -> Tensor:
-        """(cells, genes) log of the expected counts."""
-        return (log_size.unsqueeze(-1) + self.baseline[batch] + z).clamp(max=_MOST)
+    def log_rate(self, z: Tensor, log_size: Tensor, batch: Tensor, held: Tensor | None = None) -> Tensor:
+        """(cells, genes) log of the expected counts; `held` (genes,): values that genes are held at, or NaN."""
+        rate = (log_size.unsqueeze(-1) + self.baseline[batch] + z).clamp(max=_MOST)
+        if held is None:
+            return rate
+        _, fixed = self.held(held)
+        return torch.where(torch.isnan(fixed), rate, (log_size.unsqueeze(-1) + fixed).clamp(max=_MOST))
 
     def distribution(self, log_rate: Tensor) -> TorchDistribution:
         """Distribution of the counts of every entry."""
@@ -102,13 +106,28 @@ class Counting(nn.Module):
         low = place.long().clamp(max=N_SIZES - 2)
         return torch.lerp(self.log_sizes[low], self.log_sizes[low + 1], place - low)
 
-    def draw(self, z: Tensor, log_size: Tensor, batch: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, z: Tensor, log_size: Tensor, batch: Tensor, generator: torch.Generator, held: Tensor | None = None
+    ) -> Tensor:
         """(cells, genes) counts."""
-        rate = self.log_rate(z, log_size, batch).exp()
+        rate = self.log_rate(z, log_size, batch, held).exp()
         if bool((self.dispersion > 0).any()):
             shape = 1 / self.dispersion.clamp_min(1e-6)
             rate = rate * torch._standard_gamma(shape.expand_as(rate).contiguous(), generator=generator) / shape
         return torch.poisson(rate, generator=generator)
+
+    def expected(self, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Mean of log1p(count / size factor) of genes (..., genes) whose latent expression is normal.
+
+        Over 25 pairs of quantiles of expression and size factor; counts by the delta method, to second order.
+        """
+        at = (torch.arange(5) + 0.5) / 5
+        z = mean.unsqueeze(-1) + log_scale.exp().unsqueeze(-1) * torch.special.ndtri(at)
+        size = self.log_sizes[(at * (N_SIZES - 1)).long()].exp()
+        level = (self.shares.unsqueeze(1) * self.baseline).sum(0).unsqueeze(-1)
+        rate = (level + z).clamp(max=_MOST).exp().unsqueeze(-1)  # of a cell of size factor 1
+        variance = rate / size + self.dispersion[:, None, None] * rate.square()
+        return (torch.log1p(rate) - 0.5 * variance / (1 + rate).square()).clamp_min(0.0).mean((-1, -2))
 
     def held(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Of genes held at normalised log expression log1p(count / size factor): latent expression and log rate.

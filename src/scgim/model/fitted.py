@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .._errors import InvalidValue
+from .count_gim import CountGIM
+from .counts import Counting, laplace, mechanism_residuals
 from .gim import GIM
 from .interventions import n_effects
-from .sampling import Action, draw_action, draw_noise, propagate
+from .sampling import Action, abduct, draw_action, draw_noise, propagate, touched_genes
 
 
 class Interventions(NamedTuple):
@@ -25,6 +27,11 @@ class Interventions(NamedTuple):
     prob: Tensor
     effects: Tensor
     held: Tensor | None = None
+
+
+def normalised(counts: np.ndarray, size_factor: np.ndarray) -> np.ndarray:
+    """log1p of counts (cells, genes) divided by the size factors (cells,), float32."""
+    return np.log1p(counts / size_factor[:, None]).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +88,82 @@ class FittedGIM:
     def action(self, found: Interventions, row: int, n: int, generator: torch.Generator) -> Action:
         """What condition `row` does to each of `n` cells: t ~ Bernoulli, psi ~ Normal."""
         held = None if found.held is None else found.held[row]
+        if held is not None and self.counting is not None:
+            held, _ = self.counting.held(held)
         return draw_action(self.gim, found.prob[row], found.effects[row], n, generator, held)
 
     def sample(self, found: Interventions, row: int, n: int, generator: torch.Generator) -> np.ndarray:
-        """(n, genes) cells of condition `row` by ancestral sampling, each with atomic interventions of its own."""
+        """(n, genes) cells of condition `row` by ancestral sampling, each with atomic interventions of its own.
+
+        Behind counts: log1p of counts divided by the cell's size factor, as `sample_counts` draws them.
+        """
+        if self.counting is not None:
+            return normalised(*self.sample_counts(found, row, n, generator))
         action = self.action(found, row, n, generator)
         return propagate(self.gim, self.graph, draw_noise(self.gim, n, generator), action).numpy()
+
+    @property
+    def counting(self) -> Counting | None:
+        """The measurement of a model behind counts."""
+        return self.gim.counting if isinstance(self.gim, CountGIM) else None
+
+    @torch.no_grad()
+    def sample_counts(
+        self,
+        found: Interventions,
+        row: int,
+        n: int,
+        generator: torch.Generator,
+        size_factor: np.ndarray | None = None,
+        batch: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Counts (n, genes) and size factors (n,) of cells of condition `row`.
+
+        Size factors and batches are drawn as the training cells have them where they are not given.
+        """
+        counting = self.counting
+        assert counting is not None
+        action = self.action(found, row, n, generator)
+        z = propagate(self.gim, self.graph, draw_noise(self.gim, n, generator), action)
+        log_size = counting.draw_sizes(n, generator) if size_factor is None else torch.as_tensor(size_factor).log()
+        code = torch.multinomial(counting.shares, n, replacement=True, generator=generator)
+        code = code if batch is None else torch.as_tensor(batch)
+        held = None if found.held is None else found.held[row]
+        counts = counting.draw(z, log_size.float(), code, generator, held)
+        return counts.numpy(), log_size.double().exp().numpy()
+
+    @torch.no_grad()
+    def counterfactual_counts(
+        self, counts: Tensor, log_size: Tensor, batch: Tensor, found: Interventions, generator: torch.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of the same unperturbed cells under condition 0 of `found`, and which may differ: (cells, genes) each.
+
+        Abduction: a draw of each cell's latent expression from its posterior; action; prediction with the same noise.
+        What is counted of a touched gene is drawn anew at the changed rate by keeping or adding single molecules (a
+        count is thinned where the rate falls, and grows by another Poisson where it rises); others keep their count.
+        """
+        gim, counting = self.gim, self.counting
+        assert isinstance(gim, CountGIM) and counting is not None
+        action = self.action(found, 0, len(counts), generator)
+        control = torch.zeros(len(counts), dtype=torch.long)
+        none = torch.zeros(1, gim.graph.n_genes, dtype=torch.bool)
+        graph = torch.as_tensor(self.graph, dtype=torch.float32)
+        residuals = mechanism_residuals(gim.mechanisms, graph, none[control], {})
+        z = torch.empty_like(counts)
+        for rows in torch.arange(len(counts)).split(max(16, 4_000_000 // gim.graph.n_genes**2)):
+            start = torch.zeros_like(counts[rows])
+            posterior = laplace(counting, counts[rows], log_size[rows], batch[rows], residuals, start, 25)
+            z[rows] = posterior.draw(torch.randn(start.shape, generator=generator))
+        noise = abduct(gim, self.graph, z, generator)
+        touched = touched_genes(self.graph, action)
+        changed = propagate(gim, self.graph, noise, action, (z, ~touched))
+        held = None if found.held is None else found.held[0]
+        before = counting.log_rate(z, log_size, batch)
+        after = counting.log_rate(changed, log_size, batch, held)
+        ratio = (after - before).exp()
+        fewer = torch.binomial(counts, ratio.clamp(max=1.0), generator=generator)
+        more = torch.poisson((after.exp() - before.exp()).clamp_min(0.0), generator=generator)
+        return torch.where(touched, fewer + more, counts).numpy(), touched.numpy()
 
     @torch.no_grad()
     def expected_effect(self, found: Interventions) -> np.ndarray:
@@ -96,6 +173,8 @@ class FittedGIM:
             out = new["shift"]
         elif self.gim.mechanisms.is_ziln:
             out = self.gim.mechanisms.mean_of(new["zero_logit"], new["mean"], new["log_scale"])
+        elif self.counting is not None:
+            out = self.counting.expected(new["mean"], new["log_scale"])
         else:
             out = new["mean"]
         return (out if found.held is None else torch.where(torch.isnan(found.held), out, found.held)).numpy()
@@ -111,6 +190,8 @@ class FittedGIM:
             logit = self.gim.mechanisms.zero_logit
             rate = torch.sigmoid(-logit - new["zero_shift"]) / torch.sigmoid(-logit)
             out = mean * torch.exp(new["shift"]) * rate
+        elif self.counting is not None:
+            out = torch.log1p(torch.expm1(mean) * new["shift"].exp())
         else:
             out = mean + new["shift"]
         out = out if found.held is None else torch.where(torch.isnan(found.held), out, found.held)
