@@ -23,6 +23,7 @@ from .latent import (
     information,
     information_without_graph,
     latent_moments,
+    log_evidence,
     target_gains,
     without_graph,
 )
@@ -31,6 +32,8 @@ from .search import SearchResult, search_structure
 
 #: Rounds of search after the first, and expectations in each.
 _ROUNDS, _EXPECTATIONS = 3, 4
+#: Dispersions that are tried, from none on until the evidence falls.
+_DISPERSIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
 #: Rounds in which targets are read from marginal evidence.
 _TARGET_ROUNDS = 3
 #: Draws from the posterior of each cell.
@@ -94,6 +97,8 @@ class _Search:
         self.center, self.scale = whole.mean(0), whole.std(0).clamp_min(1e-2)
         known, reliable = information_without_graph(self.latent, prior, self.cells)
         found = self._climb(known, reliable)
+        if self.config.counting == "negative_binomial":
+            self._choose_dispersion()
         for step in range(_ROUNDS):
             self.report(f"round {step + 1} of {_ROUNDS}, {plural(int(self.graph.sum()), 'edge')}")
             model = self._expect(_EXPECTATIONS)
@@ -146,6 +151,20 @@ class _Search:
             model = self._model()
         return model
 
+    def _choose_dispersion(self) -> None:
+        """The dispersion, one for all genes, with the highest evidence given the graph: children tell it from noise."""
+        kept, evidence = self.latent, {}
+        for value in _DISPERSIONS:
+            self.counting.dispersion.fill_(value)
+            self.latent = Latent(kept.mode.clone(), kept.variance.clone(), kept.draws.clone())
+            evidence[value] = log_evidence(self.cells, self._expect(_EXPECTATIONS), self.latent), self.latent
+            if evidence[value][0] < max(found for found, _ in evidence.values()):
+                break
+        best = max(evidence, key=lambda value: evidence[value][0])
+        self.counting.dispersion.fill_(best)
+        self.latent = evidence[best][1]
+        self.report(f"dispersion {best:g}")
+
     def _refreshed(self) -> MomentScores:
         old = self.scores
         return MomentScores(
@@ -155,7 +174,7 @@ class _Search:
 
     def _read_targets(self, model: AdditiveModel) -> None:
         """Targets from marginal evidence."""
-        gains = target_gains(model, self.cells, self.latent).cpu().numpy()
+        gains = target_gains(model, self.cells, self.latent, ~torch.as_tensor(self.treated)).cpu().numpy()
         data, treated = self.data, self.treated
         features = (data.membership @ data.features).cpu().double().numpy()[treated]
         found = np.zeros_like(self.targets)

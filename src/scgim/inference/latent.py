@@ -6,6 +6,7 @@ causal model with the graph and the targets that were found, additive in a few f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from .moments import N_BASIS, MomentScores, basis, basis_slope, moments
 _POOLED_CELLS = 20.0
 #: Least variance of a noise, in squared log units.
 _LEAST = 1e-2
+#: Share of a change that mechanisms predict from the parents, to which they are trusted.
+_MISFIT = 0.2
 #: Entries of a batch of matrices: memory stays small.
 _ENTRIES = 4_000_000
 
@@ -189,6 +192,20 @@ def expect(
         _keep(latent, found, rows, generator)
 
 
+def log_evidence(cells: LatentCells, model: AdditiveModel, latent: Latent) -> float:
+    """Log likelihood of the counts, the latent expression integrated out by Laplace's approximation at its mode."""
+    total = 0.0
+    for rows in cells.parts():
+        residuals = model.residuals(cells.condition[rows])
+        found = cells.posterior(rows, residuals, latent.mode[rows], 1)
+        left, precision, _ = residuals(found.center)
+        prior = 0.5 * (precision.log() - math.log(2 * math.pi) - precision * left.square()).sum()
+        rate = cells.counting.log_rate(found.center, cells.log_size[rows], cells.batch[rows])
+        seen = cells.counting.log_prob(cells.counts[rows], rate).sum()
+        total += float(prior + seen - found.log_prob(found.center).sum())
+    return total
+
+
 def information(model: AdditiveModel, cells: LatentCells, latent: Latent) -> tuple[Tensor, Tensor]:
     """Share of the complete information that the counts hold: on a gene's noise, and on the gene itself; both (genes,).
 
@@ -210,12 +227,14 @@ def _reliability(latent: Latent) -> Tensor:
     return (1 - latent.variance.mean(0) / whole).clamp(0.02, 1.0)
 
 
-def target_gains(model: AdditiveModel, cells: LatentCells, latent: Latent) -> Tensor:
+def target_gains(model: AdditiveModel, cells: LatentCells, latent: Latent, control: Tensor) -> Tensor:
     """(conditions, genes) nats by which a level of its own explains a gene better, marginal over z.
 
     Where the model has no target, a score test: the mean over the condition's cells of the expected noise, against
     the variance of that over cells, which holds only what the counts tell (Louis 1982). Where it has one, what
     taking it away would lose: the squared distance of its level from what the parents say, times the information.
+    Mechanisms are never quite right where parents are far from where most cells have them: what they predict of a
+    change is trusted to a share of it (`_MISFIT`). `control` (conditions,) bool, from where changes are counted.
     """
     left = torch.stack([model.left(z, cells.condition) for z in latent.draws])
     location = torch.stack([model.location(z) for z in latent.draws]).mean(0)
@@ -226,10 +245,12 @@ def target_gains(model: AdditiveModel, cells: LatentCells, latent: Latent) -> Te
     weight = (~model.targets).to(n) * n
     pooled = (weight * variance).sum(0) / weight.sum(0).clamp_min(1)
     moderated = (n * variance + 10.0 * pooled) / (n + 10.0)
-    added = n * mean.square() / (2 * moderated)
+    said = cells.per_condition(location) / n  # by the parents
+    misfit = (_MISFIT * (said - said[control].mean(0))).square()
+    added = mean.square() / (2 * (moderated / n + misfit))
     known = (1 - hidden / model.spread).clamp(0.02, 1.0)
-    away = model.level - (0.0 if model.shift else cells.per_condition(location) / n)
-    lost = n * known * away.square() / (2 * torch.maximum(model.spread, model.variance))
+    away = model.level - (0.0 if model.shift else said)
+    lost = away.square() / (2 * (torch.maximum(model.spread, model.variance) / (n * known) + misfit))
     return torch.where(model.targets, lost, added)
 
 

@@ -1,0 +1,140 @@
+"""Structure behind counts: moments, expectation, evidence, targets."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scgim.data import PerturbationData
+from scgim.inference import TrainingData, fit, make_config
+from scgim.inference.counts import read_targets
+from scgim.inference.moments import MomentScores, basis, basis_slope, moments
+
+
+def counted_chain(seed: int = 0, n: int = 400, edges: bool = True, permuted: tuple[int, ...] = (0, 1, 2, 3, 4)):
+    """0 -> 1 -> 2 and 3, 4 alone, at 4 counts a gene; "A" changes gene 0, "B" gene 1, "C" nothing."""
+    rng = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(4), [2 * n, n, n, n])
+    z = 0.7 * rng.standard_normal((len(codes), 5))
+    strength = 1.2 if edges else 0.0
+    z[:, 0] += 1.5 * (codes == 1)
+    z[:, 1] = np.where(codes == 2, -1.5 + 0.5 * z[:, 1], z[:, 1] + strength * np.tanh(z[:, 0]))
+    z[:, 2] += strength * z[:, 1]
+    size = np.exp(0.4 * rng.standard_normal(len(codes)))
+    counts = rng.poisson(size[:, None] * 4.0 * np.exp(z))[:, list(permuted)].astype(np.float32)
+    names = ["control", "A", "B", "C"]
+    table = pd.DataFrame({"condition": names, "perturbation": names, "dose": np.nan, "is_control": [True] + [False] * 3})
+    return PerturbationData(
+        np.log1p(counts / size[:, None]), codes, table, np.eye(4), counts=counts, size_factor=size
+    )
+
+
+def fitted(data: PerturbationData, rng: int = 0, **settings):
+    config = make_config(mechanism="count", max_steps=30, check_every=15, n_shakes=5, **settings)
+    return fit(TrainingData.of(data), config, rng=rng, progress=False)
+
+
+def targets_of(result, data: PerturbationData) -> np.ndarray:
+    tensors = TrainingData.of(data)
+    prob, _ = result.gim.combine(result.gim.atomic(tensors.features), tensors.membership)
+    return prob.detach().numpy() > 0.5
+
+
+@pytest.fixture(scope="module")
+def chain():
+    data = counted_chain()
+    return data, fitted(data)
+
+
+def test_planted_graph_and_targets_are_recovered_from_counts(chain):
+    data, result = chain
+    assert set(zip(*np.nonzero(result.graph), strict=True)) == {(0, 1), (1, 2)}
+    assert set(zip(*np.nonzero(targets_of(result, data)), strict=True)) == {(1, 0), (2, 1)}
+
+
+def test_genes_drawn_independently_at_real_depths_have_no_edges():
+    result = fitted(counted_chain(seed=1, edges=False))
+    assert not result.graph.any()
+
+
+def test_permuting_genes_permutes_the_structure(chain):
+    order = (3, 1, 4, 0, 2)
+    data = counted_chain(permuted=order)
+    result = fitted(data)
+    np.testing.assert_array_equal(result.graph, chain[1].graph[np.ix_(order, order)])
+    np.testing.assert_array_equal(targets_of(result, data), targets_of(chain[1], chain[0])[:, order])
+
+
+def test_the_same_seed_gives_the_same_fit_and_another_another(chain):
+    data, result = chain
+    again, other = fitted(data), fitted(data, rng=1)
+    for one, two in zip(result.gim.parameters(), again.gim.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert any(
+        not torch.equal(one, two) for one, two in zip(result.gim.parameters(), other.gim.parameters(), strict=True)
+    )
+
+
+def test_the_joint_fit_keeps_what_the_search_found(chain):
+    data, short = chain
+    config = make_config(mechanism="count", max_steps=200, check_every=100, n_shakes=5)
+    longer = fit(TrainingData.of(data), config, rng=0, progress=False)
+    np.testing.assert_array_equal(longer.graph, short.graph)
+    np.testing.assert_array_equal(targets_of(longer, data), targets_of(short, data))
+
+
+def test_the_joint_fit_raises_the_evidence_of_the_counts():
+    data = counted_chain(n=150)
+    valid = np.arange(len(data.x)) % 5 == 0
+    tensors = TrainingData.of(PerturbationData(**{**vars_of(data), "valid": valid}))
+    config = make_config(mechanism="count", max_steps=150, check_every=10, n_shakes=0)
+    losses = fit(tensors, config, rng=0, progress=False).history["valid_loss"]
+    assert losses[-1] < losses[0]
+
+
+def vars_of(data: PerturbationData) -> dict:
+    names = ("x", "codes", "conditions", "part_features", "membership", "parts", "counts", "size_factor")
+    return {name: getattr(data, name) for name in names}
+
+
+@pytest.mark.parametrize("change", [{"init": "random"}, {"objective": "log_mean_exp"}])
+def test_a_random_start_is_refused(change):
+    with pytest.raises(ValueError, match="starts from a search"):
+        make_config(mechanism="count", **change)
+
+
+def test_moments_give_the_regression_on_the_cells():
+    rng = np.random.default_rng(0)
+    z = torch.as_tensor(rng.standard_normal((1, 300, 3)))
+    z[0, :, 2] += torch.tanh(z[0, :, 0])
+    condition = torch.arange(300) % 2
+    scores = MomentScores(
+        np.array([150, 150]), moments(z, condition, 2), np.array([False, True]), shift=False,
+        graph_sparsity=5.0, target_sparsity=np.full(3, 1e9),
+    )  # fmt: skip
+    found = scores.regression(2, frozenset({0}))
+    found.refit(np.zeros(2, dtype=bool))
+    x = torch.cat([torch.ones(300, 1).double(), basis(z[0, :, 0])], 1).numpy()
+    beta = np.linalg.solve(x.T @ x + np.eye(4), x.T @ z[0, :, 2].numpy())
+    np.testing.assert_allclose(found.beta, beta, rtol=1e-3, atol=1e-4)
+    gain = scores.score(2, [frozenset({0})])[0][0] - scores.score(2, [frozenset()])[0][0]
+    idle = scores.score(2, [frozenset({1})])[0][0] - scores.score(2, [frozenset()])[0][0]
+    assert gain > 10 > 0 > idle
+
+
+def test_slopes_of_the_functions():
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
+    for f in range(3):
+        (slope,) = torch.autograd.grad(basis(z)[:, f].sum(), z)
+        torch.testing.assert_close(slope, basis_slope(z)[:, f].detach())
+
+
+def test_like_conditions_share_their_evidence_and_others_do_not():
+    # Four doses of one drug with a weak gain each, and four drugs with the same gain.
+    gains = np.array([[4.2], [4.2], [4.2], [4.2]])
+    doses, drugs = np.ones((4, 1)), np.eye(4)
+    assert (read_targets(gains, doses, 7.0) > 0.5).all()
+    assert (read_targets(gains, drugs, 7.0) < 0.5).all()
+    assert (read_targets(gains + 4.0, drugs, 7.0) > 0.5).all()
+    strong_elsewhere = np.array([[60.0], [60.0], [60.0], [0.1]])
+    assert read_targets(strong_elsewhere, doses, 7.0)[3, 0] < 0.5  # others do not decide alone
