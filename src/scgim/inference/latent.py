@@ -260,11 +260,14 @@ class NoiseSums(NamedTuple):
     location: Tensor
 
     @classmethod
-    def of(cls, model: Mechanisms, condition: Tensor, n_conditions: int, draws: Tensor) -> NoiseSums:
-        """From draws (draws, cells, genes) of cells of these conditions."""
+    def of(cls, model: Mechanisms, condition: Tensor, n_conditions: int, mode: Tensor, draws: Tensor) -> NoiseSums:
+        """From mode (cells, genes) and draws (draws, cells, genes) of cells of these conditions.
+
+        The expected noise is that at the mode: a mean of few draws would have noise of its own.
+        """
         left = torch.stack([model.left(z, condition) for z in draws])
         location = torch.stack([model.location(z) for z in draws]).mean(0)
-        noise = left.mean(0)
+        noise = model.left(mode, condition)
         zeros = noise.new_zeros(n_conditions, noise.shape[1])
         return cls(*(zeros.index_add(0, condition, v) for v in (noise, noise.square(), left.var(0), location)))
 
@@ -273,7 +276,7 @@ class NoiseSums(NamedTuple):
         return NoiseSums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def changes_of_targets(model: Mechanisms, sums: NoiseSums, n_cells: Tensor, n_draws: int, control: Tensor) -> Tensor:
+def changes_of_targets(model: Mechanisms, sums: NoiseSums, n_cells: Tensor, control: Tensor) -> Tensor:
     """(conditions, genes) what the parents leave of a gene's change, in standard errors, marginal over z.
 
     Half its square is what a level of its own gains, in nats. Where the model has no target, a score test: the mean
@@ -285,7 +288,7 @@ def changes_of_targets(model: Mechanisms, sums: NoiseSums, n_cells: Tensor, n_dr
     """
     n = n_cells.clamp_min(1).unsqueeze(1)
     hidden, mean = sums.hidden / n, sums.noise / n  # the first: variance that the counts leave open
-    variance = (sums.square / n - mean.square() - hidden / n_draws).clamp_min(1e-4)
+    variance = (sums.square / n - mean.square()).clamp_min(1e-6)
     weight = (~model.targets).to(n) * n
     pooled = (weight * variance).sum(0) / weight.sum(0).clamp_min(1)
     moderated = (n * variance + 10.0 * pooled) / (n + 10.0)
@@ -299,8 +302,8 @@ def changes_of_targets(model: Mechanisms, sums: NoiseSums, n_cells: Tensor, n_dr
 
 def target_gains(model: Mechanisms, cells: LatentCells, latent: Latent, control: Tensor) -> Tensor:
     """(conditions, genes) nats by which a level of its own explains a gene better, marginal over z."""
-    sums = NoiseSums.of(model, cells.condition, cells.n_conditions, latent.draws)
-    return 0.5 * changes_of_targets(model, sums, cells.n_cells, len(latent.draws), control).square()
+    sums = NoiseSums.of(model, cells.condition, cells.n_conditions, latent.mode, latent.draws)
+    return 0.5 * changes_of_targets(model, sums, cells.n_cells, control).square()
 
 
 def latent_moments(cells: LatentCells, latent: Latent, center: Tensor, scale: Tensor) -> np.ndarray:
