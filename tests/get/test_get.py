@@ -218,3 +218,19 @@ def test_params_say_which_versions_prepared_and_fitted():
     for package in ("torch", "pyro-ppl", "anndata", "scanpy", "numpy"):
         assert versions[package] == importlib.metadata.version(package)
     assert versions["scgim"] == scgim.__version__
+
+
+def test_targets_of_a_fit_behind_counts_are_told_in_expression(count_fit):
+    """The effect of a called target is the mean that its cells have, of log1p of normalised counts."""
+    table = scgim.get.targets(count_fit, called_only=True, conditions=["A_10", "C_10"]).set_index(["condition", "gene"])
+    for label, gene in (("A_10", "g0"), ("C_10", "g3")):
+        row = table.loc[(label, gene)]
+        x = count_fit[count_fit.obs["gim_condition"] == label, gene].X.toarray()
+        control = count_fit[count_fit.obs["gim_condition"] == "control", gene].X.toarray()
+        assert row["effect"] == pytest.approx(x.mean(), abs=4 * x.std() / np.sqrt(len(x)))
+        assert row["control_mean"] == pytest.approx(control.mean(), rel=1e-5)
+        assert row["log2_fold_change"] == pytest.approx((row["effect"] - control.mean()) / np.log(2), rel=1e-4)
+        assert row["direction"] == -1
+    history = scgim.get.history(count_fit)
+    assert history["edges"].nunique() == 1  # held
+    assert np.isfinite(history[["loss", "valid_loss"]]).all(axis=None)

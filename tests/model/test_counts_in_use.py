@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from scipy import stats
 from small_counts import NOISE, WEIGHTS, doing, nothing, planted, targeting
 
 from scgim.model import (
     Action,
+    Batch,
     Counting,
     FittedGIM,
     Interventions,
@@ -234,3 +236,22 @@ def test_slopes_are_those_of_the_latent_expression() -> None:
         assert slopes[cause, effect] == pytest.approx(weight, abs=1e-5)
     assert np.count_nonzero(slopes) == len(WEIGHTS)
     assert NOISE > 0
+
+
+# -- the bound --------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_a_bound_of_the_evidence() -> None:
+    """Given the posterior, Pyro's bound lies hardly below the log likelihood of the counts."""
+    fitted, n = planted(), 3000
+    gim = fitted.gim
+    counts, size, code = observed(fitted, n)
+    batch = Batch(
+        torch.zeros(n, 5), torch.zeros(n, dtype=torch.long), torch.ones(n), torch.zeros(1, 5), torch.zeros(1, 1),
+        counts=counts, log_size=size, batch_code=code,
+    )  # fmt: skip
+    with torch.no_grad():
+        bounds = [-Trace_ELBO().loss(gim.model, gim.guide, batch) - float(gim.log_prior(batch, 1.0)) for _ in range(5)]
+        evidence = float(gim.evidence(batch).sum())
+    assert abs(np.mean(bounds) - evidence) < 0.1 * n
+    assert evidence < -5 * n  # nats: a tenth of one a cell is little

@@ -120,6 +120,18 @@ def fit_text(text: str, size: float, width: float) -> str:
     return shorten(text, 5 + max(fitting, 1))
 
 
+def wrap_text(text: str, size: float, width: float) -> list[str]:
+    """Lines of at most `width` points, broken between words."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if text_width(longer, size) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [fit_text(line, size, width) for line in lines]
+
+
 def format_dose(dose: float, unit: str = "") -> str:
     """`10,000 nM`."""
     number = f"{dose:,.0f}" if dose >= 1000 and float(dose).is_integer() else f"{dose:g}"
@@ -206,7 +218,7 @@ class Panels(NamedTuple):
             box = figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.6, **style)
             box.get_title().set_color(ink)
         if note:
-            text = _wrapped(note, font_size(0.9), 72 * width)
+            text = wrap_text(note, font_size(0.9), 72 * width)
             height += (0.4 + 1.2 * len(text)) * font_size() / 72
             figure.supxlabel("\n".join(text), fontsize=font_size(0.9), color=ink)
         figure.set_size_inches(width, height)
@@ -240,18 +252,6 @@ def make_panels(
     for unused in {*grid.ravel()} - {*axes}:
         unused.remove()
     return Panels(axes, True, columns)
-
-
-def _wrapped(text: str, size: float, width: float) -> list[str]:
-    """Lines of at most `width` points, broken between words."""
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if text_width(longer, size) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return [fit_text(line, size, width) for line in lines]
 
 
 def _legend_columns(handles: Sequence[Artist], width: float) -> int:

@@ -100,7 +100,8 @@ def targets(
 
     em = st.font_size(0.85)
     if ax is None:
-        ax = _new_axes(values.shape, rows, max(st.text_width(name, em) for name in names), slots, em)
+        ax, room = _new_axes(values.shape, rows, max(st.text_width(name, em) for name in names), slots, em)
+        note = "\n".join(st.wrap_text(note, em, room))
     colors = st.palette(ax)
     shades = plt.get_cmap(cmap) if cmap is not None else st.diverging(colors)
     grid = st.blend(colors.ink, colors.paper, 0.12)
@@ -198,11 +199,14 @@ def _row_labels(ax: Axes, rows: pd.DataFrame, unit: str, em: float, ink: str) ->
         ax.text(0, (start + stop) / 2, f"{name} ", gid="perturbation", transform=beside, **look)
 
 
-def _new_axes(shape: tuple[int, int], rows: pd.DataFrame, label_width: float, slots: Entry, em: float) -> Axes:
-    """A figure in which every row and column has room for its label."""
+def _new_axes(
+    shape: tuple[int, int], rows: pd.DataFrame, label_width: float, slots: Entry, em: float
+) -> tuple[Axes, float]:
+    """A figure in which every row and column has room for its label; the width of a text below its middle."""
     labels, blocks = _row_text(rows, slots.dose_unit)
     left = max(st.text_width(label, em) for label in labels)
     left += max((st.text_width(name, 1.08 * em) for name, *_ in blocks), default=0.0) + 2 * em
-    width = left + max(shape[1] * _COLUMN, 6) * em + 11 * em
-    height = label_width + max(shape[0] * _ROW, 10) * em + 2.5 * em
-    return plt.subplots(figsize=(width / 72, height / 72), layout="constrained")[1]
+    inner = max(shape[1] * _COLUMN, 6) * em
+    width, height = left + inner + 11 * em, label_width + max(shape[0] * _ROW, 10) * em + 3.7 * em
+    ax = plt.subplots(figsize=(width / 72, height / 72), layout="constrained")[1]
+    return ax, inner + 2 * min(left, 9 * em)
