@@ -8,11 +8,11 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from small_fits import GENES, QUICK, prepared
+from small_fits import GENES, QUICK, prepared, prepared_counts
 from small_system import GRAPH, N_GENES, linear_data
 
 import scgim
-from scgim.baselines import BaCaDI, CannotPredict, Condition, GIMMethod, TrainingData
+from scgim.baselines import BaCaDI, CannotPredict, Condition, GIMMethod, TrainingData, training_data
 
 BOTH = [GIMMethod, BaCaDI]
 EASY = {

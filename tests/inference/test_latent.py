@@ -23,10 +23,10 @@ def counted_chain(seed: int = 0, n: int = 400, edges: bool = True, permuted: tup
     size = np.exp(0.4 * rng.standard_normal(len(codes)))
     counts = rng.poisson(size[:, None] * 4.0 * np.exp(z))[:, list(permuted)].astype(np.float32)
     names = ["control", "A", "B", "C"]
-    table = pd.DataFrame({"condition": names, "perturbation": names, "dose": np.nan, "is_control": [True] + [False] * 3})
-    return PerturbationData(
-        np.log1p(counts / size[:, None]), codes, table, np.eye(4), counts=counts, size_factor=size
+    table = pd.DataFrame(
+        {"condition": names, "perturbation": names, "dose": np.nan, "is_control": [True] + [False] * 3}
     )
+    return PerturbationData(np.log1p(counts / size[:, None]), codes, table, np.eye(4), counts=counts, size_factor=size)
 
 
 def fitted(data: PerturbationData, rng: int = 0, **settings):

@@ -102,7 +102,9 @@ def test_posterior_density_is_the_normal_of_its_precision():
     precision = root @ root.mT + torch.eye(4)
     center, value = torch.randn(2, 5, 4, generator=generator)
     ours = Posterior(center, torch.linalg.cholesky(precision))
-    torch.testing.assert_close(ours.log_prob(value), MultivariateNormal(center, precision_matrix=precision).log_prob(value))
+    torch.testing.assert_close(
+        ours.log_prob(value), MultivariateNormal(center, precision_matrix=precision).log_prob(value)
+    )
     draws = ours.draw(torch.randn(4000, 5, 4, generator=generator))
     torch.testing.assert_close(draws.var(0), ours.variance_of_genes(), rtol=0.15, atol=0.0)
 

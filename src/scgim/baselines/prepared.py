@@ -96,9 +96,7 @@ def training_data(
 
     Short for :meth:`scgim.data.PerturbationData.from_anndata`.
     """
-    return TrainingData.from_anndata(
-        adata, key=key, group=group, counts=counts, size_key=size_key, batch_key=batch_key
-    )
+    return TrainingData.from_anndata(adata, key=key, group=group, counts=counts, size_key=size_key, batch_key=batch_key)
 
 
 def prepared_condition(adata: AnnData, label: str, *, key: str = "gim", group: str | None = None) -> Condition:
