@@ -14,7 +14,7 @@ from scgim import benchmark as bm
 from scgim.baselines import Baseline, CannotPredict
 
 TINY: dict[str, Any] = {
-    "mechanism": "linear", "n_genes": 5, "n_perturbations": 4, "n_features": 4, "n_new_targets": 2, "n_control": 60,
+    "mechanism": "linear", "n_genes": 5, "n_perturbations": 2, "n_features": 4, "n_new_targets": 2, "n_control": 60,
     "cells_per_condition": 20,
 }  # fmt: skip
 

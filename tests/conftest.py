@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
+from quick_fits import quick_fits
 
 # A slow shared machine is no reason to fail, and a red test must be red again on the next run.
 settings.register_profile("scgim", deadline=None, derandomize=True, print_blob=True)
@@ -30,6 +31,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def _shared_data_folder() -> Path:
     named = os.environ.get("SCGIM_SHARED_DATA")
     return Path(named) if named else REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With `-n`: the tests of a file stay together (they share fits), and one that is ended ends the run."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist, config.option.maxworkerrestart = "loadfile", "0"
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +70,13 @@ def _fixed_global_state() -> Iterator[None]:
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         pyplot.close("all")
+
+
+@pytest.fixture(name="quick_fits")
+def _quick_fits() -> Iterator[None]:
+    """The fits of this test are needed, and how good they are is not asked."""
+    with quick_fits():
+        yield
 
 
 @pytest.fixture

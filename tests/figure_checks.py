@@ -13,8 +13,10 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from scipy import sparse
 
+Texts = list[tuple[str, Bbox]]
 
-def drawn_texts(figure: Figure) -> list[tuple[str, Bbox]]:
+
+def drawn_texts(figure: Figure) -> Texts:
     """Every text that is really drawn (ticks out of view are not), with its box in pixels."""
     drawn: list[Text] = []
     original = Text.draw
@@ -30,31 +32,32 @@ def drawn_texts(figure: Figure) -> list[tuple[str, Bbox]]:
     return [(text.get_text(), text.get_window_extent()) for text in unique]
 
 
-def overlapping_texts(figure: Figure, tolerance: float = 0.5) -> list[tuple[str, str]]:
+def overlapping_texts(texts: Texts, tolerance: float = 0.5) -> list[tuple[str, str]]:
     """Pairs of drawn texts whose boxes overlap by more than `tolerance` pixels in both directions."""
     return [
         (a, b)
-        for (a, box_a), (b, box_b) in combinations(drawn_texts(figure), 2)
+        for (a, box_a), (b, box_b) in combinations(texts, 2)
         if min(box_a.x1, box_b.x1) - max(box_a.x0, box_b.x0) > tolerance
         and min(box_a.y1, box_b.y1) - max(box_a.y0, box_b.y0) > tolerance
     ]
 
 
-def texts_outside(figure: Figure, tolerance: float = 1.0) -> list[str]:
+def texts_outside(texts: Texts, figure: Figure, tolerance: float = 1.0) -> list[str]:
     """Drawn texts that the border of the figure cuts."""
     width, height = figure.canvas.get_width_height()
     return [
         text
-        for text, box in drawn_texts(figure)
+        for text, box in texts
         if box.x0 < -tolerance or box.y0 < -tolerance or box.x1 > width + tolerance or box.y1 > height + tolerance
     ]
 
 
 def assert_legible(figure: Figure) -> None:
     """No text on another, none cut off."""
-    assert drawn_texts(figure)
-    assert overlapping_texts(figure) == []
-    assert texts_outside(figure) == []
+    texts = drawn_texts(figure)
+    assert texts
+    assert overlapping_texts(texts) == []
+    assert texts_outside(texts, figure) == []
 
 
 def assert_same_values(a: object, b: object) -> None:

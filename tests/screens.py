@@ -8,13 +8,14 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+from quick_fits import quick_fits
 
 import scgim
 
 #: A fit of a second; its accuracy does not matter.
 SHORT: dict[str, Any] = {
     "max_steps": 20, "batch_size": 128, "n_graphs": 2, "network_hidden": (8,), "mechanism_hidden": 3, "n_features": 20,
-    "device": "cpu", "progress": False,
+    "n_candidates": 3, "device": "cpu", "progress": False,
 }  # fmt: skip
 
 
@@ -41,5 +42,6 @@ def prepared_screen(adata: ad.AnnData | None = None, **arguments: Any) -> ad.Ann
 def fitted_screen(adata: ad.AnnData | None = None, **arguments: Any) -> ad.AnnData:
     """After `tl.fit_gim` with a few steps."""
     adata = prepared_screen(adata, **arguments)
-    scgim.tl.fit_gim(adata, **SHORT)
+    with quick_fits():
+        scgim.tl.fit_gim(adata, **SHORT)
     return adata

@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from quick_fits import quick_fits
 
 import scgim
 from scgim.slots import cell_hashes, checksum, read_entry, seal
@@ -16,7 +17,7 @@ GENES = [f"g{i}" for i in range(5)]
 DRUGS = ("A", "B", "C")
 #: Drug A acts on g0, B on g1, C on g3; g0 -> g1 -> g2, g4 alone.
 TARGET = {"A": "g0", "B": "g1", "C": "g3"}
-#: A fit of a second or two; its accuracy does not matter.
+#: A short fit; its accuracy does not matter.
 QUICK: dict[str, Any] = {
     "max_steps": 8, "check_every": 4, "batch_size": 64, "n_graphs": 2, "network_hidden": (8,),
     "mechanism_hidden": 3, "n_features": 20, "device": "cpu", "progress": False,
@@ -120,7 +121,8 @@ def fitted(
 ):
     """After `tl.fit_gim` with a few steps."""
     adata = prepared(kind, prepare, **cells)
-    scgim.tl.fit_gim(adata, **{**QUICK, **(fit or {})})
+    with quick_fits():
+        scgim.tl.fit_gim(adata, **{**QUICK, **(fit or {})})
     return adata
 
 

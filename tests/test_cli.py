@@ -21,6 +21,8 @@ from scgim._errors import InvalidType, InvalidValue, MissingPackage, NotFound
 from scgim.cli import _options
 from scgim.cli._shell import held_out, perturbation
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 SHORT = ["--n-genes", "6", "--steps", "5", "--quiet"]
 
 

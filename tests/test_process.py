@@ -34,6 +34,8 @@ from threadpoolctl import threadpool_info
 import scgim
 from scgim._process import undisturbed
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 SHORT: dict[str, Any] = {**QUICK, "max_steps": 4}
 
 
@@ -273,6 +275,7 @@ import multiprocessing, sys
 import numba
 import torch
 sys.path.insert(0, {tests!r})
+from quick_fits import quick_fits
 from screens import prepared_screen, screen
 import scgim
 
@@ -284,7 +287,8 @@ torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # the parent's thread pool is r
 
 def work(seed):
     copy = adata.copy()
-    scgim.tl.fit_gim(copy, rng=seed, max_steps=4, n_features=20, progress=False)
+    with quick_fits():
+        scgim.tl.fit_gim(copy, rng=seed, max_steps=4, n_features=20, n_candidates=3, progress=False)
     cells = scgim.tl.sample_cells(copy, n=1500)
     scgim.tl.counterfactual(copy, perturbation="G1")
     baselines = [scgim.baselines.MeanShift(steps=2), "ridge"]

@@ -19,6 +19,8 @@ from scgim import cli
 from scgim.cli import _options, _shell
 from scgim.cli._shell import in_shell
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 PACKAGE = Path(scgim.__file__).parent
 #: Parts whose messages `scgim fit` and `scgim sample` can end in.
 PARTS = ["pp", "tl", "inference", "model"]

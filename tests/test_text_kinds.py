@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from example_cells import SMALL, drug_cells, snapshot
+from small_fits import QUICK
 
 import scgim
+
+pytestmark = pytest.mark.usefixtures("quick_fits")
 
 KINDS = {
     "object": object,
@@ -120,7 +123,7 @@ def used(adata: ad.AnnData) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["object", "nullable", "category of nullable"])
 def test_a_fit_is_the_same_with_text_of_every_kind(kind: str, tmp_path: Path) -> None:
     adata = scgim.pp.prepare(cells_of(kind), copy=True, **SMALL, **ARGUMENTS)
-    scgim.tl.fit_gim(adata, group="A549", max_steps=5, progress=False)
+    scgim.tl.fit_gim(adata, group="A549", **QUICK)
     expected = used(adata)
     # Names of cells and genes that are not plain text cannot be written with every AnnData.
     adata.obs_names, adata.var_names = adata.obs_names.astype(object), adata.var_names.astype(object)

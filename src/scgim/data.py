@@ -197,14 +197,15 @@ class PerturbationData:
         counts: bool = False,
         size_key: str | None = None,
         batch_key: str | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> Self:
         """The training and validation cells (split "train" or "valid") and all conditions of a prepared AnnData.
 
         Only the modelled genes are made dense. `key`, `group`: which preparation; `all_of_them`: refuse where prepared
         cells are missing; `counts`: read the raw counts in ``layers["counts"]`` as well, with the size factors of
         `pp.prepare` or those of a column `size_key`, relative to their median over controls, and the batches of a
-        column `batch_key`. A KeyError where nothing was prepared, a ValueError where cells or split were changed, or
-        counts, size factors or batches are not what they have to be.
+        column `batch_key` (or all as in the `record` of a fit). A KeyError where nothing was prepared, a ValueError
+        where cells or split were changed, or counts, size factors or batches are not what they have to be.
         """
         entry = read_entry(adata, key, group)
         split, codes = entry.split(adata), entry.codes(adata)
@@ -217,7 +218,7 @@ class PerturbationData:
         if counts:
             found = Measured.read(
                 entry, adata, modelled[used], x[used], control=entry.is_control[codes[used]], size_key=size_key,
-                batch_key=batch_key,
+                batch_key=batch_key, record=None if record is None else dict(record),
             )  # fmt: skip
             counted = {name: getattr(found, name) for name in ("counts", "size_factor", "batch", "batches")}
             counted["measured"] = found.record

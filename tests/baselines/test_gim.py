@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from quick_fits import quick_fits
 from small_fits import GENES, QUICK, prepared, prepared_counts
 from small_system import GRAPH, N_GENES, linear_data
 
@@ -17,7 +18,7 @@ from scgim.baselines import BaCaDI, CannotPredict, Condition, GIMMethod, Trainin
 BOTH = [GIMMethod, BaCaDI]
 EASY = {
     "mechanism": "linear", "max_steps": 200, "warmup_steps": 100, "batch_size": 128, "n_graphs": 4,
-    "learning_rate": 0.02,
+    "learning_rate": 0.02, "network_hidden": (32, 32),
 }  # fmt: skip
 #: Short, but with steps in which graph and targets learn, too.
 FAST = {k: v for k, v in QUICK.items() if k not in ("device", "progress")} | {"warmup_steps": 2, "effect_pull": 0}
@@ -48,7 +49,8 @@ def easy_fit(kind: type) -> GIMMethod | BaCaDI:
 @cache
 def quick_fit(kind: type) -> GIMMethod | BaCaDI:
     """Of the planted system; long enough to be one."""
-    return kind(mechanism="linear", **FAST).fit(planted(), 1)
+    with quick_fits():
+        return kind(mechanism="linear", **FAST).fit(planted(), 1)
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -67,6 +69,7 @@ def test_graph_targets_and_means_of_an_easy_system_are_found(kind):
     assert fitted.config_.mechanism == "linear"
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize("kind", BOTH)
 def test_the_seed_decides_fit_and_cells(kind):
     data = planted()
@@ -81,6 +84,7 @@ def test_the_seed_decides_fit_and_cells(kind):
     assert not np.array_equal(first.edge_probabilities(), other.edge_probabilities())
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize(("kind", "pairs"), [("continuous", False), ("continuous", True), ("log1p", False)])
 def test_the_result_is_that_of_fit_gim(kind, pairs):
     """Without validation cells, of which the protocol knows nothing, both see the same."""
@@ -105,6 +109,7 @@ def test_the_result_is_that_of_fit_gim(kind, pairs):
         np.testing.assert_allclose(fitted.sample(condition, 20, 3), cells, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_random_start_holds_cells_out_of_every_condition(kind, monkeypatch):
     """Where convergence is decided on held-out cells, the method holds some out by itself."""
@@ -136,6 +141,7 @@ def test_effects_are_those_that_were_planted():
 # -- unseen conditions ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_unseen_conditions_follow_their_features():
     data = planted()
     held_out = data.codes != 2
@@ -149,6 +155,7 @@ def test_unseen_conditions_follow_their_features():
             gim.targets([dataclasses.replace(unseen, features=features)])
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_bacadi_declines_unseen_conditions():
     data = planted()
     kept = data.codes != 2
@@ -161,6 +168,7 @@ def test_bacadi_declines_unseen_conditions():
     assert bacadi.targets([data.condition(3), data.condition(0)]).shape == (2, N_GENES)
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_bacadi_does_not_look_at_the_features():
     data = planted()
     changed = dataclasses.replace(data, part_features=np.zeros((N_GENES + 1, 0)))
@@ -190,6 +198,7 @@ def combination_data() -> TrainingData:
     return TrainingData(x, codes, table, np.array([[1, 0], [3, 5], [0, 1]]), membership, ["A", "B", "C"])
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_combinations_are_predicted_from_their_parts_or_declined():
     data = combination_data()
     gim = GIMMethod(mechanism="linear", **FAST).fit(data)
@@ -210,6 +219,7 @@ def test_combinations_are_predicted_from_their_parts_or_declined():
 # -- refused ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize("kind", BOTH)
 def test_data_that_do_not_suit_are_declined_with_the_reason(kind):
     data = planted()
@@ -294,6 +304,7 @@ def test_wrong_settings_are_refused_before_any_data(kind):
     kind(**{name: values.low for name, values in kind.search_space.items()})  # settings that exist
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize(("x", "expected"), [(-1.0, "mlp"), (0.0, "ziln"), (0.5, "mlp")])
 def test_the_mechanism_follows_the_values(x, expected):
     data = planted()

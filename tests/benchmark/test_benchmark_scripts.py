@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 SCRIPTS = {
     "real_dose_series": "a549_dex_sciplex2.h5ad",
     "real_knockouts": "papalexi2021_thp1_eccite_299genes.h5ad",
@@ -217,6 +219,7 @@ def test_errors_are_told_apart_by_what_training_shows(script):
 def test_speed(script, tmp_path, monkeypatch):
     speed = script("speed")
     monkeypatch.setattr(speed, "alone", lambda function, *args: function(*args))
+    monkeypatch.setattr(speed, "sciplex3_like", partial(speed.sciplex3_like, all_genes=150))
     argv = [
         "--cells",
         "300",
@@ -247,7 +250,7 @@ def test_scaling(script, tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "SERIES", {"genes": ((6, 9), {"n_perturbations": 5, "cells_per_condition": 20})})
     monkeypatch.setattr(scaling, "alone", lambda function, *args: function(*args))
     monkeypatch.setattr(scaling, "system", partial(scaling.system, n_features=6))
-    scaling.main(["--vary", "genes", "--steps", "2", "--out", str(tmp_path)])
+    scaling.main(["--vary", "genes", "--steps", "2", "--threads", "1", "--out", str(tmp_path)])
     page, table = written(tmp_path, "scaling")
     assert table["genes"].tolist() == [6, 9] and (table["step (ms)"] > 0).all() and (table["search (s)"] > 0).all()
     assert "genes^" in page

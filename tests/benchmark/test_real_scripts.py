@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from anndata import AnnData
 
 
@@ -17,6 +18,7 @@ def test_doubles_with_both_singles_can_be_predicted(script) -> None:
     assert module.canonical("SET+KLF1") == "KLF1+SET"
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_combinations_end_to_end(script, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     label = np.repeat(["control", "A", "B", "A+B"], 40)

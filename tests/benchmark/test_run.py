@@ -38,10 +38,10 @@ def test_failures_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     task = bm.SyntheticTask(**TINY)
     kinds = {"broken": Broken, "slow": Slow, "dying": Dying, "known": Known}
     cells = [bm.Cell(task, bm.Method(name, kind)) for name, kind in kinds.items()]
-    table = bm.run(cells, tmp_path, jobs=2, time_limit=25, progress=False)
+    table = bm.run(cells, tmp_path, jobs=2, time_limit=10, progress=False)
     failed = bm.failures(cells, tmp_path).set_index("method")["reason"]
     assert "it is broken" in failed["broken"]
-    assert "25 s" in failed["slow"]
+    assert "10 s" in failed["slow"]
     assert "exit code 3" in failed["dying"]
     known = table[table["method"] == "known"]
     assert value(known, "fit", "failed") == 0 and value(known, "fit", "peak_memory_mib") > 50

@@ -11,11 +11,14 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from quick_fits import quick_fits
 from scipy import sparse
 
 from scgim import benchmark as bm
 from scgim.benchmark.sciplex3 import SPLIT
 from scgim.cli import main
+
+pytestmark = pytest.mark.usefixtures("quick_fits")
 
 matplotlib.use("Agg")
 DRUGS = ("Belinostat (PXD101)", "Dacinostat (LAQ824)")
@@ -60,7 +63,10 @@ def experiment(file: Path, out: Path, **settings: object) -> bm.SciPlex3Experime
 @pytest.fixture(scope="module")
 def folder(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
-    bm.run_experiment(experiment(file, out), out, jobs=0, progress=False, command="scgim benchmark sciplex3 --small")
+    with quick_fits():
+        bm.run_experiment(
+            experiment(file, out), out, jobs=0, progress=False, command="scgim benchmark sciplex3 --small"
+        )
     return out
 
 

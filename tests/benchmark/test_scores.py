@@ -30,10 +30,11 @@ def test_a_metric_that_fails_leaves_the_others(metric: str, monkeypatch: pytest.
     def fail(*args: object, **kwargs: object) -> float:
         raise RuntimeError("no")
 
-    known, task = Known().fit(bm.SyntheticTask(**TINY).load().train), bm.SyntheticTask(**TINY).load()
-    complete = {(row["split"], row["metric"]) for row in bm.score(known, task, 0)}
+    task = bm.SyntheticTask(**TINY).load()
+    known = Known().fit(task.train)
+    complete = {(row["split"], row["metric"]) for row in bm.score(known, task, 0, n_transported=1)}
     monkeypatch.setitem(METRICS, metric, replace(METRICS[metric], function=fail))
-    rows = bm.score(known, task, 0)
+    rows = bm.score(known, task, 0, n_transported=1)
     assert {(row["split"], row["metric"]) for row in rows} == complete
     for row in rows:
         assert np.isnan(row["value"]) == (row["metric"] == metric) == (row.get("note") == f"{metric}: no")

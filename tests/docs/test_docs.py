@@ -18,6 +18,8 @@ from docs_pages import DOCS, PAGES, REPOSITORY, TEXTS, name_of, page, without_co
 
 import scgim
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 #: A fenced block, with the comment on the line before it.
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]+?) -->\n)?^```python\n(?P<code>.*?)^```", flags=re.M | re.S)
 

@@ -17,6 +17,8 @@ from small_fits import GENES, QUICK, prepared
 import scgim
 from scgim.slots.keys import FORMAT_VERSION
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 @pytest.fixture(scope="module")
 def fitted() -> ad.AnnData:

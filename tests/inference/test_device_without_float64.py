@@ -36,6 +36,7 @@ def marked(data: TrainingData) -> TrainingData:
     return TrainingData(**moved)
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize("settings", [{"mechanism": "ziln"}, {"mechanism": "mlp", "preset": "paper"}])
 def test_a_fit_needs_no_float64_on_its_device(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
@@ -50,7 +51,15 @@ def test_a_fit_needs_no_float64_on_its_device(settings: dict[str, str], monkeypa
     )
     preset = settings.get("preset", "default")
     config = make_config(
-        preset, mechanism=settings["mechanism"], max_steps=4, check_every=2, n_features=20, effect_spread=0.5
+        preset,
+        mechanism=settings["mechanism"],
+        max_steps=4,
+        check_every=2,
+        n_features=20,
+        effect_spread=0.5,
+        network_hidden=(8,),
+        batch_size=64,
+        n_graphs=2,
     )
     expected = fit(data, config, progress=False).gim.state_dict()
     monkeypatch.setattr(scores, "_WITHOUT_FLOAT64", {"cpu"})

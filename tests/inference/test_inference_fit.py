@@ -52,6 +52,7 @@ def assert_same_fit(a, b) -> None:
     np.testing.assert_array_equal(a.graph, b.graph)
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize("init", ["random", "search"])
 def test_the_seed_decides_the_fit(init):
     data, config = linear_data(), quick(init=init, max_steps=12)
@@ -91,6 +92,7 @@ def test_the_loss_falls_and_the_history_is_complete(objective, mechanism):
     assert result.n_steps == history["step"][-1]
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_held_out_cells_do_not_influence_the_fit():
     """Neither their values nor their number: only the looks at the held-out objective see them."""
     data = linear_data()
@@ -122,6 +124,7 @@ def test_the_returned_state_is_that_with_the_best_held_out_loss(monkeypatch):
 # -- checkpoints ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize("init", ["random", "search"])
 def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path, init, monkeypatch):
     data = linear_data()
@@ -254,7 +257,7 @@ def test_a_search_start_begins_with_the_searched_graph_and_targets():
 
 @pytest.mark.slow
 def test_a_search_start_keeps_the_planted_edges():
-    config = make_config(mechanism="linear", max_steps=600, check_every=100, batch_size=256, n_graphs=8)
+    config = make_config(mechanism="linear", max_steps=400, network_hidden=(16, 16), batch_size=128, n_graphs=4)
     result = fit(linear_data(n=80, n_control=300), config, rng=0, progress=False)
     assert result.graph[GRAPH].all()
     with torch.no_grad():
@@ -363,6 +366,7 @@ def test_the_log_mean_exp_objective_is_pyros_renyi_bound():
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_the_order_of_the_cells_does_not_matter():
     data, config = linear_data(), quick(init="search", search_cells=20)
     order = torch.as_tensor(np.random.default_rng(0).permutation(len(data.x)))

@@ -22,7 +22,11 @@ SPEC = SyntheticTask(
 @pytest.fixture(scope="module")
 def fits() -> tuple[GIMMethod, GIMMethod]:
     data = SPEC.load().train
-    return tuple(GIMMethod(mechanism="linear", max_steps=500, effect_pull=pull).fit(data, 0) for pull in (0.0, 20.0))
+    settings = {
+        "max_steps": 300, "warmup_steps": 100, "network_hidden": (16, 16), "n_graphs": 4, "batch_size": 128,
+        "n_shakes": 4,
+    }  # fmt: skip
+    return tuple(GIMMethod(mechanism="linear", effect_pull=pull, **settings).fit(data, 0) for pull in (0.0, 20.0))
 
 
 def test_only_the_effect_networks_change(fits) -> None:
@@ -88,7 +92,7 @@ def doses(graded: bool = True) -> TrainingData:
 
 
 def small(**changes):
-    settings = {"max_steps": 200, "network_hidden": (16, 16), "n_graphs": 4, "batch_size": 256, "init": "search"}
+    settings = {"max_steps": 100, "network_hidden": (16,), "n_graphs": 2, "batch_size": 128, "init": "search"}
     return make_config(mechanism="ziln", **{**settings, **changes})
 
 

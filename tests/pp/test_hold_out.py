@@ -13,6 +13,8 @@ from example_cells import SMALL, assert_same, assert_unchanged, drug_cells, snap
 
 from scgim import pp, tl
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 HELD = {"Belinostat": 1000}
 
 

@@ -120,11 +120,11 @@ def test_independence_follows_the_graph():
 
 
 def test_bad_arguments(chain):
-    with pytest.raises(ValueError, match="mechanism must be one of"):
+    with pytest.raises(ValueError, match="family='spline' is unknown; use one of"):
         draw_mechanisms(chain, family="spline")
     mechanisms = draw_mechanisms(chain)
     none = np.zeros((3, 4))
-    with pytest.raises(ValueError, match="intervention must be one of"):
+    with pytest.raises(ValueError, match="intervention='soft' is unknown; use one of"):
         ancestral_sample(chain, mechanisms, targets=none, effects=none, intervention="soft")
     with pytest.raises(ValueError, match=r"\(cells, 4\)"):
         ancestral_sample(chain, mechanisms, targets=none[:, :3], effects=none)

@@ -205,7 +205,7 @@ def test_sample_truth_of_several_conditions(full):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"graph": "ba"}, "graph kind"),
+        ({"graph": "ba"}, "graph='ba' is unknown; use one of"),
         ({"mechanism": "tree"}, "mechanism"),
         ({"intervention": "soft"}, "intervention"),
         ({"n_genes": 1}, "n_genes"),

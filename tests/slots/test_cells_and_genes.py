@@ -14,6 +14,8 @@ from screens import SHORT, fitted_screen, prepared_screen, screen
 import scgim
 from scgim.slots import cell_hashes, read_entry, unknown_cells
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 @pytest.fixture(scope="module")
 def fit() -> ad.AnnData:

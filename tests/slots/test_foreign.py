@@ -12,6 +12,8 @@ from screens import SHORT, fitted_screen, prepared_screen, screen
 
 import scgim
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 def own_condition(adata: ad.AnnData) -> None:
     adata.obs["gim_condition"] = "mine"

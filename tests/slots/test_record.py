@@ -13,6 +13,8 @@ from screens import SHORT, fitted_screen, screen
 import scgim
 from scgim.slots import checksum, open_record, seal
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 @pytest.fixture(scope="module")
 def fit() -> ad.AnnData:

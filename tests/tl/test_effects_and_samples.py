@@ -8,6 +8,8 @@ from small_fits import GENES, QUICK, drug_cells, fitted
 
 import scgim
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 def test_effects_of_replaced_genes_are_the_means_of_sampled_cells() -> None:
     """Every gene is a target; half the variance of log x more or less moves a mean by many standard errors."""

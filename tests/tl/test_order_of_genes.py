@@ -9,6 +9,8 @@ from small_fits import QUICK, drug_cells
 
 import scgim
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 SHUFFLED = ["g3", "other", "g0", "g4", "g2", "g1"]
 
 

@@ -13,6 +13,8 @@ from small_fits import fitted
 
 import scgim
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 @pytest.fixture(scope="module")
 def fit() -> ad.AnnData:

@@ -19,9 +19,9 @@ from scgim.tl._stored import load
 
 
 @functools.cache
-def fitted(intervention: str = "hard"):
+def fitted(intervention: str):
     adata = prepared(n=60)
-    settings = {**QUICK, "max_steps": 500, "check_every": 250, "warmup_steps": 100, "n_graphs": 4}
+    settings = {**QUICK, "max_steps": 300, "check_every": 300, "warmup_steps": 100, "n_graphs": 4}
     scgim.tl.fit_gim(adata, mechanism="linear", intervention=intervention, **settings)
     return adata
 
@@ -45,7 +45,7 @@ def test_planted_targets_have_the_most_evidence(intervention: str) -> None:
 
 
 def test_order_of_the_genes_does_not_matter_and_held_out_conditions_are_left_out() -> None:
-    adata = fitted()
+    adata = fitted("hard")
     table = scgim.tl.target_evidence(adata).set_index(["condition", "gene"])["evidence"]
     turned = scgim.tl.target_evidence(adata[:, ::-1].copy()).set_index(["condition", "gene"])["evidence"]
     np.testing.assert_allclose(turned.reindex(table.index), table, rtol=1e-5)
@@ -61,7 +61,7 @@ def test_cells_of_the_control_change_nothing_however_few_they_are() -> None:
     obs = pd.DataFrame({"perturbation": label}, index=[f"cell{i}" for i in range(len(label))])
     adata = AnnData(x.astype(np.float32), obs=obs)
     scgim.pp.prepare(adata, input="log1p", n_genes=40, min_cells=1, min_cells_per_condition=5)
-    scgim.tl.fit_gim(adata, **QUICK)
+    scgim.tl.fit_gim(adata, **QUICK, n_candidates=3)
     table = scgim.tl.target_evidence(adata)
     assert table["change"].abs().max() < 5
     assert (table["change"].abs() > 3).mean() < 0.02
@@ -69,13 +69,13 @@ def test_cells_of_the_control_change_nothing_however_few_they_are() -> None:
 
 
 def test_without_control_cells_it_says_so() -> None:
-    adata = fitted()
+    adata = fitted("hard")
     with pytest.raises(ValueError, match="no control cell"):
         scgim.tl.target_evidence(adata[adata.obs["perturbation"] != "control"].copy())
 
 
 def test_what_the_parents_explain_is_no_change_of_a_gene() -> None:
-    adata = fitted()
+    adata = fitted("hard")
     fitted_model = load(adata).fitted
     m, chain = fitted_model.gim.mechanisms, [(0, 1), (1, 2)]
     with torch.no_grad():  # the true slopes, 1 each
@@ -98,11 +98,11 @@ def test_what_the_parents_explain_is_no_change_of_a_gene() -> None:
 @pytest.mark.parametrize("n_programs", [-1, 1.5, True])
 def test_a_number_of_programs_that_is_none_is_refused(n_programs) -> None:
     with pytest.raises(ValueError, match="n_programs must be a whole number"):
-        scgim.tl.target_evidence(fitted(), n_programs=n_programs)
+        scgim.tl.target_evidence(fitted("hard"), n_programs=n_programs)
 
 
 def test_without_trained_cells_it_says_so() -> None:
-    adata = fitted().copy()
+    adata = fitted("hard").copy()
     adata.obs["gim_split"] = "test"
     with pytest.raises(ValueError, match="the AnnData that it was fitted to"):
         scgim.tl.target_evidence(adata)

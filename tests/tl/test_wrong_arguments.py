@@ -16,6 +16,8 @@ from small_fits import QUICK, fitted
 import scgim
 from scgim import tl
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 @pytest.fixture(scope="module")
 def fit() -> ad.AnnData:

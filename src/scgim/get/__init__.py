@@ -1,6 +1,5 @@
 """Stored slots as objects: `graph`, `targets`, `history`, `params`."""
 
-from ._course import history, params
-from ._results import graph, targets
+from ._results import graph, history, params, targets
 
 __all__ = ["graph", "history", "params", "targets"]

@@ -1,8 +1,9 @@
-"""The learned graph and the targets as objects, and names that a user asks for."""
+"""What a fit found and how it was made, as tables; and names that a user asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import anndata as ad
 import networkx as nx
@@ -12,6 +13,7 @@ import pandas as pd
 from scgim._errors import InvalidValue, NotFound
 from scgim._validation import check_number, listing, suggestion
 from scgim.slots import Entry, read_entry
+from scgim.slots.codec import from_storable
 
 
 def graph(
@@ -30,10 +32,8 @@ def graph(
     threshold
         Keep only the edges with at least this probability. None keeps the graph of the fit, whose edges
         have a probability above 1/2.
-    key
-        The `key_added` that was given to `pp.prepare`.
-    group
-        Value of the `groupby` column, where one model was fitted per group.
+    key, group
+        The `key_added` that was given to `pp.prepare`, and the value of its `groupby` column.
 
     Returns
     -------
@@ -55,13 +55,12 @@ def graph(
     >>> list(nx.topological_generations(dag))  # doctest: +SKIP
     """
     entry = read_entry(adata, key, group, fitted=True)
-    if threshold is not None and not 0 <= check_number(threshold, "threshold") <= 1:
-        raise InvalidValue(f"threshold is a probability, between 0 and 1, not {threshold}.")
+    least = _probability(threshold, "threshold")
     dag = nx.DiGraph()
     dag.add_nodes_from(genes_of(adata, entry))
     edges = stored_table(entry, "graph", ("source", "target", "probability"))
     for source, target, probability in edges.itertuples(index=False):
-        if threshold is None or probability >= threshold:
+        if probability >= least:
             dag.add_edge(str(source), str(target), probability=float(probability))
     return dag
 
@@ -93,10 +92,8 @@ def targets(
         Keep rows with at least this target probability.
     called_only
         Keep only the targets that the fit calls (`is_target`).
-    key
-        The `key_added` that was given to `pp.prepare`.
-    group
-        Value of the `groupby` column, where one model was fitted per group.
+    key, group
+        The `key_added` that was given to `pp.prepare`, and the value of its `groupby` column.
 
     Returns
     -------
@@ -133,14 +130,105 @@ def targets(
     if genes is not None:
         keep &= stored["gene"].isin(check_known(genes, genes_of(adata, slots), "gene"))
     if min_probability is not None:
-        if not 0 <= check_number(min_probability, "min_probability") <= 1:
-            raise InvalidValue(f"min_probability is a probability, between 0 and 1, not {min_probability}.")
-        keep &= stored["probability"] >= min_probability
+        keep &= stored["probability"] >= _probability(min_probability, "min_probability")
     if called_only:
         keep &= stored["is_target"]
     table = about.merge(stored[keep], on="condition", how="inner", sort=False)
     first = ["condition", "perturbation", "dose", "split", "gene", "probability", "is_target"]
     return table[first + [column for column in table.columns if column not in first]]
+
+
+def history(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) -> pd.DataFrame:
+    """What was recorded while fitting.
+
+    Parameters
+    ----------
+    adata
+        Fitted with `tl.fit_gim`. Nothing is written.
+    key, group
+        The `key_added` that was given to `pp.prepare`, and the value of its `groupby` column.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per record, `step` first, then what the fit recorded: `loss`, `valid_loss` (held-out cells),
+        `acyclicity`, `penalty`, `multiplier`, `edges`, `targets_per_condition`.
+
+    Raises
+    ------
+    KeyError
+        If there is no fit under `key`.
+    ValueError
+        If the group is wrong, or the recorded arrays differ in length.
+
+    Examples
+    --------
+    >>> import scgim
+    >>> scgim.get.history(adata).tail(1)  # doctest: +SKIP
+    """
+    from scgim.inference import HISTORY
+
+    slots = read_entry(adata, key, group, fitted=True)
+    stored = slots.uns.get("history")
+    if not isinstance(stored, Mapping):
+        raise NotFound(f"adata.uns[{slots.keys.uns!r}]['history'] is missing: read the original file, or fit again.")
+    arrays = {str(name): np.asarray(values).ravel() for name, values in stored.items()}
+    lengths = {name: len(values) for name, values in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise InvalidValue(f"adata.uns['{slots.keys.uns}']['history'] holds arrays of different lengths: {lengths}.")
+    order = [name for name in HISTORY if name in arrays]
+    names = order + sorted(set(arrays) - set(order))
+    return pd.DataFrame({name: arrays[name] for name in names})
+
+
+def params(adata: ad.AnnData, *, key: str = "gim", group: str | None = None) -> dict[str, Any]:
+    """Every argument, version and seed behind a preparation and its fit.
+
+    An h5ad file has no None, tuple or set, so `adata.uns["gim"]["params"]` holds them as text (``json:null``);
+    here they are what was given.
+
+    Parameters
+    ----------
+    adata
+        Prepared by `pp.prepare`. Nothing is written.
+    key, group
+        The `key_added` that was given to `pp.prepare`, and the value of its `groupby` column.
+
+    Returns
+    -------
+    dict
+        ``"prepare"``: the arguments of `pp.prepare` (a matrix of features is named, not repeated; it is in
+        `uns["gim"]["feature_spec"]`); ``"versions"`` of scgim, Python and the packages it uses; ``"target_sum"`` to
+        which cells were normalised; after `tl.fit_gim` also ``"fit"``: its arguments, every setting, the seed, and how
+        the fit ended. Changing it changes nothing in `adata`.
+
+    Raises
+    ------
+    KeyError
+        If nothing was prepared under `key`, or the group does not exist.
+    ValueError
+        If a group is needed and missing.
+
+    Examples
+    --------
+    >>> import scgim
+    >>> adata = scgim.datasets.simulated_sciplex3()
+    >>> scgim.pp.prepare(adata, dose_key="dose_value", n_genes=10)
+    >>> stored = scgim.get.params(adata)["prepare"]
+    >>> stored["n_genes"], stored["layer"]
+    (10, None)
+    """
+    entry = read_entry(adata, key, group, genes=False)
+    stored = from_storable(dict(entry.prepared["params"]))
+    fit = entry.uns.get("params", {}).get("fit")
+    return stored if fit is None or not entry.fitted else {**stored, "fit": from_storable(dict(fit))}
+
+
+def _probability(value: float | None, name: str) -> float:
+    """None is 0: everything has at least this probability."""
+    if value is not None and not 0 <= check_number(value, name) <= 1:
+        raise InvalidValue(f"{name} is a probability, between 0 and 1, not {value}.")
+    return value or 0.0
 
 
 def check_known(names: str | Iterable[str], available: Sequence[str], what: str) -> list[str]:

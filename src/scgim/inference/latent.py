@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -227,31 +228,82 @@ def _reliability(latent: Latent) -> Tensor:
     return (1 - latent.variance.mean(0) / whole).clamp(0.02, 1.0)
 
 
-def target_gains(model: AdditiveModel, cells: LatentCells, latent: Latent, control: Tensor) -> Tensor:
-    """(conditions, genes) nats by which a level of its own explains a gene better, marginal over z.
+class Mechanisms(Protocol):
+    """A model of the latent expression with its targets, as the evidence for targets wants it.
 
-    Where the model has no target, a score test: the mean over the condition's cells of the expected noise, against
-    the variance of that over cells, which holds only what the counts tell (Louis 1982). Where it has one, what
-    taking it away would lose: the squared distance of its level from what the parents say, times the information.
-    Mechanisms are never quite right where parents are far from where most cells have them: what they predict of a
-    change is trusted to a share of it (`_MISFIT`). `control` (conditions,) bool, from where changes are counted.
+    targets (conditions, genes) bool; level, spread (conditions, genes): of targets, mean (for shifts the shift) and
+    variance of the noise; variance (genes,): of the noise of others.
     """
-    left = torch.stack([model.left(z, cells.condition) for z in latent.draws])
-    location = torch.stack([model.location(z) for z in latent.draws]).mean(0)
-    n_draws, n = len(left), cells.n_cells.clamp_min(1).unsqueeze(1)
-    hidden = cells.per_condition(left.var(0)) / n  # variance that the counts leave open
-    mean = cells.per_condition(left.mean(0)) / n
-    variance = (cells.per_condition(left.mean(0).square()) / n - mean.square() - hidden / n_draws).clamp_min(1e-4)
+
+    shift: bool
+    targets: Tensor
+    level: Tensor
+    spread: Tensor
+    variance: Tensor
+
+    def location(self, z: Tensor) -> Tensor:
+        """(cells, genes) of every gene given its parents."""
+
+    def left(self, z: Tensor, condition: Tensor) -> Tensor:
+        """(cells, genes) noise."""
+
+
+class NoiseSums(NamedTuple):
+    """Sums over the cells of each condition, (conditions, genes).
+
+    Of the expected noise, of its square, of the noise's variance between draws, and of the expected location.
+    """
+
+    noise: Tensor
+    square: Tensor
+    hidden: Tensor
+    location: Tensor
+
+    @classmethod
+    def of(cls, model: Mechanisms, condition: Tensor, n_conditions: int, mode: Tensor, draws: Tensor) -> NoiseSums:
+        """From mode (cells, genes) and draws (draws, cells, genes) of cells of these conditions.
+
+        The expected noise is that at the mode: a mean of few draws would have noise of its own.
+        """
+        left = torch.stack([model.left(z, condition) for z in draws])
+        location = torch.stack([model.location(z) for z in draws]).mean(0)
+        noise = model.left(mode, condition)
+        zeros = noise.new_zeros(n_conditions, noise.shape[1])
+        return cls(*(zeros.index_add(0, condition, v) for v in (noise, noise.square(), left.var(0), location)))
+
+    def plus(self, other: NoiseSums) -> NoiseSums:
+        """Of the cells of both."""
+        return NoiseSums(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def changes_of_targets(model: Mechanisms, sums: NoiseSums, n_cells: Tensor, control: Tensor) -> Tensor:
+    """(conditions, genes) what the parents leave of a gene's change, in standard errors, marginal over z.
+
+    Half its square is what a level of its own gains, in nats. Where the model has no target, a score test: the mean
+    over the condition's cells of the expected noise, against the variance of that over cells, which holds only what the
+    counts tell (Louis 1982). Where it has one, what taking it away would lose: the distance of its level from what the
+    parents say, in standard errors of a level under the information that the counts hold. Mechanisms are never quite
+    right where parents are far from where most cells have them: what they predict of a change is trusted to a share of
+    it (`_MISFIT`). `control` (conditions,) bool, from where changes are counted.
+    """
+    n = n_cells.clamp_min(1).unsqueeze(1)
+    hidden, mean = sums.hidden / n, sums.noise / n  # the first: variance that the counts leave open
+    variance = (sums.square / n - mean.square()).clamp_min(1e-6)
     weight = (~model.targets).to(n) * n
     pooled = (weight * variance).sum(0) / weight.sum(0).clamp_min(1)
     moderated = (n * variance + 10.0 * pooled) / (n + 10.0)
-    said = cells.per_condition(location) / n  # by the parents
+    said = sums.location / n  # by the parents
     misfit = (_MISFIT * (said - said[control].mean(0))).square()
-    added = mean.square() / (2 * (moderated / n + misfit))
     known = (1 - hidden / model.spread).clamp(0.02, 1.0)
     away = model.level - (0.0 if model.shift else said)
-    lost = away.square() / (2 * (torch.maximum(model.spread, model.variance) / (n * known) + misfit))
-    return torch.where(model.targets, lost, added)
+    lost = away / (torch.maximum(model.spread, model.variance) / (n * known) + misfit).sqrt()
+    return torch.where(model.targets, lost, mean / (moderated / n + misfit).sqrt())
+
+
+def target_gains(model: Mechanisms, cells: LatentCells, latent: Latent, control: Tensor) -> Tensor:
+    """(conditions, genes) nats by which a level of its own explains a gene better, marginal over z."""
+    sums = NoiseSums.of(model, cells.condition, cells.n_conditions, latent.mode, latent.draws)
+    return 0.5 * changes_of_targets(model, sums, cells.n_cells, control).square()
 
 
 def latent_moments(cells: LatentCells, latent: Latent, center: Tensor, scale: Tensor) -> np.ndarray:

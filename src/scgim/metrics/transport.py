@@ -196,10 +196,10 @@ def _iterate(
             error = float((u * row_sums - 1).abs().sum()) * a
             if error <= tolerance:
                 break
-            new_u = 1 / row_sums
-            new_v = 1 / ((new_u @ kernel) * a)
-            extremes = torch.stack([new_u.max(), new_v.max(), 1 / new_u.min(), 1 / new_v.min()])
-            if not bool((extremes < _MAX_SCALING).all()):
+            new_u = row_sums.reciprocal()
+            new_v = ((new_u @ kernel) * a).reciprocal()
+            least, most = min(float(new_u.min()), float(new_v.min())), max(float(new_u.max()), float(new_v.max()))
+            if not 1 / _MAX_SCALING < least <= most < _MAX_SCALING:
                 break  # also where a sum has vanished or is not a number: redo this step in the log domain
             u, v = new_u, new_v
             done += 1

@@ -90,13 +90,13 @@ class CountGIM(GIM):
     ) -> None:
         """Pyro guide: the latent expression from the Laplace approximation of its posterior under the present model.
 
-        It has no parameters of its own, so that its entropy need not be followed: the fit is an EM algorithm with
-        draws (Wei & Tanner 1990), every step of which improves the bound given the posterior.
+        It has no parameters of its own: the fit is an EM algorithm with draws (Wei & Tanner 1990), every step of which
+        improves the bound given the posterior. Its entropy moves nothing, and makes the loss that bound.
         """
         self._sample_effects(batch)
         posterior = self.posterior(batch)
         with pyro.plate("cells", len(batch.x)), pyro.poutine.scale(scale=batch.weight):
-            pyro.sample("z", posterior.mask(False))
+            pyro.sample("z", posterior)
 
     def _sample_effects(self, batch: Batch) -> Tensor:
         k = 1 if self.intervention == "shift" else 2

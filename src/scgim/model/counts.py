@@ -27,10 +27,14 @@ from .mechanisms import Mechanisms
 _MOST = 16.0
 #: Quantiles of the cells' size factors that are kept for new cells.
 N_SIZES = 201
+#: Means of log1p counts: nodes of the latent expression, size factors, and the grid of log rates from -_RAREST on.
+_NODES, _SIZES, _RAREST, _GRID = 12, 9, 14.0, 0.05
 #: Log of the spread of what is held at a value: hardly any.
 _HELD = -5.0
 #: A step of Newton's method moves an expression by no more than so many log units.
 _STRIDE = 1.0
+#: Variance of a latent expression, of its normal, that slopes are averaged over at most: steps do not swing.
+_WIDEST = 2.0
 
 
 class Counting(nn.Module):
@@ -96,9 +100,13 @@ class Counting(nn.Module):
         """(cells, genes)"""
         return self.distribution(log_rate).log_prob(counts)
 
-    def slope(self, counts: Tensor, log_rate: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivative of the log likelihood by z, and what a count is expected to tell of z (Fisher information)."""
-        rate = log_rate.exp()
+    def slope(self, counts: Tensor, log_rate: Tensor, variance: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        """Derivative of the log likelihood by z, and what a count is expected to tell of z (Fisher information).
+
+        Both are means over a normal z with this `variance`: exact of a Poisson, to second order else.
+        """
+        spread = self.dispersion * log_rate.exp()
+        rate = (log_rate + 0.5 * variance * (1 - spread) / (1 + spread)).exp()
         damped = 1 + self.dispersion * rate
         return (counts - rate) / damped, rate / damped
 
@@ -118,18 +126,52 @@ class Counting(nn.Module):
             rate = rate * torch._standard_gamma(shape.expand_as(rate).contiguous(), generator=generator) / shape
         return torch.poisson(rate, generator=generator)
 
+    def draw_excess(self, counts: Tensor, log_rate: Tensor, generator: torch.Generator) -> Tensor:
+        """By what the rate of an entry was multiplied, given its count: 1 of a Poisson, else a gamma's posterior."""
+        if not bool((self.dispersion > 0).any()):
+            return torch.ones_like(counts)
+        shape = 1 / self.dispersion.clamp_min(1e-6)
+        return torch._standard_gamma(shape + counts, generator=generator) / (shape + log_rate.exp())
+
     def expected(self, mean: Tensor, log_scale: Tensor) -> Tensor:
         """Mean of log1p(count / size factor) of genes (..., genes) whose latent expression is normal.
 
-        Over 25 pairs of quantiles of expression and size factor; counts by the delta method, to second order.
+        Over batches and size factors as the training cells have them; expression by Gauss-Hermite quadrature.
         """
-        at = (torch.arange(5) + 0.5) / 5
-        z = mean.unsqueeze(-1) + log_scale.exp().unsqueeze(-1) * torch.special.ndtri(at)
-        size = self.log_sizes[(at * (N_SIZES - 1)).long()].exp()
-        level = (self.shares.unsqueeze(1) * self.baseline).sum(0).unsqueeze(-1)
-        rate = (level + z).clamp(max=_MOST).exp().unsqueeze(-1)  # of a cell of size factor 1
-        variance = rate / size + self.dispersion[:, None, None] * rate.square()
-        return (torch.log1p(rate) - 0.5 * variance / (1 + rate).square()).clamp_min(0.0).mean((-1, -2))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+        z = mean.unsqueeze(-2) + log_scale.exp().unsqueeze(-2) * torch.as_tensor(nodes).to(mean).unsqueeze(-1)
+        return (self.mean_at(z) * torch.as_tensor(weights / weights.sum()).to(mean).unsqueeze(-1)).sum(-2)
+
+    def mean_at(self, z: Tensor) -> Tensor:
+        """Mean of log1p(count / size factor) of genes whose latent expression is `z` (..., genes)."""
+        curve, at = self._mean_curve()
+        return sum(
+            (share * _read(curve, at, level + z) for share, level in zip(self.shares, self.baseline, strict=True)),
+            start=torch.zeros_like(z),
+        )
+
+    def mean_at_rate(self, log_rate: Tensor) -> Tensor:
+        """The same where the log rate of a cell of size factor 1 is known (..., genes); minus infinity gives 0."""
+        curve, at = self._mean_curve()
+        return _read(curve, at, log_rate)
+
+    def _mean_curve(self) -> tuple[Tensor, Tensor]:
+        """Mean of log1p(count / size factor) on a grid of log rates at size factor 1, (genes, grid), and that grid.
+
+        As log1p(y) is the integral of (1 - exp(-y s)) exp(-s) / s over s, and the mean of exp(-y s) is known of a
+        Poisson and of a negative binomial, their means follow from one smooth integral over log s.
+        """
+        at = torch.arange(-_RAREST, _MOST + _GRID, _GRID, dtype=torch.float64)
+        u = torch.arange(-24.0, 4.0, 0.25, dtype=torch.float64)  # log s
+        dispersion, which = torch.unique(self.dispersion.double().cpu(), return_inverse=True)
+        curve = torch.zeros(len(dispersion), len(at), dtype=torch.float64)
+        places = ((np.arange(_SIZES) + 0.5) / _SIZES * (N_SIZES - 1)).round().astype(int)
+        for size in self.log_sizes.double().cpu()[places].exp():
+            fewer = (at.exp() * size).unsqueeze(-1) * -torch.expm1(-u.exp() / size)  # (grid, u)
+            for row, r in enumerate(dispersion.tolist()):
+                log_mean = -torch.log1p(r * fewer) / r if r > 0 else -fewer
+                curve[row] += (-torch.expm1(log_mean) * (-u.exp()).exp()).sum(-1) * 0.25 / _SIZES
+        return curve[which].to(self.baseline), at.to(self.baseline)
 
     def held(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Of genes held at normalised log expression log1p(count / size factor): latent expression and log rate.
@@ -140,6 +182,15 @@ class Counting(nn.Module):
         log_rate = torch.expm1(values.clamp_min(0.0)).log()
         mean = (self.shares.unsqueeze(1) * self.baseline).sum(0)
         return torch.maximum(log_rate - mean, self.lowest), torch.where(torch.isnan(values), values, log_rate)
+
+
+def _read(curve: Tensor, at: Tensor, log_rate: Tensor) -> Tensor:
+    """Curves (genes, grid) on the grid `at`, read linearly at the log rates (..., genes)."""
+    place = ((log_rate - at[0]) / (at[1] - at[0])).clamp(0.0, len(at) - 1.001)
+    low = place.long()
+    gene = torch.arange(len(curve), device=curve.device).expand_as(low)
+    value = torch.lerp(curve[gene, low], curve[gene, low + 1], place - low)
+    return torch.where(torch.isneginf(log_rate), torch.zeros_like(value), value)
 
 
 class Posterior(TorchDistribution):
@@ -203,7 +254,11 @@ def laplace(
     start: Tensor,
     n_steps: int,
 ) -> Posterior:
-    """Posterior of the latent expression: Gauss-Newton steps to the mode, and the curvature there.
+    """Normal that is nearest to the posterior of the latent expression, by Gauss-Newton steps.
+
+    Laplace's approximation stands at the mode, which is far above the mean where little is counted: a count of 0 is as
+    likely at any low rate. Here slope and curvature are means over the normal itself (a variational approximation,
+    Opper & Archambeau 2009; Chiquet et al. 2018 for the Poisson log-normal), whose mean is then hardly biased.
 
     Parameters
     ----------
@@ -218,14 +273,20 @@ def laplace(
     n_steps
         Steps.
     """
-    z = start
+    z, variance = start, None
+    identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
     for step in range(n_steps + 1):
-        gradient, information = counting.slope(counts, counting.log_rate(z, log_size, batch))
+        log_rate = counting.log_rate(z, log_size, batch)
         left, precision, jacobian = residuals(z)
-        curved = (jacobian * precision.unsqueeze(1)) @ jacobian.mT + torch.diag_embed(information)
-        factor = torch.linalg.cholesky(curved)
+        curved = (jacobian * precision.unsqueeze(1)) @ jacobian.mT
+        if variance is None:  # of a gene whose neighbours are known
+            variance = 1 / (curved.diagonal(dim1=-2, dim2=-1) + counting.slope(counts, log_rate)[1])
+        _, information = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
+        factor = torch.linalg.cholesky(curved + torch.diag_embed(information))
         if step == n_steps:
             return Posterior(z, factor)
+        variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
+        gradient, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
         gradient = gradient - (jacobian @ (precision * left).unsqueeze(-1)).squeeze(-1)
         move = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
         z = z + move.clamp(-_STRIDE, _STRIDE)

@@ -16,6 +16,9 @@ from .gim import GIM
 from .interventions import n_effects
 from .sampling import Action, abduct, draw_action, draw_noise, propagate, touched_genes
 
+#: Quantiles of a gene's latent expression over which a shift is averaged.
+_QUANTILES = 25
+
 
 class Interventions(NamedTuple):
     """Distribution over atomic interventions of conditions.
@@ -27,6 +30,14 @@ class Interventions(NamedTuple):
     prob: Tensor
     effects: Tensor
     held: Tensor | None = None
+
+
+class CountedCells(NamedTuple):
+    """Counts (cells, genes) float32, size factors (cells,) float64 and batches (cells,) of sampled cells."""
+
+    counts: np.ndarray
+    size_factor: np.ndarray
+    batch: np.ndarray
 
 
 def normalised(counts: np.ndarray, size_factor: np.ndarray) -> np.ndarray:
@@ -98,7 +109,8 @@ class FittedGIM:
         Behind counts: log1p of counts divided by the cell's size factor, as `sample_counts` draws them.
         """
         if self.counting is not None:
-            return normalised(*self.sample_counts(found, row, n, generator))
+            drawn = self.sample_counts(found, row, n, generator)
+            return normalised(drawn.counts, drawn.size_factor)
         action = self.action(found, row, n, generator)
         return propagate(self.gim, self.graph, draw_noise(self.gim, n, generator), action).numpy()
 
@@ -116,8 +128,8 @@ class FittedGIM:
         generator: torch.Generator,
         size_factor: np.ndarray | None = None,
         batch: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Counts (n, genes) and size factors (n,) of cells of condition `row`.
+    ) -> CountedCells:
+        """Counts of `n` cells of condition `row`.
 
         Size factors and batches are drawn as the training cells have them where they are not given.
         """
@@ -130,7 +142,8 @@ class FittedGIM:
         code = code if batch is None else torch.as_tensor(batch)
         held = None if found.held is None else found.held[row]
         counts = counting.draw(z, log_size.float(), code, generator, held)
-        return counts.numpy(), log_size.double().exp().numpy()
+        sizes = log_size.double().exp().numpy() if size_factor is None else size_factor
+        return CountedCells(counts.numpy(), sizes, code.numpy())
 
     @torch.no_grad()
     def counterfactual_counts(
@@ -160,9 +173,9 @@ class FittedGIM:
         held = None if found.held is None else found.held[0]
         before = counting.log_rate(z, log_size, batch)
         after = counting.log_rate(changed, log_size, batch, held)
-        ratio = (after - before).exp()
-        fewer = torch.binomial(counts, ratio.clamp(max=1.0), generator=generator)
-        more = torch.poisson((after.exp() - before.exp()).clamp_min(0.0), generator=generator)
+        fewer = torch.binomial(counts, (after - before).exp().clamp(max=1.0), generator=generator)
+        more = (after.exp() - before.exp()).clamp_min(0.0)
+        more = torch.poisson(more * counting.draw_excess(counts, before, generator), generator=generator)
         return torch.where(touched, fewer + more, counts).numpy(), touched.numpy()
 
     @torch.no_grad()
@@ -177,7 +190,17 @@ class FittedGIM:
             out = self.counting.expected(new["mean"], new["log_scale"])
         else:
             out = new["mean"]
-        return (out if found.held is None else torch.where(torch.isnan(found.held), out, found.held)).numpy()
+        return self._held_at(found, out).numpy()
+
+    def _held_at(self, found: Interventions, mean: Tensor) -> Tensor:
+        """`mean` (conditions, genes), but of genes that are held at a value the mean that is seen of it."""
+        if found.held is None:
+            return mean
+        seen = found.held
+        if self.counting is not None:
+            _, log_rate = self.counting.held(found.held)
+            seen = self.counting.mean_at_rate(torch.nan_to_num(log_rate, nan=0.0, neginf=-torch.inf))
+        return torch.where(torch.isnan(found.held), mean, seen)
 
     @torch.no_grad()
     def mean_as_target(self, found: Interventions, control_mean: np.ndarray) -> np.ndarray:
@@ -191,19 +214,31 @@ class FittedGIM:
             rate = torch.sigmoid(-logit - new["zero_shift"]) / torch.sigmoid(-logit)
             out = mean * torch.exp(new["shift"]) * rate
         elif self.counting is not None:
-            out = torch.log1p(torch.expm1(mean) * new["shift"].exp())
+            out = mean + self._shifted(new["shift"])
         else:
             out = mean + new["shift"]
-        out = out if found.held is None else torch.where(torch.isnan(found.held), out, found.held)
-        return out.numpy().astype(np.float64)
+        return self._held_at(found, out).numpy().astype(np.float64)
+
+    def _shifted(self, shift: Tensor) -> Tensor:
+        """(conditions, genes) change of the mean of log1p counts by shifts of the latent expression, parents as are."""
+        assert self.counting is not None
+        at = (torch.arange(_QUANTILES) + 0.5) / _QUANTILES
+        z = torch.quantile(self.unperturbed(), at, dim=0).unsqueeze(1)  # (quantiles, 1, genes)
+        return self.counting.mean_at(z + shift).mean(0) - self.counting.mean_at(z).mean(0)
+
+    @torch.no_grad()
+    def unperturbed(self, n_cells: int = 500) -> Tensor:
+        """(cells, genes) of the model without intervention, from a fixed seed; latent expression, behind counts."""
+        noise = draw_noise(self.gim, n_cells, torch.Generator().manual_seed(0))
+        return propagate(self.gim, self.graph, noise, None)
 
     def slopes(self, n_cells: int = 500) -> np.ndarray:
         """(genes, genes) mean derivative of a gene's location along its parents, row = cause; 0 without an edge.
 
-        The mean is over unperturbed cells of the model, drawn from a fixed seed; for ``ziln`` the location is of log x.
+        The mean is over unperturbed cells of the model, drawn from a fixed seed. For ``ziln`` the location is of log x;
+        behind counts cause and effect are latent log expression.
         """
-        noise = draw_noise(self.gim, n_cells, torch.Generator().manual_seed(0))
-        x, kept = propagate(self.gim, self.graph, noise, None), torch.as_tensor(self.graph, dtype=torch.float32)
+        x, kept = self.unperturbed(n_cells), torch.as_tensor(self.graph, dtype=torch.float32)
 
         def location(shift: Tensor) -> Tensor:
             return self.gim.mechanisms.location((x + shift).unsqueeze(0), kept.unsqueeze(0))[0].mean(0)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from scgim._dag import topological_order
+from scgim._errors import InvalidType
 
+from .count_gim import CountGIM
 from .distributions import truncate, untruncate
 from .gim import GIM
 
@@ -110,6 +112,7 @@ def propagate(
     The zero-inflated log-normal is cut off at what the genes before it left of the cell's library
     (`Mechanisms.log_library`): its value has the same rank among those that fit as its noise has among all. Cells where
     that changed anything to speak of are counted in the log. Of a gene held at a value, what it would have had counts.
+    Behind counts, all values are latent expression (`Counting.draw` and `Counting.held` lead from and to `adata.X`).
 
     Parameters
     ----------
@@ -177,7 +180,7 @@ def abduct(gim: GIM, graph: np.ndarray, x: Tensor, generator: torch.Generator) -
 
     Continuous parts are inverted exactly. For the zero-inflated log-normal a zero hides its log-normal noise,
     which is drawn from its posterior (the prior, as the two are independent), and the uniform that decided
-    on the zero is drawn from the interval that agrees with what was seen.
+    on the zero is drawn from the interval that agrees with what was seen. Behind counts, `x` is latent expression.
     """
     mechanisms = gim.mechanisms
     adjacency = torch.as_tensor(graph, dtype=x.dtype, device=x.device).unsqueeze(0)
@@ -200,7 +203,12 @@ def abduct(gim: GIM, graph: np.ndarray, x: Tensor, generator: torch.Generator) -
 
 @torch.no_grad()
 def counterfactual(gim: GIM, graph: np.ndarray, x: Tensor, action: Action, generator: torch.Generator) -> Tensor:
-    """The same cells under `action`; genes without a targeted ancestor keep their value exactly."""
+    """The same cells under `action`; genes without a targeted ancestor keep their value exactly.
+
+    Not behind counts, where `x` would be taken for the latent expression: see `FittedGIM.counterfactual_counts`.
+    """
+    if isinstance(gim, CountGIM):
+        raise InvalidType("Of a model behind counts, counterfactuals are made by FittedGIM.counterfactual_counts.")
     kept = x, ~touched_genes(graph, action)
     return propagate(gim, graph, abduct(gim, graph, x, generator), action, kept)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.textpath import TextPath
 from matplotlib.typing import ColorType
 
@@ -95,7 +96,13 @@ def text_width(text: str, size: float) -> float:
     if not text.strip():
         return 0.0
     font = FontProperties(family=mpl.rcParams["font.family"])
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width)
+    return size * _width(text, font, findfont(font))
+
+
+@lru_cache(maxsize=10_000)
+def _width(text: str, font: FontProperties, file: str) -> float:
+    """At one point; `file` tells fonts apart that have the same family."""
+    return float(TextPath((0, 0), text, size=1, prop=font).get_extents().width)
 
 
 def shorten(text: str, limit: int = 28) -> str:

@@ -101,8 +101,10 @@ def synthetic(
     >>> adata.obs["split"].cat.categories.tolist()
     ['train', 'new_dose', 'new_target']
     """
-    check_choice(mechanism, "mechanism", get_args(Family))
-    check_choice(intervention, "intervention", get_args(InterventionKind))
+    for name, value, kinds in (
+        ("graph", graph, GraphKind), ("mechanism", mechanism, Family), ("intervention", intervention, InterventionKind),
+    ):  # fmt: skip
+        check_choice(value, name, get_args(kinds))
     for name, number, least in (
         ("n_genes", n_genes, 2), ("n_perturbations", n_perturbations, 1), ("n_features", n_features, 1),
         ("n_new_targets", n_new_targets, 0), ("cells_per_condition", cells_per_condition, 1),

@@ -12,6 +12,7 @@ import numpy as np
 from scgim._dag import topological_order
 from scgim._errors import InvalidValue
 from scgim._rng import RngLike, as_generator
+from scgim._validation import check_choice, check_int
 
 from .interventions import InterventionKind
 
@@ -56,10 +57,8 @@ def random_dag(n_genes: int, *, kind: GraphKind = "er", edges_per_gene: float = 
     >>> random_dag(20, rng=1).shape
     (20, 20)
     """
-    if kind not in get_args(GraphKind):
-        raise InvalidValue(f"graph kind must be one of {list(get_args(GraphKind))}, got {kind!r}.")
-    if n_genes < 2:
-        raise InvalidValue(f"n_genes must be at least 2, got {n_genes}.")
+    check_choice(kind, "kind", get_args(GraphKind))
+    check_int(n_genes, "n_genes", least=2)
     if edges_per_gene < 0:
         raise InvalidValue(f"edges_per_gene must not be negative, got {edges_per_gene}.")
     generator = as_generator(rng)
@@ -122,8 +121,7 @@ def draw_mechanisms(graph: np.ndarray, *, family: Family = "mlp", rng: RngLike =
     >>> sorted(draw_mechanisms(random_dag(5), family="linear"))
     ['family', 'noise_variance', 'weights']
     """
-    if family not in get_args(Family):
-        raise InvalidValue(f"mechanism must be one of {list(get_args(Family))}, got {family!r}.")
+    check_choice(family, "family", get_args(Family))
     generator = as_generator(rng)
     n_genes = len(graph)
     parameters: dict[str, Any] = {"family": family, "noise_variance": np.full(n_genes, NOISE_VARIANCE)}
@@ -191,8 +189,7 @@ def ancestral_sample(
     >>> ancestral_sample(graph, draw_mechanisms(graph), targets=none, effects=none).shape
     (10, 5)
     """
-    if intervention not in get_args(InterventionKind):
-        raise InvalidValue(f"intervention must be one of {list(get_args(InterventionKind))}, got {intervention!r}.")
+    check_choice(intervention, "intervention", get_args(InterventionKind))
     is_target = np.asarray(targets) != 0
     effects = np.asarray(effects, dtype=float)
     if is_target.ndim != 2 or is_target.shape != effects.shape or is_target.shape[1] != len(graph):

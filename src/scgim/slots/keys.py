@@ -75,6 +75,11 @@ class Keys:
         """varm: (genes, conditions) float32, location parameter of the replaced mechanism."""
         return f"{self.prefix}_effect"
 
+    @property
+    def size_factor(self) -> str:
+        """obs of predicted cells: float, how deeply a cell is counted."""
+        return f"{self.prefix}_size_factor"
+
     def fit_slots(self) -> list[tuple[str, str]]:
         """(attribute of the AnnData, name) of what a fit writes, `uns` aside."""
         return [("varp", self.edge_prob), ("varm", self.target_prob), ("varm", self.effect)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 
 from scgim import model as gm
@@ -16,10 +17,12 @@ from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, torch_generator
 from scgim._validation import check_anndata, check_values, holds_counts, listing, plural
-from scgim.slots import Entry
+from scgim.model.fitted import normalised
+from scgim.slots import Entry, Measured
+from scgim.slots.keys import COUNTS_LAYER
 
 from ._sample import do_label
-from ._stored import load
+from ._stored import StoredModel, load
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,6 +46,9 @@ def counterfactual(
     posterior), action (the intervention), prediction (the same noise through the changed mechanisms). Genes
     that are neither targeted nor downstream of a target keep their value exactly.
 
+    Of a model of counts, abduction draws each cell's latent expression from its posterior given the counts, and where
+    a gene's rate changes its count is thinned or grows, molecule by molecule, at the cell's own depth.
+
     Parameters
     ----------
     adata
@@ -55,6 +61,8 @@ def counterfactual(
         Names or a boolean mask of unperturbed cells; None: all control cells of the fit. Or another AnnData with the
         modelled genes (another donor, a new batch): its cells with the control's label, or all of them where it lacks
         the column of perturbations; log-normalised as `adata.X` is, or counts of all genes, which are normalised alike.
+        A model of counts needs the latter, or both (``layers["counts"]``), and the columns of its size factors and
+        batches, where the fit was given any.
     user_features, rng, key, group
         As in `sample_cells`.
 
@@ -64,14 +72,15 @@ def counterfactual(
         (cells, modelled genes), with the cells' obs_names and obs; X is the counterfactual expression,
         ``layers["observed"]`` the observed, ``layers["touched"]`` whether an entry may differ from it. As in
         `sample_cells`, obs says the condition, perturbation, dose (and group) that the cells are now under; the columns
-        that said that they are controls are gone.
+        that said that they are controls are gone. Of a model of counts also ``layers["counts"]``,
+        ``layers["observed_counts"]`` and ``obs["gim_size_factor"]``.
 
     Raises
     ------
     ValueError
         If no perturbation is given, there is no unperturbed cell, or cells are unknown, perturbed (the noise of a
         perturbed cell would have to be abducted under its own intervention, which is not observed) or no longer what
-        was prepared.
+        was prepared, or counts are needed and missing.
 
     Examples
     --------
@@ -86,26 +95,47 @@ def counterfactual(
         found = model.held(found, interventions)
         label = do_label(interventions, label, parts)
     source, rows, observed = _unperturbed(adata, model.entry, cells)
-    x, generator = torch.as_tensor(observed), torch_generator(as_generator(rng))
-    action = model.fitted.action(found, 0, len(x), generator)
-    changed = gm.counterfactual(model.fitted.gim, model.fitted.graph, x, action, generator)
+    obs, layers = source.obs.iloc[rows], {"observed": observed}
+    generator = torch_generator(as_generator(rng))
+    if model.fitted.counting is None:
+        x = torch.as_tensor(observed)
+        action = model.fitted.action(found, 0, len(x), generator)
+        changed = gm.counterfactual(model.fitted.gim, model.fitted.graph, x, action, generator).numpy()
+        touched = gm.touched_genes(model.fitted.graph, action).numpy()
+    else:
+        seen, sizes = _measured(model, source, rows, observed)
+        counts, touched = model.fitted.counterfactual_counts(
+            torch.as_tensor(seen.counts), torch.as_tensor(np.log(seen.size_factor)).float(),
+            torch.as_tensor(seen.batch), found, generator,
+        )  # fmt: skip
+        changed = np.where(counts == seen.counts, observed, normalised(counts, sizes))
+        layers |= {COUNTS_LAYER: counts, "observed_counts": seen.counts}
+        obs = obs.assign(**{model.entry.keys.size_factor: seen.size_factor})
     # Nothing may say any more that the cells are unperturbed.
     stale = [model.entry.arguments[name] for name in ("perturbation_key", "dose_key", "dose_unit_key")]
-    obs = source.obs.iloc[rows].drop(columns=[*stale, model.entry.keys.split], errors="ignore")
-    out = model.cells(source, changed.numpy(), obs, [(label, parts)], np.zeros(len(rows), dtype=int))
-    order = np.argsort(model.entry.positions(source))
-    out.layers["observed"] = observed[:, order]
-    out.layers["touched"] = gm.touched_genes(model.fitted.graph, action).numpy()[:, order].astype(np.uint8)
-    return out
+    obs = obs.drop(columns=[*stale, model.entry.keys.split], errors="ignore")
+    layers["touched"] = touched.astype(np.uint8)
+    return model.cells(source, changed, obs, [(label, parts)], np.zeros(len(rows), dtype=int), layers)
+
+
+def _measured(
+    model: StoredModel, source: AnnData, rows: np.ndarray, observed: np.ndarray
+) -> tuple[Measured, np.ndarray]:
+    """What was counted of these cells, and the size factors (cells,) by which X was normalised."""
+    record = model.record
+    seen = Measured.read(model.entry, source, rows, observed, record=record)
+    if record["size_key"] is None:
+        return seen, seen.size_factor
+    plain = Measured.read(model.entry, source, rows, observed, record={**record, "size_key": None})
+    return seen, plain.size_factor
 
 
 def _unperturbed(adata: AnnData, entry: Entry, cells: Any) -> tuple[AnnData, np.ndarray, np.ndarray]:
     """The AnnData with the cells, their rows in it, and their expression (cells, genes)."""
     if isinstance(cells, ad.AnnData):
-        return cells, *_new_controls(cells, entry)
+        return _new_controls(cells, entry)
     if entry.keys.condition not in adata.obs:  # the fit was given to other cells
-        rows, x = _new_controls(adata, entry)
-        return adata, rows, x
+        return _new_controls(adata, entry)
     codes = entry.codes(adata)
     control = (codes >= 0) & entry.is_control[np.clip(codes, 0, None)]
     rows = np.flatnonzero(control) if cells is None else _rows(adata, cells)
@@ -138,8 +168,8 @@ def _rows(adata: AnnData, cells: Any) -> np.ndarray:
     return rows
 
 
-def _new_controls(cells: AnnData, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the unperturbed cells, and their expression on the scale of the fit, float32 (cells, genes).
+def _new_controls(cells: AnnData, entry: Entry) -> tuple[AnnData, np.ndarray, np.ndarray]:
+    """The unperturbed cells, on the scale of the fit; their rows; their expression, float32 (cells, genes).
 
     Raises
     ------
@@ -148,16 +178,17 @@ def _new_controls(cells: AnnData, entry: Entry) -> tuple[np.ndarray, np.ndarray]
     """
     check_anndata(cells)
     entry.positions(cells)
-    rows = _unperturbed_rows(cells, entry)
     kind = entry.arguments["input"]
-    part = cells[rows].to_memory()
+    part = cells[_unperturbed_rows(cells, entry)].to_memory()
+    rows = np.arange(part.n_obs)
     if kind == "counts" and holds_counts(part.X):
-        return rows, _normalised(part, entry)
+        part = _normalised(part, entry)
+        return part, rows, entry.expression(part, rows)
     check_values(
         part.X, "the X of cells", kind="continuous" if kind == "continuous" else "log1p",
         cells=part.obs_names, genes=part.var_names,
     )  # fmt: skip
-    return rows, entry.expression(part, np.arange(part.n_obs))
+    return part, rows, entry.expression(part, rows)
 
 
 def _unperturbed_rows(cells: AnnData, entry: Entry) -> np.ndarray:
@@ -178,8 +209,8 @@ def _unperturbed_rows(cells: AnnData, entry: Entry) -> np.ndarray:
     return np.flatnonzero(control)
 
 
-def _normalised(cells: AnnData, entry: Entry) -> np.ndarray:
-    """log1p of counts, normalised to the total that `pp.prepare` used."""
+def _normalised(cells: AnnData, entry: Entry) -> AnnData:
+    """The cells with log1p of their counts, normalised to the total that `pp.prepare` used, and counts in a layer."""
     known = int(entry.prepared["n_vars"])
     if cells.n_vars < known / 2:
         raise InvalidValue(
@@ -191,4 +222,11 @@ def _normalised(cells: AnnData, entry: Entry) -> np.ndarray:
         raise InvalidValue(f"{plural(int((total == 0).sum()), 'cell')} without any counts. Leave them out.")
     logger.info("the X of cells holds counts: normalised as scgim.pp.prepare did")
     scale = float(entry.prepared["params"]["target_sum"]) / total
-    return np.log1p(entry.expression(cells, np.arange(cells.n_obs)) * scale[:, None]).astype(np.float32)
+    counts = cells.X
+    if sp.issparse(counts):
+        x = sp.csr_matrix(sp.diags(scale) @ counts).log1p().astype(np.float32)
+    else:
+        x = np.log1p(np.asarray(counts) * scale[:, None]).astype(np.float32)
+    out = ad.AnnData(x, obs=cells.obs, var=cells.var[[]])
+    out.layers[COUNTS_LAYER] = counts
+    return out

@@ -19,6 +19,7 @@ from scgim._validation import check_choice, check_int, holds_counts, listing, pl
 from scgim.metrics import METRICS
 from scgim.metrics.table import DEFAULT
 from scgim.slots import Entry, read_entry
+from scgim.slots.keys import COUNTS_LAYER
 
 if TYPE_CHECKING:
     from scgim.slots.keys import Keys
@@ -295,12 +296,12 @@ def _predicted_cells(predicted: Any, entry: Entry) -> np.ndarray:
     x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
     if not np.isfinite(x).all():
         raise InvalidValue(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
-    _check_scale(x, entry)
+    _check_scale(x, entry, counted=COUNTS_LAYER in predicted.layers)
     return x
 
 
-def _check_scale(x: np.ndarray, entry: Entry) -> None:
-    """Refuse predicted counts; say so where values are larger than any cell's can be."""
+def _check_scale(x: np.ndarray, entry: Entry, *, counted: bool) -> None:
+    """Refuse predicted counts; say so where values are larger than any cell's can be, unless they come with counts."""
     if entry.arguments["input"] == "continuous" or not x.size:
         return
     largest, target = float(x.max()), float(entry.prepared["params"]["target_sum"])
@@ -311,7 +312,7 @@ def _check_scale(x: np.ndarray, entry: Entry) -> None:
         )
     # A cell's normalised counts sum to `target_sum`: one gene cannot have more.
     most = float(np.log1p(target)) if np.isfinite(target) else _LARGEST
-    if largest > most:
+    if largest > most and not counted:
         n = plural(int((x > most).any(1).sum()), "cell")
         logger.warning(
             "predicted.X reaches %g (%s above %.3g), more than the log1p of any cell here can be. If predicted is not "

@@ -15,10 +15,11 @@ from scgim._errors import InvalidValue
 from scgim._process import undisturbed
 from scgim.data import PerturbationData
 from scgim.inference import TrainingData, condition_moments
-from scgim.model import FittedGIM
+from scgim.inference.evidence import count_changes
+from scgim.model import CountGIM, FittedGIM
 from scgim.slots import Entry
 
-from ._stored import load
+from ._stored import StoredModel, load
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,6 +42,10 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     explain is no evidence; what the graph fails to explain is. It tells strong from weak targets where the
     probabilities of `scgim.get.targets` are all near 1, and shows how close a gene came to being called a target. The
     three cells that support a target most are left out, so that one or two cells cannot decide (`own`).
+
+    Of a model of counts, the evidence is marginal over the latent expression, that of a level of the gene's own: a
+    score test where the model gives no target, and what taking it away would lose where it does (`own`). It is then
+    half the square of the change; a cell counts for as much as its counts tell of the gene.
 
     Where perturbations of one pathway switch a whole programme of genes through proteins that no transcript shows, its
     genes have more evidence than the gene that was perturbed, as no graph over transcripts explains them. The specific
@@ -100,16 +105,18 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
             "There is no control cell, against which changes are measured. Pass the AnnData that the model was "
             "fitted to."
         )
-    cells = PerturbationData.from_anndata(adata, key=key, group=group, all_of_them=False)
-    data = TrainingData.of(
-        replace(cells, valid=np.zeros(len(cells.x), dtype=bool))
-    )  # all cells count, those kept for validation included
-    evidence = _evidence(model.fitted, data).numpy()
+    data = _all_cells(adata, model, key, group)
+    gim = model.fitted.gim
+    if isinstance(gim, CountGIM):
+        changes = count_changes(gim, model.fitted.graph, data)
+        evidence = 0.5 * changes**2
+    else:
+        changes, evidence = _unexplained(model.fitted, data), _evidence(model.fitted, data).numpy()
     probability = model.interventions([entry.parts_of(label) for label in entry.labels]).prob.numpy()
     labels = np.array(entry.labels, dtype=object)[used]
     counts = np.bincount(data.condition.numpy(), minlength=len(used))
     treated = np.flatnonzero(~entry.is_control[used])
-    change = _unexplained(model.fitted, data)[treated]
+    change = changes[treated]
     perturbations = _perturbations(entry)[used][treated]
     specific = specific_changes(change, (perturbations @ perturbations.T) > 0, int(n_programs))
     out = pd.DataFrame(
@@ -125,6 +132,14 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
     out["is_target"] = out["probability"] > 0.5
     out["n_cells"] = np.repeat(counts[treated], len(entry.genes))
     return out
+
+
+def _all_cells(adata: AnnData, model: StoredModel, key: str, group: str | None) -> TrainingData:
+    """The cells that the model was trained on, those that were kept for validation included."""
+    counted = {} if model.fitted.counting is None else {"counts": True, "record": model.record}
+    cells = PerturbationData.from_anndata(adata, key=key, group=group, all_of_them=False, **counted)
+    known = {name: model.entry.fitted.get(name) for name in ("known_targets", "known_values")}
+    return TrainingData.of(replace(cells, valid=np.zeros(len(cells.x), dtype=bool), **known))
 
 
 def _perturbations(entry: Entry) -> np.ndarray:

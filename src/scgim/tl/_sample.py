@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scgim._errors import InvalidType, InvalidValue
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_generator
 from scgim._validation import check_int
 from scgim.model import Interventions
+from scgim.model.fitted import normalised
+from scgim.slots.keys import COUNTS_LAYER
 
 from ._stored import Named, StoredModel, load
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import ArrayLike
 
 
 @undisturbed()
@@ -27,6 +31,7 @@ def sample_cells(
     perturbations: Any = None,
     n: int = 500,
     user_features: Any = None,
+    size_factor: ArrayLike | None = None,
     rng: RngLike = 0,
     key: str = "gim",
     group: str | None = None,
@@ -48,6 +53,9 @@ def sample_cells(
         Cells per perturbation.
     user_features
         For perturbations never seen: SMILES by name, or a feature DataFrame (see `scgim.pp.featurize`).
+    size_factor
+        Of a model of counts: how deeply the cells are counted, relative to the median control cell; one number, or one
+        for each of the `n` cells of a condition. None: drawn as the training cells have them.
     rng
         Seed or generator.
     key, group
@@ -60,12 +68,17 @@ def sample_cells(
         dose (the label is also in ``obs["gim_condition"]``), and the group's column where there are groups. Names of
         cells differ between calls, so that results can be joined with `anndata.concat`.
 
+        Of a model of counts, ``layers["counts"]`` has the counts, X is log1p(counts / size factor) as
+        `scgim.pp.prepare` makes it, and obs has the size factors (``obs["gim_size_factor"]``) and, where the fit was
+        given batches, the batch that the cell was drawn from.
+
     Raises
     ------
     KeyError
         If there is no fit under `key`.
     ValueError
-        If a perturbation is unknown or its features are missing, or the stored model is damaged.
+        If a perturbation is unknown or its features are missing, a size factor is not above 0 or the model has none,
+        or the stored model is damaged.
 
     Examples
     --------
@@ -74,21 +87,64 @@ def sample_cells(
     n = check_int(n, "n", least=1)
     model = load(adata, key, group)
     conditions = model.conditions(model.entry.labels if perturbations is None else perturbations)
-    return _sampled(adata, model, conditions, model.interventions([p for _, p in conditions], user_features), n, rng)
+    sizes = _check_sizes(size_factor, n, model)
+    found = model.interventions([parts for _, parts in conditions], user_features)
+    return _sampled(adata, model, conditions, found, n, sizes, rng)
+
+
+def _check_sizes(size_factor: ArrayLike | None, n: int, model: StoredModel) -> np.ndarray | None:
+    """(n,) size factors."""
+    if size_factor is None:
+        return None
+    if model.fitted.counting is None:
+        raise InvalidValue(
+            "size_factor= is of a model of counts, but this fit predicts normalised expression. Leave it out, or fit "
+            "with mechanism='count'."
+        )
+    values = np.asarray(size_factor)
+    if values.dtype.kind not in "iuf":
+        raise InvalidType(f"size_factor must be a number, or one for each of the n cells; got {size_factor!r}.")
+    if values.shape not in ((), (n,)):
+        raise InvalidValue(
+            f"size_factor must be one number, or {n}, one for each of the n cells of a condition; got an array of "
+            f"shape {values.shape}."
+        )
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise InvalidValue(
+            f"size_factor must be above 0 and finite; got {np.min(values):g} to {np.max(values):g}. A cell with the "
+            "depth of the median control cell has 1."
+        )
+    return np.broadcast_to(values, (n,)).astype(np.float64)
 
 
 def _sampled(
-    adata: AnnData, model: StoredModel, conditions: Sequence[Named], found: Interventions, n: int, rng: RngLike
+    adata: AnnData,
+    model: StoredModel,
+    conditions: Sequence[Named],
+    found: Interventions,
+    n: int,
+    sizes: np.ndarray | None,
+    rng: RngLike,
 ) -> AnnData:
     """`n` cells of each condition."""
     seed = draw_seed(as_generator(rng))
-    generator = torch_generator(seed)
-    x = np.concatenate([model.fitted.sample(found, row, n, generator) for row in range(len(conditions))])
+    generator, rows = torch_generator(seed), range(len(conditions))
+    measured: dict[str, Any] = {}
+    if model.fitted.counting is None:
+        x = np.concatenate([model.fitted.sample(found, row, n, generator) for row in rows])
+    else:
+        drawn = [model.fitted.sample_counts(found, row, n, generator, sizes) for row in rows]
+        counts, size, batch = (np.concatenate(values) for values in zip(*drawn, strict=True))
+        x, measured = normalised(counts, size), model.measured(size, batch)
     # Names that another call does not give: of another fit, seed, condition or number of cells.
     call = repr((str(model.entry.uns["state_sha256"]), seed, [label for label, _ in conditions], n))
     tag = hashlib.blake2b(call.encode(), digest_size=5).hexdigest()
     obs = pd.DataFrame(index=[f"sampled_{tag}_{i}" for i in range(len(x))])
-    return model.cells(adata, x, obs, conditions, np.repeat(np.arange(len(conditions)), n))
+    layers = {COUNTS_LAYER: counts} if measured else {}
+    out = model.cells(adata, x, obs, conditions, np.repeat(rows, n), layers)
+    for name, values in measured.items():
+        out.obs[name] = values
+    return out
 
 
 @undisturbed()
@@ -142,6 +198,7 @@ def intervene(
     perturbation: Any = None,
     n: int = 500,
     user_features: Any = None,
+    size_factor: ArrayLike | None = None,
     rng: RngLike = 0,
     key: str = "gim",
     group: str | None = None,
@@ -153,10 +210,11 @@ def intervene(
     adata
         Fitted with `scgim.tl.fit_gim`. Nothing is written.
     interventions
-        Gene -> value, in units of `adata.X` (0 for a perfect knock-out).
+        Gene -> value, in units of `adata.X` (0 for a perfect knock-out). Of a model of counts it sets the rate: a cell
+        is counted around it, and 0 has no counts.
     perturbation
         One perturbation to apply at the same time; None: unperturbed cells.
-    n, user_features, rng, key, group
+    n, user_features, size_factor, rng, key, group
         As in `sample_cells`.
 
     Returns
@@ -175,9 +233,10 @@ def intervene(
     """
     n = check_int(n, "n", least=1)
     model = load(adata, key, group)
+    sizes = _check_sizes(size_factor, n, model)
     label, parts = model.condition(perturbation)
     found = model.held(model.interventions([parts], user_features), interventions)
-    return _sampled(adata, model, [(do_label(interventions, label, parts), parts)], found, n, rng)
+    return _sampled(adata, model, [(do_label(interventions, label, parts), parts)], found, n, sizes, rng)
 
 
 def do_label(interventions: Mapping[str, float], label: str, parts: Sequence[Any]) -> str:

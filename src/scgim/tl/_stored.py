@@ -37,6 +37,19 @@ class StoredModel:
         """(genes,) mean of `adata.X` in the control cells of the fit."""
         return np.asarray(self.entry.fitted["control_mean"])
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Of a model of counts: how counts, size factors and batches are read (`scgim.slots.Measured.record`)."""
+        return dict(self.entry.fitted["measured"])
+
+    def measured(self, size_factor: np.ndarray, batch: np.ndarray) -> dict[str, Any]:
+        """Columns of `obs` that say how cells were counted: size factors (cells,), and batches (cells,) if any."""
+        columns: dict[str, Any] = {self.entry.keys.size_factor: size_factor}
+        if self.record["batch_key"] is not None:
+            names = [str(name) for name in self.record["batches"]]
+            columns[self.record["batch_key"]] = pd.Categorical.from_codes(batch, names)
+        return columns
+
     def conditions(self, perturbations: Any) -> list[Named]:
         """Labels and parts of perturbations as people write them (see `pp.parse_perturbations`)."""
         from scgim.pp import parse_perturbations
@@ -104,7 +117,13 @@ class StoredModel:
         return found._replace(held=held)
 
     def cells(
-        self, adata: AnnData, x: np.ndarray, obs: pd.DataFrame, conditions: Sequence[Named], which: np.ndarray
+        self,
+        adata: AnnData,
+        x: np.ndarray,
+        obs: pd.DataFrame,
+        conditions: Sequence[Named],
+        which: np.ndarray,
+        layers: Mapping[str, np.ndarray] | None = None,
     ) -> AnnData:
         """Predicted cells with the genes in the order of `adata.var`.
 
@@ -118,6 +137,8 @@ class StoredModel:
             Of the cells; condition, perturbation, dose (and group) are added.
         conditions, which
             What the cells are under: label and parts of each condition, and which of them each cell has.
+        layers
+            More (cells, genes), in the order of the fit.
         """
         entry = self.entry
         places = entry.positions(adata)
@@ -132,7 +153,9 @@ class StoredModel:
             groupby = "_".join(np.atleast_1d(entry.arguments["groupby"]).tolist())
             obs[groupby] = pd.Categorical([entry.keys.group] * len(obs))
         var = adata.var.loc[adata.var_names[np.sort(places)], []].copy()
-        return ad.AnnData(x[:, np.argsort(places)].astype(np.float32), obs=obs, var=var)
+        order = np.argsort(places)
+        more = {name: np.ascontiguousarray(values[:, order]) for name, values in (layers or {}).items()}
+        return ad.AnnData(x[:, order].astype(np.float32), obs=obs, var=var, layers=more)
 
     def table(self, labels: Sequence[str], found: Interventions) -> pd.DataFrame:
         """One row per condition and gene: probability, is_target, effect, and which way it goes."""
