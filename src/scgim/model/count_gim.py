@@ -116,14 +116,14 @@ class CountGIM(GIM):
         start = self.mode[batch.index] if known else torch.zeros_like(batch.counts)  # type: ignore[index]
         out = laplace(
             self.counting, batch.counts, batch.log_size, batch.batch_code,
-            mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters, self._held(batch)),
+            mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters, self.held(batch)),
             start, _STEPS if known else _STEPS_FROM_AFAR,
         )  # fmt: skip
         if known:
             self.mode[batch.index] = out.location  # type: ignore[index]
         return out
 
-    def _held(self, batch: Batch) -> Tensor | None:
+    def held(self, batch: Batch) -> Tensor | None:
         """(cells, genes) latent expression of genes that a cell's condition holds at a known value, NaN elsewhere."""
         if batch.known_values is None:
             return None
