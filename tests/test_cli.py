@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from small_fits import edit_record
+from small_fits import count_cells, edit_record
 
 from scgim import __version__, _logging, cli, datasets, demo
 from scgim._errors import InvalidType, InvalidValue, MissingPackage, NotFound
@@ -86,6 +86,24 @@ def test_examples_of_the_help_parse() -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"scgim {__version__}\n"
+
+
+def test_a_fit_behind_counts_with_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells, out, predicted = (tmp_path / f"{name}.h5ad" for name in ("cells", "fit", "predicted"))
+    count_cells().write_h5ad(cells)
+    given = [cells, "--out", out, "--dose-key", "dose", "--genes", "g0,g1,g3", "--min-counts", "1", "--steps", "5"]
+    given += ["--mechanism", "count", "--size-key", "depth", "--set", "counting=negative_binomial", "--quiet"]
+    assert run("fit", *given, "--batch-key", "plate") == 0
+    fit = ad.read_h5ad(out).uns["gim"]["params"]["fit"]
+    assert (fit["mechanism"], fit["batch_key"], fit["size_key"]) == ("count", "plate", "depth")
+    assert fit["settings"]["counting"] == "negative_binomial"
+    assert run("sample", out, "--out", predicted, "--perturbation", "A=10", "-n", "7", "--quiet") == 0
+    assert ad.read_h5ad(predicted).shape == (7, 3)
+    capsys.readouterr()
+    assert run("fit", *given, "--batch-key", "plat", "--force") == 2
+    one_sentence(capsys.readouterr().err, "scgim fit: error: --batch-key plat is not a column of obs. Did you mean")
+    assert run("fit", *given, "--mechanism", "ziln", "--force") == 2
+    one_sentence(capsys.readouterr().err, "scgim fit: error: --size-key depth is for --mechanism count")
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from small_fits import prepared
+from small_fits import count_cells, prepared, prepared_counts
 
 import scgim
 from scgim.data import Condition, PerturbationData
+from scgim.slots import Measured, read_entry
 
 GENES = 3
 
@@ -111,6 +113,15 @@ def test_shifts_are_differences_of_means():
         ({"valid": np.zeros(3, bool)}, "`valid` must be"),
         ({"known_targets": np.zeros((6, GENES))}, r"`known_targets` must be \(parts, genes\)"),
         ({"known_values": np.zeros((4, 2))}, r"`known_values` must be \(parts, genes\)"),
+        ({"counts": np.zeros((11, 2))}, r"`counts` must be \(cells, genes\)"),
+        ({"counts": np.full((11, GENES), -1)}, "`counts`: .* negative .*cell '0', gene 0"),
+        ({"counts": np.full((11, GENES), 0.5)}, "`counts`: .* not whole"),
+        ({"counts": np.full((11, GENES), 2**24)}, r"`counts`: .* 2\^24 or more"),
+        ({"size_factor": np.ones(3)}, r"`size_factor` must be \(cells\)"),
+        ({"size_factor": np.zeros(11)}, "`size_factor` must be above 0"),
+        ({"size_factor": np.full(11, np.nan)}, "`size_factor` must be above 0 and finite"),
+        ({"batch": np.full(11, -1)}, "`batch` must be whole numbers from 0"),
+        ({"batch": np.zeros(11)}, "`batch` must be whole numbers from 0"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, message):
@@ -135,6 +146,61 @@ def test_an_anndata_gives_its_training_and_validation_cells(pairs):
     found = scgim.baselines.prepared_condition(adata, "C_10")
     assert dataclasses.astuple(asked)[:3] == dataclasses.astuple(found)[:3]
     np.testing.assert_array_equal(asked.part_features, found.part_features)
+
+
+def test_counts_of_an_anndata_are_read_with_sizes_and_batches(tmp_path):
+    adata = prepared_counts({"hold_out": ["C_10"], "valid_fraction": 0.2})
+    data = PerturbationData.from_anndata(adata, counts=True, batch_key="plate")
+    used = adata[adata.obs["gim_split"].isin(["train", "valid"]).to_numpy()]
+    np.testing.assert_array_equal(data.counts, used[:, used.var["gim"].to_numpy()].layers["counts"].toarray())
+    np.testing.assert_allclose(np.log1p(data.counts / data.size_factor[:, None]), data.x, atol=1e-5)
+    assert (data.batches, data.batch.dtype.kind) == (("plate1", "plate2"), "i")
+    assert [data.batches[code] for code in data.batch] == used.obs["plate"].tolist()
+    assert PerturbationData.from_anndata(adata).counts is None
+    # the same from any kind of file or array
+    stored = adata.copy()
+    stored.X, stored.layers["counts"] = stored.X.toarray(), stored.layers["counts"].toarray()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    for other in (stored, backed, adata[:, ::-1].copy()):
+        found = PerturbationData.from_anndata(other, counts=True, batch_key="plate")
+        for name in ("counts", "size_factor", "batch"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(data, name))
+    some = data.of_cells(np.arange(5))
+    assert (len(some.counts), len(some.size_factor), len(some.batch), some.batches) == (5, 5, 5, data.batches)
+
+
+def test_size_factors_are_known_of_cells_without_a_modelled_count_and_of_fewer_genes():
+    adata = count_cells()
+    dense = adata.X.toarray()
+    dense[3:20, :10] = 0
+    dense[3:20, 10:] += 1  # the genes that are not modelled
+    adata.X = dense
+    genes = [f"g{i}" for i in range(10)]
+    scgim.pp.prepare(adata, dose_key="dose", genes=genes, min_cells=1, min_counts=1)
+    total = adata.layers["counts"].sum(axis=1)
+    control = (adata.obs["gim_condition"] == "control").to_numpy()
+    for fewer in (adata, adata[:, [*genes, "other2"]].copy()):
+        data = PerturbationData.from_anndata(fewer, counts=True)
+        np.testing.assert_allclose(data.size_factor, total / np.median(total[control]), rtol=1e-5)
+    message = r"17 cells without any count in the genes that are left.*Fit before genes are taken out"
+    with pytest.raises(ValueError, match=message):
+        PerturbationData.from_anndata(adata[:, genes].copy(), counts=True)
+
+
+def test_cells_of_a_fit_and_later_ones_are_read_alike():
+    adata = prepared_counts()
+    entry, rows = read_entry(adata), np.arange(20)
+    x = entry.expression(adata, rows)
+    control = np.ones(20, dtype=bool)
+    first = Measured.read(entry, adata, rows, x, size_key="depth", batch_key="plate", control=control)
+    assert np.median(first.size_factor) == pytest.approx(1)
+    later = Measured.read(entry, adata, rows[:7], x[:7], record=first.record)
+    for name in ("counts", "size_factor", "batch"):
+        np.testing.assert_array_equal(getattr(later, name), getattr(first, name)[:7])
+    adata.obs["plate"] = np.where(np.arange(adata.n_obs) == 4, "plate9", adata.obs["plate"])
+    with pytest.raises(ValueError, match=r"'plate9' had no cells in the fit, whose batches are 'plate1', 'plate2'"):
+        Measured.read(entry, adata, rows, x, record=first.record)
 
 
 def test_an_anndata_that_was_changed_is_refused():

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from quick_fits import quick_fits
-from small_fits import GENES, QUICK, prepared
+from small_fits import GENES, QUICK, prepared, prepared_counts
 from small_system import GRAPH, N_GENES, linear_data
 
 import scgim
-from scgim.baselines import BaCaDI, CannotPredict, Condition, GIMMethod, TrainingData
+from scgim.baselines import BaCaDI, CannotPredict, Condition, GIMMethod, TrainingData, training_data
 
 BOTH = [GIMMethod, BaCaDI]
 EASY = {

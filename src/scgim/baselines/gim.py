@@ -256,8 +256,8 @@ class BaCaDI(InterventionModel):
 
     def _as_parts(self, data: TrainingData) -> TrainingData:
         """Every perturbed condition is a part by itself, without features."""
-        nothing = np.zeros((len(data.conditions), 0))
-        alone = replace(data, part_features=nothing, membership=None, parts=None, known_targets=None, known_values=None)
+        own: dict[str, Any] = {"part_features": np.zeros((len(data.conditions), 0)), "membership": None, "parts": None}
+        alone = replace(data, **own, known_targets=None, known_values=None)
         self.parts_ = alone.without_empty().parts
         return alone
 

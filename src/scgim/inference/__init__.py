@@ -17,7 +17,7 @@ from .schedule import AugmentedLagrangian, half_cosine
 from .scores import LocalScores
 from .search import SearchResult, search_structure
 from .start import build, condition_moments, find_structure, new_model, resolve_sparsity, start_from_search
-from .suited import AUTOMATIC, check_suited, tell_batches
+from .suited import AUTOMATIC, check_suited
 
 __all__ = [
     "AUTOMATIC",
@@ -48,5 +48,4 @@ __all__ = [
     "resolve_sparsity",
     "search_structure",
     "start_from_search",
-    "tell_batches",
 ]

@@ -87,5 +87,5 @@ def count_changes(gim: CountGIM, graph: np.ndarray, data: TrainingData) -> np.nd
         found = cells.posterior(rows, model.residuals(condition), start, _STEPS)
         noise = torch.randn(_DRAWS, *start.shape, generator=generator, dtype=torch.float64)
         draws = torch.stack([found.draw(one) for one in noise])
-        sums = sums.plus(NoiseSums.of(model, condition, data.n_conditions, found.center, draws))
+        sums = sums.plus(NoiseSums.of(model, condition, data.n_conditions, found.location, draws))
     return changes_of_targets(model, sums, cells.n_cells, data.membership.sum(1) == 0).numpy()

@@ -17,7 +17,8 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
-from scgim.inference import AUTOMATIC, FitConfig, TrainingData, check_suited, fit, make_config, tell_batches
+from scgim.inference import AUTOMATIC, FitConfig, TrainingData, check_suited, fit, make_config
+from scgim.inference.suited import tell_batches
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
 
