@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -149,6 +149,9 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
             save_checkpoint(checkpoint, config, seed, original, *moving, latent)
 
     stopped = run.to_the_end(progress, save)
+    if isinstance(gim, CountGIM):
+        data = replace(data, x=data.x.clone())
+        gim.finish(_parts(data), data.x)
     refit_effects(gim, data, float(config.effect_pull), float(config.effect_spread))
     graph, n_dropped = break_cycles(gim.graph.probabilities().detach().cpu().numpy())
     if n_dropped:
@@ -264,6 +267,13 @@ def _start(gim: GIM, data: TrainingData, config: FitConfig, rng: np.random.Gener
     return data
 
 
+def _parts(data: TrainingData, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
+    """Cells (all, or some rows) in batches whose matrices fit into memory, each with its rows."""
+    rows = torch.arange(len(data.x), device=data.x.device) if rows is None else rows
+    for part in rows.split(max(16, _ENTRIES // data.n_genes**2)):
+        yield part, data.batch(part, torch.ones(len(part), device=data.x.device))
+
+
 def _search(
     gim: GIM, config: FitConfig, data: TrainingData, rng: np.random.Generator, progress: bool
 ) -> SearchResult | CountStart:
@@ -324,9 +334,7 @@ def held_out_loss(gim: GIM, data: TrainingData) -> float:
     if len(index) == 0:
         index = torch.arange(len(data.x), device=data.x.device)
     if isinstance(gim, CountGIM):
-        size = max(16, _ENTRIES // data.n_genes**2)
-        one = torch.ones(size, device=data.x.device)
-        parts = [gim.evidence(data.batch(part, one[: len(part)])).sum() for part in index.split(size)]
+        parts = [gim.evidence(batch).sum() for _, batch in _parts(data, index)]
         return -float(torch.stack(parts).sum()) / len(index)
     total = 0.0
     graph = gim.hard_graph().to(data.x).unsqueeze(0)

@@ -10,6 +10,7 @@ effects given them, with the latent expression integrated out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -47,11 +48,30 @@ class CountGIM(GIM):
         self.mode: Tensor | None = None
 
     def hold_structure(self) -> None:
-        """Learn no graph and no targets any more."""
+        """Learn no graph and no targets any more, but the baselines.
+
+        Given the latent expression, little is left to learn of its level: a fit would hardly move along it, or drift.
+        The baselines are the same direction, and learn it from the counts (parameter expansion, Liu, Rubin & Wu 1998).
+        """
+        self.counting.baseline.requires_grad_(True)
         self.graph.requires_grad_(False)
         for name, parameter in self.interventions.named_parameters():
             if name.startswith("target"):
                 parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def finish(self, parts: Iterable[tuple[Tensor, Batch]], x: Tensor) -> None:
+        """After a fit: `x` (cells, genes) becomes a draw of the latent expression of cells, `parts` their rows and batch.
+
+        Baselines are held from now on, and the lowest expression is known.
+        """
+        self.counting.baseline.requires_grad_(False)
+        lowest = torch.full_like(self.counting.lowest, torch.inf)
+        for rows, batch in parts:
+            found = self.posterior(batch)
+            x[rows] = found.rsample()
+            lowest = torch.minimum(lowest, found.location.min(0).values)
+        self.counting.lowest.copy_(lowest)
 
     def held_graph(self) -> Tensor:
         """(1, genes, genes)"""

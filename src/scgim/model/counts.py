@@ -48,7 +48,7 @@ class Counting(nn.Module):
     Attributes
     ----------
     baseline
-        (batches, genes) log rate of a gene in control cells of size factor 1.
+        (batches, genes) log rate of a gene in control cells of size factor 1, to begin with; a fit learns it.
     dispersion
         (genes,) of the negative binomial, variance = mean + dispersion * mean^2; 0: Poisson.
     log_sizes
@@ -60,7 +60,6 @@ class Counting(nn.Module):
         (batches,) of the training cells.
     """
 
-    baseline: Tensor
     dispersion: Tensor
     log_sizes: Tensor
     lowest: Tensor
@@ -68,7 +67,7 @@ class Counting(nn.Module):
 
     def __init__(self, n_genes: int, n_batches: int = 1) -> None:
         super().__init__()
-        self.register_buffer("baseline", torch.zeros(n_batches, n_genes))
+        self.baseline = nn.Parameter(torch.zeros(n_batches, n_genes), requires_grad=False)
         self.register_buffer("dispersion", torch.zeros(n_genes))
         self.register_buffer("log_sizes", torch.zeros(N_SIZES))
         self.register_buffer("lowest", torch.full((n_genes,), -3.0))
@@ -214,7 +213,9 @@ class Posterior(TorchDistribution):
 
     def draw(self, noise: Tensor) -> Tensor:
         """(cells, genes) from standard normal `noise` of the same shape."""
-        return self.location + torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+        return self.location + torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True).squeeze(
+            -1
+        )
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # type: ignore[override] # noqa: B008
         return self.draw(torch.randn(sample_shape + self.location.shape).to(self.location))
