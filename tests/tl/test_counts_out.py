@@ -115,6 +115,8 @@ def test_zeros_of_sampled_controls_are_those_of_the_data(longer: ad.AnnData) -> 
     zeros, n = (counts == 0).mean(0), len(seen)
     error = np.sqrt(zeros * (1 - zeros) / n + 1 / n**2)
     assert (np.abs(zeros - (seen == 0).mean(0)) < 4 * error + 0.01).all()
+    error = seen.std(0) / np.sqrt(n)
+    assert (np.abs(counts.mean(0) - seen.mean(0)) < 4 * error).all()  # the level has not drifted in the fit
     x = longer[control, genes].X.toarray()
     assert (np.abs(cells.X.mean(0) - x.mean(0)) < 5 * x.std(0) / np.sqrt(n)).all()
     np.testing.assert_allclose(cells.X.std(0), x.std(0), rtol=0.25)

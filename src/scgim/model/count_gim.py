@@ -61,7 +61,7 @@ class CountGIM(GIM):
 
     @torch.no_grad()
     def finish(self, parts: Iterable[tuple[Tensor, Batch]], x: Tensor) -> None:
-        """After a fit: `x` (cells, genes) becomes a draw of the latent expression of cells, `parts` their rows and batch.
+        """After a fit: `x` (cells, genes) becomes a draw of the latent expression of cells; `parts`: rows and batch.
 
         Baselines are held from now on, and the lowest expression is known.
         """
@@ -108,7 +108,7 @@ class CountGIM(GIM):
         objective: Objective = "elbo",
         target_sparsity: float | None = None,
     ) -> None:
-        """Pyro guide: the latent expression from the Laplace approximation of its posterior under the present model.
+        """Pyro guide: the latent expression from the normal nearest to its posterior under the present model.
 
         It has no parameters of its own: the fit is an EM algorithm with draws (Wei & Tanner 1990), every step of which
         improves the bound given the posterior. Its entropy moves nothing, and makes the loss that bound.
