@@ -214,7 +214,9 @@ class Posterior(TorchDistribution):
 
     def draw(self, noise: Tensor) -> Tensor:
         """(cells, genes) from standard normal `noise` of the same shape."""
-        return self.location + torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+        return self.location + torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True).squeeze(
+            -1
+        )
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # type: ignore[override] # noqa: B008
         return self.draw(torch.randn(sample_shape + self.location.shape).to(self.location))
@@ -253,6 +255,7 @@ def laplace(
     residuals: ResidualsOf,
     start: Tensor,
     n_steps: int,
+    variance: Tensor | None = None,
 ) -> Posterior:
     """Normal that is nearest to the posterior of the latent expression, by Gauss-Newton steps.
 
@@ -272,8 +275,10 @@ def laplace(
         (cells, genes)
     n_steps
         Steps.
+    variance
+        (cells, genes) of the posterior as it was last, where that is known: it is then not sought anew in every step.
     """
-    z, variance = start, None
+    z, settled = start, variance is not None
     identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
     for step in range(n_steps + 1):
         log_rate = counting.log_rate(z, log_size, batch)
@@ -285,7 +290,8 @@ def laplace(
         factor = torch.linalg.cholesky(curved + torch.diag_embed(information))
         if step == n_steps:
             return Posterior(z, factor)
-        variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
+        if not settled:
+            variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
         gradient, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
         gradient = gradient - (jacobian @ (precision * left).unsqueeze(-1)).squeeze(-1)
         move = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
