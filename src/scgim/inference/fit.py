@@ -227,6 +227,8 @@ class _Run:
     def check(self, loss: float, h: float) -> bool:
         """Record the state, raise the multipliers where the held-out objective has converged; True when done."""
         data, config, state = self.data, self.config, self.progress
+        if isinstance(self.gim, CountGIM):
+            self.gim.refresh(_parts(data))
         held_out = held_out_loss(self.gim, data)
         with torch.no_grad():
             n_edges = int(self.gim.hard_graph().sum())

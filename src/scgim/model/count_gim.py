@@ -41,7 +41,7 @@ class CountGIM(GIM):
     mode
         (training cells, genes) where each cell's posterior was last; None outside of a fit.
     variance
-        (training cells, genes) of the posterior at the start of the fit, or None.
+        (training cells, genes) of the posterior at the start of the fit or when it was last refreshed, or None.
     """
 
     def __init__(self, *arguments: Any, counting: Counting) -> None:
@@ -61,6 +61,13 @@ class CountGIM(GIM):
         for name, parameter in self.interventions.named_parameters():
             if name.startswith("target"):
                 parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def refresh(self, parts: Iterable[tuple[Tensor, Batch]]) -> None:
+        """Variances of the posteriors of cells under the present model; `parts`: rows and batch."""
+        assert self.variance is not None
+        for rows, batch in parts:
+            self.variance[rows] = self.posterior(batch).variance_of_genes()
 
     @torch.no_grad()
     def finish(self, parts: Iterable[tuple[Tensor, Batch]], x: Tensor) -> None:
