@@ -92,7 +92,7 @@ def test_posterior_agrees_with_integration(y):
     total = integrate.quad(density, -6, 6)[0]
     mean = integrate.quad(lambda z: z * density(z), -6, 6)[0] / total
     spread = np.sqrt(integrate.quad(lambda z: (z - mean) ** 2 * density(z), -6, 6)[0] / total)
-    assert float(found.center) == pytest.approx(mean, abs=0.12)  # a mode, and skewed
+    assert float(found.location) == pytest.approx(mean, abs=0.12)  # a mode, and skewed
     assert float(found.variance_of_genes().sqrt()) == pytest.approx(spread, rel=0.08)
 
 
@@ -121,14 +121,14 @@ def test_steps_of_the_posterior_reach_where_the_expected_gradient_vanishes():
     parameters = {"mean": torch.full((n, 4), 0.5).double(), "log_scale": torch.full((n, 4), -0.3).double()}
     residuals = mechanism_residuals(mechanisms, graph, targets, parameters)
     found = laplace(measure, y, size, batch, residuals, torch.zeros(n, 4).double(), 60)
-    z = found.center.requires_grad_(True)
+    z = found.location.requires_grad_(True)
     location = mechanisms.location(z.unsqueeze(0), graph.unsqueeze(0))[0]
     mean = torch.where(targets, parameters["mean"], location)
     scale = torch.where(targets, parameters["log_scale"], mechanisms.total_log_scale().expand(n, -1)).exp()
     (prior,) = torch.autograd.grad(-0.5 * ((z - mean) / scale).square().sum(), z)
     # Of a Poisson, the mean over a normal is exact: rates grow by half the variance.
     rate = (measure.log_rate(z, size, batch) + 0.5 * found.variance_of_genes()).exp()
-    assert float((prior + y - rate).abs().max()) < 1e-5
+    assert float((prior + y - rate).detach().abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -36,7 +37,8 @@ class FittedMechanisms:
         self.mechanisms = copy.deepcopy(gim.mechanisms).double()
         self.graph = torch.as_tensor(graph, dtype=torch.float64)
         self.shift = gim.intervention == "shift"
-        prob, effects, _ = gim.condition_interventions(data.batch(data.condition[:0], data.x[:0, 0]))
+        conditions = replace(data.batch(data.condition[:0], data.x[:0, 0]), condition=torch.arange(data.n_conditions))
+        prob, effects, _ = gim.condition_interventions(conditions)
         self.targets = prob > 0.5
         self.parameters = {name: value.double() for name, value in gim.replaced_parameters(effects).items()}
         self.variance = torch.exp(2 * self.mechanisms.total_log_scale())
@@ -44,6 +46,9 @@ class FittedMechanisms:
         self.spread = self.variance.expand_as(self.level)
         if not self.shift:
             self.spread = torch.exp(2 * self.parameters["log_scale"])
+        self.held = gim.held(conditions)
+        if self.held is not None and not self.shift:
+            self.level = torch.where(torch.isnan(self.held), self.level, self.held.double())
 
     def location(self, z: Tensor) -> Tensor:
         """(cells, genes) of every gene given its parents."""
@@ -57,7 +62,8 @@ class FittedMechanisms:
     def residuals(self, condition: Tensor) -> ResidualsOf:
         """The model as `laplace` wants it, for cells of these conditions."""
         own = {name: value[condition] for name, value in self.parameters.items()}
-        return mechanism_residuals(self.mechanisms, self.graph, self.targets[condition], own)
+        held = None if self.held is None else self.held[condition].double()
+        return mechanism_residuals(self.mechanisms, self.graph, self.targets[condition], own, held)
 
 
 @torch.no_grad()
@@ -81,5 +87,5 @@ def count_changes(gim: CountGIM, graph: np.ndarray, data: TrainingData) -> np.nd
         found = cells.posterior(rows, model.residuals(condition), start, _STEPS)
         noise = torch.randn(_DRAWS, *start.shape, generator=generator, dtype=torch.float64)
         draws = torch.stack([found.draw(one) for one in noise])
-        sums = sums.plus(NoiseSums.of(model, condition, data.n_conditions, found.center, draws))
+        sums = sums.plus(NoiseSums.of(model, condition, data.n_conditions, found.location, draws))
     return changes_of_targets(model, sums, cells.n_cells, data.membership.sum(1) == 0).numpy()

@@ -101,9 +101,9 @@ def without_graph(
                 return Residuals(left, torch.ones_like(left), root[k])
 
             found = cells.posterior(rows, residuals, latent.mode[rows], 2 if step else 8)
-            latent.mode[rows] = found.center
+            latent.mode[rows] = found.location
             spread = torch.cholesky_inverse(found.factor)
-            second.index_add_(0, k, found.center.unsqueeze(2) * found.center.unsqueeze(1) + spread)
+            second.index_add_(0, k, found.location.unsqueeze(2) * found.location.unsqueeze(1) + spread)
             if step == n_rounds - 1:
                 _keep(latent, found, rows, generator)
         mean = cells.per_condition(latent.mode) / n.clamp_min(1).unsqueeze(1)
@@ -115,7 +115,7 @@ def without_graph(
 
 
 def _keep(latent: Latent, found: Posterior, rows: Tensor, generator: torch.Generator) -> None:
-    latent.mode[rows], latent.variance[rows] = found.center, found.variance_of_genes()
+    latent.mode[rows], latent.variance[rows] = found.location, found.variance_of_genes()
     for draw in latent.draws:
         noise = torch.randn(len(rows), draw.shape[1], generator=generator, dtype=torch.float64)
         draw[rows] = found.draw(noise.to(draw))
@@ -130,14 +130,14 @@ class AdditiveModel:
         With the moments from which it is estimated.
     graph, targets
         (genes, genes) bool, row = cause; (conditions, genes) bool.
-    center, scale
+    origin, scale
         (genes,) units in which the moments were taken.
     """
 
     def __init__(
-        self, scores: MomentScores, graph: np.ndarray, targets: np.ndarray, center: Tensor, scale: Tensor
+        self, scores: MomentScores, graph: np.ndarray, targets: np.ndarray, origin: Tensor, scale: Tensor
     ) -> None:
-        d, (self.center, self.scale), self.shift = scores.n_genes, (center, scale), scores.shift
+        d, (self.origin, self.scale), self.shift = scores.n_genes, (origin, scale), scores.shift
         beta, bias, variance = np.zeros((d, N_BASIS, d)), np.zeros(d), np.zeros(d)
         level, spread = scores.mean.copy(), scores.variance.copy()
         for gene in range(d):
@@ -148,17 +148,17 @@ class AdditiveModel:
             beta[parents, :, gene] = fit.beta[1:].reshape(-1, N_BASIS)
             if self.shift:
                 level[:, gene], spread[:, gene] = fit.offset, fit.variance
-        self.beta, self.bias = torch.as_tensor(beta).to(center), torch.as_tensor(bias).to(center)
+        self.beta, self.bias = torch.as_tensor(beta).to(origin), torch.as_tensor(bias).to(origin)
         squared = scale.square()
-        self.variance = (torch.as_tensor(variance).to(center) * squared).clamp_min(_LEAST)
-        self.targets = torch.as_tensor(targets).to(center.device)
-        self.level = torch.as_tensor(level).to(center) * scale + (0.0 if self.shift else center)
-        self.spread = (torch.as_tensor(spread).to(center) * squared).clamp_min(_LEAST)
+        self.variance = (torch.as_tensor(variance).to(origin) * squared).clamp_min(_LEAST)
+        self.targets = torch.as_tensor(targets).to(origin.device)
+        self.level = torch.as_tensor(level).to(origin) * scale + (0.0 if self.shift else origin)
+        self.spread = (torch.as_tensor(spread).to(origin) * squared).clamp_min(_LEAST)
 
     def location(self, z: Tensor) -> Tensor:
         """(cells, genes) of every gene given its parents."""
-        functions = basis((z - self.center) / self.scale).flatten(-2)
-        return (functions @ self.beta.flatten(0, 1) + self.bias) * self.scale + self.center
+        functions = basis((z - self.origin) / self.scale).flatten(-2)
+        return (functions @ self.beta.flatten(0, 1) + self.bias) * self.scale + self.origin
 
     def left(self, z: Tensor, condition: Tensor) -> Tensor:
         """(cells, genes) noise."""
@@ -170,10 +170,10 @@ class AdditiveModel:
         """The model as `laplace` wants it, for cells of these conditions."""
         targets = self.targets[condition]
         precision = 1 / torch.where(targets, self.spread[condition], self.variance)
-        identity = torch.eye(len(self.center)).to(self.center)
+        identity = torch.eye(len(self.origin)).to(self.origin)
 
         def of(z: Tensor) -> Residuals:
-            slope = basis_slope((z - self.center) / self.scale)
+            slope = basis_slope((z - self.origin) / self.scale)
             # Sum over the functions one after the other: the full product would not fit into memory.
             derivative = sum(slope[..., f].unsqueeze(-1) * self.beta[:, f] for f in range(N_BASIS))
             derivative = derivative * (self.scale / self.scale.unsqueeze(1))
@@ -199,11 +199,11 @@ def log_evidence(cells: LatentCells, model: AdditiveModel, latent: Latent) -> fl
     for rows in cells.parts():
         residuals = model.residuals(cells.condition[rows])
         found = cells.posterior(rows, residuals, latent.mode[rows], 1)
-        left, precision, _ = residuals(found.center)
+        left, precision, _ = residuals(found.location)
         prior = 0.5 * (precision.log() - math.log(2 * math.pi) - precision * left.square()).sum()
-        rate = cells.counting.log_rate(found.center, cells.log_size[rows], cells.batch[rows])
+        rate = cells.counting.log_rate(found.location, cells.log_size[rows], cells.batch[rows])
         seen = cells.counting.log_prob(cells.counts[rows], rate).sum()
-        total += float(prior + seen - found.log_prob(found.center).sum())
+        total += float(prior + seen - found.log_prob(found.location).sum())
     return total
 
 
@@ -306,6 +306,6 @@ def target_gains(model: Mechanisms, cells: LatentCells, latent: Latent, control:
     return 0.5 * changes_of_targets(model, sums, cells.n_cells, control).square()
 
 
-def latent_moments(cells: LatentCells, latent: Latent, center: Tensor, scale: Tensor) -> np.ndarray:
+def latent_moments(cells: LatentCells, latent: Latent, origin: Tensor, scale: Tensor) -> np.ndarray:
     """`moments` of the draws in these units."""
-    return moments((latent.draws - center) / scale, cells.condition, cells.n_conditions)
+    return moments((latent.draws - origin) / scale, cells.condition, cells.n_conditions)

@@ -116,14 +116,14 @@ class CountGIM(GIM):
         start = self.mode[batch.index] if known else torch.zeros_like(batch.counts)  # type: ignore[index]
         out = laplace(
             self.counting, batch.counts, batch.log_size, batch.batch_code,
-            mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters, self._held(batch)),
+            mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters, self.held(batch)),
             start, _STEPS if known else _STEPS_FROM_AFAR,
         )  # fmt: skip
         if known:
-            self.mode[batch.index] = out.center  # type: ignore[index]
+            self.mode[batch.index] = out.location  # type: ignore[index]
         return out
 
-    def _held(self, batch: Batch) -> Tensor | None:
+    def held(self, batch: Batch) -> Tensor | None:
         """(cells, genes) latent expression of genes that a cell's condition holds at a known value, NaN elsewhere."""
         if batch.known_values is None:
             return None
@@ -139,9 +139,9 @@ class CountGIM(GIM):
         assert batch.counts is not None and batch.log_size is not None and batch.batch_code is not None
         z = self.posterior(batch)
         prob, effects, fixed = self.condition_interventions(batch)
-        own, replaced = self.gene_log_likelihoods(z.center, batch.condition, self.held_graph(), effects)
+        own, replaced = self.gene_log_likelihoods(z.location, batch.condition, self.held_graph(), effects)
         if fixed is not None:
             replaced = torch.where(fixed[batch.condition], torch.zeros_like(replaced), replaced)
         prior = torch.where((prob > 0.5)[batch.condition], replaced, own).sum(1)
-        rate = self.counting.log_rate(z.center, batch.log_size, batch.batch_code)
-        return prior + self.counting.log_prob(batch.counts, rate).sum(1) - z.log_prob(z.center)
+        rate = self.counting.log_rate(z.location, batch.log_size, batch.batch_code)
+        return prior + self.counting.log_prob(batch.counts, rate).sum(1) - z.log_prob(z.location)

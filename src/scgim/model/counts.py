@@ -198,29 +198,29 @@ class Posterior(TorchDistribution):
 
     Parameters
     ----------
-    center
+    location
         (cells, genes)
     factor
         (cells, genes, genes), lower triangular, `factor factor'` is the precision.
     """
 
-    arg_constraints = {"center": constraints.real, "factor": constraints.real}  # noqa: RUF012 - torch's protocol
+    arg_constraints = {"location": constraints.real, "factor": constraints.real}  # noqa: RUF012 - torch's protocol
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, center: Tensor, factor: Tensor, validate_args: bool | None = None) -> None:
-        self.center, self.factor = center, factor
-        super().__init__(center.shape[:-1], center.shape[-1:], validate_args=False)
+    def __init__(self, location: Tensor, factor: Tensor, validate_args: bool | None = None) -> None:
+        self.location, self.factor = location, factor
+        super().__init__(location.shape[:-1], location.shape[-1:], validate_args=False)
 
     def draw(self, noise: Tensor) -> Tensor:
         """(cells, genes) from standard normal `noise` of the same shape."""
-        return self.center + torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+        return self.location + torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # type: ignore[override] # noqa: B008
-        return self.draw(torch.randn(sample_shape + self.center.shape).to(self.center))
+        return self.draw(torch.randn(sample_shape + self.location.shape).to(self.location))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        white = (self.factor.mT @ (value - self.center).unsqueeze(-1)).squeeze(-1)
+        white = (self.factor.mT @ (value - self.location).unsqueeze(-1)).squeeze(-1)
         scale = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return scale - 0.5 * white.square().sum(-1) - 0.5 * white.shape[-1] * math.log(2 * math.pi)
 

@@ -206,8 +206,9 @@ class Panels(NamedTuple):
             box = figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.6, **style)
             box.get_title().set_color(ink)
         if note:
-            height += 1.6 * font_size() / 72
-            figure.supxlabel(fit_text(note, font_size(0.9), 72 * width), fontsize=font_size(0.9), color=ink)
+            text = _wrapped(note, font_size(0.9), 72 * width)
+            height += (0.4 + 1.2 * len(text)) * font_size() / 72
+            figure.supxlabel("\n".join(text), fontsize=font_size(0.9), color=ink)
         figure.set_size_inches(width, height)
 
 
@@ -239,6 +240,18 @@ def make_panels(
     for unused in {*grid.ravel()} - {*axes}:
         unused.remove()
     return Panels(axes, True, columns)
+
+
+def _wrapped(text: str, size: float, width: float) -> list[str]:
+    """Lines of at most `width` points, broken between words."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if text_width(longer, size) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [fit_text(line, size, width) for line in lines]
 
 
 def _legend_columns(handles: Sequence[Artist], width: float) -> int:

@@ -136,10 +136,13 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
 
 def _all_cells(adata: AnnData, model: StoredModel, key: str, group: str | None) -> TrainingData:
     """The cells that the model was trained on, those that were kept for validation included."""
-    counted = {} if model.fitted.counting is None else {"counts": True, "record": model.record}
-    cells = PerturbationData.from_anndata(adata, key=key, group=group, all_of_them=False, **counted)
-    known = {name: model.entry.fitted.get(name) for name in ("known_targets", "known_values")}
-    return TrainingData.of(replace(cells, valid=np.zeros(len(cells.x), dtype=bool), **known))
+    counted = model.fitted.counting is not None
+    cells = PerturbationData.from_anndata(
+        adata, key=key, group=group, all_of_them=False, counts=counted, record=model.record if counted else None
+    )
+    known = model.entry.fitted.get("known_targets"), model.entry.fitted.get("known_values")
+    none = np.zeros(len(cells.x), dtype=bool)
+    return TrainingData.of(replace(cells, valid=none, known_targets=known[0], known_values=known[1]))
 
 
 def _perturbations(entry: Entry) -> np.ndarray:
