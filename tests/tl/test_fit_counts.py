@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -16,7 +17,8 @@ from small_fits import QUICK, count_cells, fitted_counts, prepared_counts
 
 import scgim
 from scgim.data import PerturbationData
-from scgim.inference import AUTOMATIC, BalancedSampler
+from scgim.inference import AUTOMATIC, BalancedSampler, TrainingData, make_config
+from scgim.inference import fit as run_fit
 from scgim.slots import read_entry
 
 #: For tests that do not ask which targets are found.
@@ -303,6 +305,25 @@ def test_a_held_gene_says_nothing_of_its_mechanism_and_its_children_see_its_valu
     assert table.loc[("A_10", "g0"), ["probability", "effect"]].tolist() == [1.0, 0.0]
     assert targets(adata) >= {("A_1", "g0"), ("A_10", "g0"), ("B_10", "g1")}
     assert not {(c, g) for c, g in targets(adata) if c.startswith("A") and g != "g0"}
+
+
+@QUICKLY
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+def test_the_children_of_a_held_gene_see_its_value_whatever_is_counted(intervention):
+    cells = PerturbationData.from_anndata(prepared_counts(), counts=True)
+    values = np.full((len(cells.parts), 10), np.nan)
+    values[:2, 0] = 1.6  # drug A at both doses; its cells show another g0
+    data = TrainingData.of(dataclasses.replace(cells, known_values=values))
+    settings = {name: value for name, value in QUICK.items() if name not in ("device", "progress")}
+    config = make_config(mechanism="count", intervention=intervention, **settings)
+    gim = run_fit(data, config, progress=False).gim
+    rows = torch.nonzero(data.membership[data.condition, 0] == 1).squeeze(1)
+    batch = data.batch(rows, torch.ones(len(rows)))
+    expected = np.log(np.expm1(1.6)) - gim.counting.baseline[0, 0]  # latent expression at that value
+    assert (gim.posterior(batch).location[:, 0] - expected).abs().max() < 0.1
+    free = gim.posterior(dataclasses.replace(batch, known_values=None)).location[:, 0]
+    assert (free - expected).abs().max() > 0.3
+    assert torch.isfinite(gim.evidence(batch)).all()
 
 
 # -- bad input --------------------------------------------------------------------------------------------
