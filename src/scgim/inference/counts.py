@@ -39,7 +39,7 @@ _TARGET_ROUNDS = 3
 #: Draws from the posterior of each cell.
 _DRAWS = 8
 #: Nats that the effect of a target costs, besides the odds of being one.
-_EFFECT = 3.0
+_EFFECT = 2.5
 #: Other conditions make a target no more probable than this; ridge of the regression that reads them.
 _MOST_SURE, _RIDGE = 0.9, 0.3
 
@@ -49,13 +49,14 @@ class CountStart:
     """What the search behind counts found.
 
     graph (genes, genes) bool; logits (genes, genes) log odds of edges, marginal over z; targets (conditions, genes)
-    bool; mode, draw (cells, genes): latent expression of all cells, its mode and one draw.
+    bool; mode, variance, draw (cells, genes): latent expression of all cells, its posterior and one draw from that.
     """
 
     graph: np.ndarray
     logits: np.ndarray
     targets: Tensor
     mode: Tensor
+    variance: Tensor
     draw: Tensor
 
 
@@ -109,7 +110,9 @@ class _Search:
         model = self._expect(2)
         logits = self._edge_logits(found, *information(model, self.cells, self.latent))
         latent = self._everywhere(model)
-        return CountStart(self.graph, logits, torch.as_tensor(self.targets), latent.mode, latent.draws[0])
+        return CountStart(
+            self.graph, logits, torch.as_tensor(self.targets), latent.mode, latent.variance, latent.draws[0]
+        )
 
     def _scores(self, known: Tensor, reliable: Tensor) -> MomentScores:
         config, n = self.config, self.cells.n_cells.cpu().numpy()
@@ -173,8 +176,20 @@ class _Search:
         )  # fmt: skip
 
     def _read_targets(self, model: AdditiveModel) -> None:
-        """Targets from marginal evidence."""
-        gains = target_gains(model, self.cells, self.latent, ~torch.as_tensor(self.treated)).cpu().numpy()
+        """Targets from two kinds of evidence, which err differently: their geometric mean.
+
+        One is marginal, of a level of its own. The other is the likelihood ratio of a level and a spread of its own,
+        worth the share of the information that the counts hold; it clings to the targets that the model has.
+        """
+        control = ~torch.as_tensor(self.treated)
+        marginal = target_gains(model, self.cells, self.latent, control).cpu().numpy()
+        known = information(model, self.cells, self.latent)[0].cpu().numpy()
+        ratio = np.empty_like(marginal)
+        for gene in range(self.data.n_genes):
+            fit = self.scores.regression(gene, frozenset(np.flatnonzero(self.graph[:, gene]).tolist()))
+            fit.refit(self.targets[:, gene])
+            ratio[:, gene] = known[gene] * (fit.replaced - fit.own)
+        gains = np.sqrt(marginal * np.maximum(ratio, 0.0))
         data, treated = self.data, self.treated
         features = (data.membership @ data.features).cpu().double().numpy()[treated]
         found = np.zeros_like(self.targets)

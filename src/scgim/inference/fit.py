@@ -132,7 +132,7 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
     if config.init == "search" and resumed is None:
         data = _start(gim, data, config, rng, progress)
     elif resumed is not None and isinstance(gim, CountGIM):
-        gim.mode, drawn = (value.to(data.x) for value in resumed["latent"])
+        gim.mode, gim.variance, drawn = (value.to(data.x) for value in resumed["latent"])
         data = replace(data, x=drawn)
     if isinstance(gim, CountGIM):
         gim.hold_structure()
@@ -144,7 +144,7 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
 
     def save() -> None:
         if checkpoint is not None:
-            latent = None if not isinstance(gim, CountGIM) or gim.mode is None else (gim.mode, data.x)
+            latent = (gim.mode, gim.variance, data.x) if isinstance(gim, CountGIM) else None
             moving = gim, run.optimiser, run.lagrangian, run.progress
             save_checkpoint(checkpoint, config, seed, original, *moving, latent)
 
@@ -154,7 +154,7 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
     if n_dropped:
         logger.warning("the graph had cycles: its weakest edges on them were dropped (%d)", n_dropped)
     if isinstance(gim, CountGIM):
-        gim.mode = None
+        gim.mode = gim.variance = None
     seconds = time.perf_counter() - start_time
     return FitResult(gim, graph, n_dropped, run.progress.history, config, seconds, run.progress.step, stopped)
 
@@ -256,7 +256,7 @@ def _start(gim: GIM, data: TrainingData, config: FitConfig, rng: np.random.Gener
     """Start from a search; the data, behind counts with a draw of the latent expression."""
     found = _search(gim, config, data, rng, progress)
     if isinstance(gim, CountGIM) and isinstance(found, CountStart):
-        gim.mode = found.mode.to(data.x)
+        gim.mode, gim.variance = found.mode.to(data.x), found.variance.to(data.x)
         data = replace(data, x=found.draw.to(data.x))
         gim.mechanisms.standardise(data.x[~data.valid])
         gim.counting.lowest.copy_(gim.mode[~data.valid].min(0).values)

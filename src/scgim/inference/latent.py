@@ -61,11 +61,12 @@ class LatentCells:
         size = max(16, _ENTRIES // self.n_genes**2)
         return torch.arange(len(self.counts), device=self.counts.device).split(size)
 
-    def posterior(self, rows: Tensor, residuals: ResidualsOf, start: Tensor, n_steps: int) -> Posterior:
-        """Of some cells; start (those cells, genes)."""
-        return laplace(
-            self.counting, self.counts[rows], self.log_size[rows], self.batch[rows], residuals, start, n_steps
-        )
+    def posterior(
+        self, rows: Tensor, residuals: ResidualsOf, start: Tensor, n_steps: int, variance: Tensor | None = None
+    ) -> Posterior:
+        """Of some cells; start and, where it is nearly known, variance (those cells, genes)."""
+        own = self.counts[rows], self.log_size[rows], self.batch[rows]
+        return laplace(self.counting, *own, residuals, start, n_steps, variance)
 
 
 @dataclass
@@ -100,9 +101,10 @@ def without_graph(
                 left = ((z - mean[k]).unsqueeze(1) @ root[k]).squeeze(1)
                 return Residuals(left, torch.ones_like(left), root[k])
 
-            found = cells.posterior(rows, residuals, latent.mode[rows], 2 if step else 8)
-            latent.mode[rows] = found.location
+            known = latent.variance[rows] if step else None
+            found = cells.posterior(rows, residuals, latent.mode[rows], 2 if step else 8, known)
             spread = torch.cholesky_inverse(found.factor)
+            latent.mode[rows], latent.variance[rows] = found.location, spread.diagonal(dim1=1, dim2=2)
             second.index_add_(0, k, found.location.unsqueeze(2) * found.location.unsqueeze(1) + spread)
             if step == n_rounds - 1:
                 _keep(latent, found, rows, generator)
@@ -189,7 +191,14 @@ def expect(
 ) -> None:
     """Expectation under a structural causal model; `latent` changes in place."""
     for rows in cells.parts():
-        found = cells.posterior(rows, model.residuals(cells.condition[rows]), latent.mode[rows], n_steps)
+        known = latent.variance[rows]
+        found = cells.posterior(
+            rows,
+            model.residuals(cells.condition[rows]),
+            latent.mode[rows],
+            n_steps,
+            known if bool(known.any()) else None,
+        )
         _keep(latent, found, rows, generator)
 
 
@@ -198,7 +207,7 @@ def log_evidence(cells: LatentCells, model: AdditiveModel, latent: Latent) -> fl
     total = 0.0
     for rows in cells.parts():
         residuals = model.residuals(cells.condition[rows])
-        found = cells.posterior(rows, residuals, latent.mode[rows], 1)
+        found = cells.posterior(rows, residuals, latent.mode[rows], 1, latent.variance[rows])
         left, precision, _ = residuals(found.location)
         prior = 0.5 * (precision.log() - math.log(2 * math.pi) - precision * left.square()).sum()
         rate = cells.counting.log_rate(found.location, cells.log_size[rows], cells.batch[rows])

@@ -68,7 +68,8 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
         pull = 20.0 if config.init == "search" and config.mechanism != "ziln" else 0.0
     spread = config.effect_spread
     if isinstance(spread, str):
-        wanted = config.init == "search" and config.mechanism == "ziln" and config.intervention == "hard"
+        counted = config.mechanism == "ziln" or config.latent
+        wanted = config.init == "search" and counted and config.intervention == "hard"
         asked_to_pull = not isinstance(config.effect_pull, str) and config.effect_pull > 0
         spread = 0.5 if wanted and data.graded and not asked_to_pull else 0.0
     alpha = config.inverse_temperature

@@ -39,12 +39,15 @@ class CountGIM(GIM):
     ----------
     mode
         (training cells, genes) where each cell's posterior was last; None outside of a fit.
+    variance
+        (training cells, genes) of the posterior at the start of the fit, or None.
     """
 
     def __init__(self, *arguments: Any, counting: Counting) -> None:
         super().__init__(*arguments)
         self.counting = counting
         self.mode: Tensor | None = None
+        self.variance: Tensor | None = None
 
     def hold_structure(self) -> None:
         """Learn no graph and no targets any more."""
@@ -118,6 +121,7 @@ class CountGIM(GIM):
             self.counting, batch.counts, batch.log_size, batch.batch_code,
             mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters, self.held(batch)),
             start, _STEPS if known else _STEPS_FROM_AFAR,
+            self.variance[batch.index] if known and self.variance is not None else None,
         )  # fmt: skip
         if known:
             self.mode[batch.index] = out.location  # type: ignore[index]

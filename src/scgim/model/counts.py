@@ -254,6 +254,7 @@ def laplace(
     residuals: ResidualsOf,
     start: Tensor,
     n_steps: int,
+    variance: Tensor | None = None,
 ) -> Posterior:
     """Normal that is nearest to the posterior of the latent expression, by Gauss-Newton steps.
 
@@ -273,8 +274,10 @@ def laplace(
         (cells, genes)
     n_steps
         Steps.
+    variance
+        (cells, genes) of the posterior as it was last, where that is known: it is then not sought anew in every step.
     """
-    z, variance = start, None
+    z, settled = start, variance is not None
     identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
     for step in range(n_steps + 1):
         log_rate = counting.log_rate(z, log_size, batch)
@@ -286,7 +289,8 @@ def laplace(
         factor = torch.linalg.cholesky(curved + torch.diag_embed(information))
         if step == n_steps:
             return Posterior(z, factor)
-        variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
+        if not settled:
+            variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
         gradient, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
         gradient = gradient - (jacobian @ (precision * left).unsqueeze(-1)).squeeze(-1)
         move = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
