@@ -253,6 +253,7 @@ def test_counts_are_needed_behind_counts_and_complete(kind):
         kind(mechanism="count", preset="paper")
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_gim_behind_counts_is_fit_gim():
     adata = prepared_counts()
     scgim.tl.fit_gim(adata, mechanism="count", rng=7, device="cpu", progress=False, **FAST)

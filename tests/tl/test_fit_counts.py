@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -11,12 +12,24 @@ import pandas as pd
 import pytest
 import torch
 from example_cells import assert_unchanged, snapshot
+from quick_fits import quick_fits
 from small_fits import QUICK, count_cells, fitted_counts, prepared_counts
 
 import scgim
 from scgim.data import PerturbationData
-from scgim.inference import BalancedSampler
+from scgim.inference import AUTOMATIC, BalancedSampler, TrainingData, make_config
+from scgim.inference import fit as run_fit
 from scgim.slots import read_entry
+
+#: For tests that do not ask which targets are found.
+QUICKLY = pytest.mark.usefixtures("quick_fits")
+
+
+@pytest.fixture(scope="module")
+def quick_fit() -> ad.AnnData:
+    """What `fit(prepared_counts(), batch_key="plate")` gives in such a test."""
+    with quick_fits():
+        return fitted_counts()
 
 
 def fit(adata: ad.AnnData, **arguments: Any) -> ad.AnnData:
@@ -51,17 +64,20 @@ def test_the_planted_graph_and_targets_are_found(count_fit):
                                   for dose in (1, 10)}  # fmt: skip
 
 
-def test_the_seed_decides(count_fit):
-    assert same_weights(fitted_counts(), count_fit)
-    assert not same_weights(fitted_counts(fit={"rng": 1}), count_fit)
+@QUICKLY
+def test_the_seed_decides(quick_fit):
+    assert same_weights(fitted_counts(), quick_fit)
+    assert not same_weights(fitted_counts(fit={"rng": 1}), quick_fit)
 
 
-def test_the_order_of_cells_has_no_part(count_fit):
-    order = np.random.default_rng(0).permutation(count_fit.n_obs)
+@QUICKLY
+def test_the_order_of_cells_has_no_part(quick_fit):
+    order = np.random.default_rng(0).permutation(quick_fit.n_obs)
     shuffled = fit(prepared_counts()[order].copy(), batch_key="plate")
-    assert same_weights(shuffled, count_fit)
+    assert same_weights(shuffled, quick_fit)
 
 
+@QUICKLY
 def test_cells_alike_in_expression_may_stand_in_any_order():
     # Two genes and few counts: many cells are zero in both, but differ in depth and plate.
     adata = count_cells(n=20, n_genes=10)
@@ -73,17 +89,19 @@ def test_cells_alike_in_expression_may_stand_in_any_order():
     assert same_weights(first, second)
 
 
-def test_permuted_genes_give_the_permuted_result(count_fit):
-    order = np.random.default_rng(1).permutation(count_fit.n_vars)
-    names = count_fit.var_names[order]
+@QUICKLY
+def test_permuted_genes_give_the_permuted_result(quick_fit):
+    order = np.random.default_rng(1).permutation(quick_fit.n_vars)
+    names = quick_fit.var_names[order]
     other = fit(prepared_counts()[:, names].copy(), batch_key="plate")
     for slot in ("gim_target_prob", "gim_effect"):
-        np.testing.assert_array_equal(other.varm[slot], count_fit[:, names].varm[slot])
+        np.testing.assert_array_equal(other.varm[slot], quick_fit[:, names].varm[slot])
     for name in ("graph", "targets"):
-        pd.testing.assert_frame_equal(other.uns["gim"][name], count_fit.uns["gim"][name])
+        pd.testing.assert_frame_equal(other.uns["gim"][name], quick_fit.uns["gim"][name])
 
 
 @pytest.mark.parametrize("counting", ["poisson", "negative_binomial"])
+@QUICKLY
 def test_saved_and_loaded_is_the_same(counting, tmp_path):
     adata = fitted_counts(fit={"counting": counting})
     adata.write_h5ad(tmp_path / "fit.h5ad")
@@ -101,7 +119,8 @@ def test_saved_and_loaded_is_the_same(counting, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["dense", "csc", "integers", "h5ad", "view"])
-def test_cells_may_be_stored_in_any_way(kind, count_fit, tmp_path):
+@QUICKLY
+def test_cells_may_be_stored_in_any_way(kind, quick_fit, tmp_path):
     adata = prepared_counts()
     if kind == "dense":
         adata.X, adata.layers["counts"] = adata.X.toarray(), adata.layers["counts"].toarray()
@@ -114,9 +133,10 @@ def test_cells_may_be_stored_in_any_way(kind, count_fit, tmp_path):
         adata = ad.read_h5ad(tmp_path / "cells.h5ad")
     else:
         adata = adata[:, :]
-    assert same_weights(fit(adata, batch_key="plate"), count_fit)
+    assert same_weights(fit(adata, batch_key="plate"), quick_fit)
 
 
+@QUICKLY
 def test_one_fit_per_group():
     adata = count_cells()
     adata.obs["line"] = np.where(np.arange(adata.n_obs) // 2 % 2 == 0, "K", "A")
@@ -136,9 +156,23 @@ def test_other_kinds_of_it(settings):
     assert np.isfinite(scgim.tl.sample_cells(adata, n=3).X).all()
 
 
+@QUICKLY
+def test_what_is_automatic_is_one_word(monkeypatch, quick_fit):
+    monkeypatch.setitem(AUTOMATIC, "counts", "count")
+    adata = fit(prepared_counts(), mechanism="auto", batch_key="plate")
+    assert same_weights(adata, quick_fit)
+    assert adata.uns["gim"]["params"]["fit"]["settings"]["mechanism"] == "count"
+    settings = {name: value for name, value in QUICK.items() if name not in ("device", "progress")}
+    assert scgim.baselines.fit(adata, method="gim", **settings).config_.mechanism == "count"
+    for start in ({"preset": "paper"}, {"init": "random"}):
+        other = fit(prepared_counts(), mechanism="auto", **start)
+        assert other.uns["gim"]["params"]["fit"]["settings"]["mechanism"] == "ziln"
+
+
 # -- interruption -----------------------------------------------------------------------------------------
 
 
+@QUICKLY
 def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path, monkeypatch):
     settings = {"max_steps": 20, "check_every": 5, "batch_key": "plate"}
     whole = fit(prepared_counts(), **settings)
@@ -167,6 +201,7 @@ def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path, monkeypatch):
 # -- size factors and batches -----------------------------------------------------------------------------
 
 
+@QUICKLY
 def test_size_factors_are_those_of_prepare_or_of_a_column():
     adata = prepared_counts()
     control = (adata.obs["gim_condition"] == "control").to_numpy()
@@ -200,7 +235,8 @@ def test_batches_of_different_rates_make_no_edge_and_no_target(count_fit):
 
 
 @pytest.mark.parametrize("kind", ["category", "number", "renamed"])
-def test_batches_are_codes_of_sorted_names(kind, count_fit):
+@QUICKLY
+def test_batches_are_codes_of_sorted_names(kind, quick_fit):
     adata = prepared_counts()
     plates = adata.obs["plate"]
     if kind == "category":  # in an order of its own, and with a name that no cell has
@@ -213,9 +249,10 @@ def test_batches_are_codes_of_sorted_names(kind, count_fit):
     expected = {"category": ["plate1", "plate2"], "number": ["12", "3"], "renamed": ["a", "z"]}[kind]
     assert list(read_entry(adata).fitted["measured"]["batches"]) == expected
     turned = slice(None) if kind == "category" else slice(None, None, -1)
-    np.testing.assert_array_equal(weights(adata)["counting.baseline"][turned], weights(count_fit)["counting.baseline"])
+    np.testing.assert_array_equal(weights(adata)["counting.baseline"][turned], weights(quick_fit)["counting.baseline"])
 
 
+@QUICKLY
 def test_the_batches_are_told(caplog):
     adata = prepared_counts()
     with caplog.at_level(logging.INFO, "scgim"):
@@ -224,6 +261,7 @@ def test_the_batches_are_told(caplog):
     assert told in caplog.text
 
 
+@QUICKLY
 def test_a_gene_without_counts_in_the_controls_of_a_batch_earns_a_warning(caplog):
     adata = count_cells()
     silent = ((adata.obs["plate"] == "plate2") & (adata.obs["perturbation"] == "control")).to_numpy()
@@ -267,6 +305,25 @@ def test_a_held_gene_says_nothing_of_its_mechanism_and_its_children_see_its_valu
     assert table.loc[("A_10", "g0"), ["probability", "effect"]].tolist() == [1.0, 0.0]
     assert targets(adata) >= {("A_1", "g0"), ("A_10", "g0"), ("B_10", "g1")}
     assert not {(c, g) for c, g in targets(adata) if c.startswith("A") and g != "g0"}
+
+
+@QUICKLY
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+def test_the_children_of_a_held_gene_see_its_value_whatever_is_counted(intervention):
+    cells = PerturbationData.from_anndata(prepared_counts(), counts=True)
+    values = np.full((len(cells.parts), 10), np.nan)
+    values[:2, 0] = 1.6  # drug A at both doses; its cells show another g0
+    data = TrainingData.of(dataclasses.replace(cells, known_values=values))
+    settings = {name: value for name, value in QUICK.items() if name not in ("device", "progress")}
+    config = make_config(mechanism="count", intervention=intervention, **settings)
+    gim = run_fit(data, config, progress=False).gim
+    rows = torch.nonzero(data.membership[data.condition, 0] == 1).squeeze(1)
+    batch = data.batch(rows, torch.ones(len(rows)))
+    expected = np.log(np.expm1(1.6)) - gim.counting.baseline[0, 0]  # latent expression at that value
+    assert (gim.posterior(batch).location[:, 0] - expected).abs().max() < 0.1
+    free = gim.posterior(dataclasses.replace(batch, known_values=None)).location[:, 0]
+    assert (free - expected).abs().max() > 0.3
+    assert torch.isfinite(gim.evidence(batch)).all()
 
 
 # -- bad input --------------------------------------------------------------------------------------------
@@ -320,6 +377,9 @@ BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "size NaN": (column("depth", np.nan), {"size_key": "depth"}, ValueError, r"2 cells without .*leave size_key out"),
     "size text": (None, {"size_key": "plate"}, ValueError, "350 cells without a size factor .*'plate1'"),
     "no batch column": (None, {"batch_key": "lane"}, KeyError, "batch_key='lane' is not a column"),
+    "no batch column, held out": (
+        None, {"batch_key": "lane", "hold_out": {"A": 10}}, KeyError, "batch_key='lane' is not a column",
+    ),
     "batch missing": (column("plate", None), {"batch_key": "plate"}, ValueError, r"2 cells without a batch .*'cell3'"),
     "batch without controls": (
         own_batch, {"batch_key": "plate"}, ValueError, r"without control cells .*'plate3'.* confounded .*cannot be",

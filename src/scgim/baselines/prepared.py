@@ -140,7 +140,7 @@ def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
     implied: dict[str, Any] = {"clip": positive}
     known = inspect.signature(kind).parameters
     if "mechanism" in known:
-        from scgim.inference import AUTOMATIC
+        from scgim.inference.suited import automatic
 
-        implied["mechanism"] = AUTOMATIC[str(entry.arguments["input"])]
+        implied["mechanism"] = automatic(str(entry.arguments["input"]), options.get("preset", "default"), options)
     return kind(**{**{name: value for name, value in implied.items() if name in known}, **options})

@@ -160,7 +160,7 @@ class OptimisationSettings:
     batch_size
         Cells per step, balanced over conditions (`own`).
     max_steps
-        Maximum number of steps (`own`).
+        Maximum number of steps (`own`); ``"auto"``: 2000, and 500 for ``count``, where the search has done most.
     check_every
         Steps between two evaluations of the held-out objective (`own`).
     learning_rate
@@ -191,7 +191,7 @@ class OptimisationSettings:
     inverse_temperature: float | Literal["auto"] = _number("auto", above=True, auto=True)
     n_graphs: int = _whole(16)
     batch_size: int = _whole(1024)
-    max_steps: int = _whole(2000)
+    max_steps: int | Literal["auto"] = _whole("auto", auto=True)
     check_every: int = _whole(100)
     learning_rate: float = _number(5e-3, above=True)
     warmup_steps: int = _whole(300, 0)

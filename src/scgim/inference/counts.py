@@ -176,20 +176,20 @@ class _Search:
         )  # fmt: skip
 
     def _read_targets(self, model: AdditiveModel) -> None:
-        """Targets from two kinds of evidence, which err differently: their geometric mean.
+        """Targets from two kinds of evidence, which err differently: their mean.
 
         One is marginal, of a level of its own. The other is the likelihood ratio of a level and a spread of its own,
         worth the share of the information that the counts hold; it clings to the targets that the model has.
         """
         control = ~torch.as_tensor(self.treated)
-        marginal = target_gains(model, self.cells, self.latent, control).cpu().numpy()
+        marginal, sound = (part.cpu().numpy() for part in target_gains(model, self.cells, self.latent, control))
         known = information(model, self.cells, self.latent)[0].cpu().numpy()
         ratio = np.empty_like(marginal)
         for gene in range(self.data.n_genes):
             fit = self.scores.regression(gene, frozenset(np.flatnonzero(self.graph[:, gene]).tolist()))
             fit.refit(self.targets[:, gene])
             ratio[:, gene] = known[gene] * (fit.replaced - fit.own)
-        gains = np.sqrt(marginal * np.maximum(ratio, 0.0))
+        gains = 0.5 * (marginal + sound * ratio)
         data, treated = self.data, self.treated
         features = (data.membership @ data.features).cpu().double().numpy()[treated]
         found = np.zeros_like(self.targets)

@@ -136,7 +136,7 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
         data = replace(data, x=drawn)
     if isinstance(gim, CountGIM):
         gim.hold_structure()
-    logger.info("fit: %s", plural(config.max_steps, "step"))
+    logger.info("fit: %s", plural(int(config.max_steps), "step"))
     run = _Run(gim, data, config)
     if resumed is not None:
         restore(resumed, gim, run.optimiser, run.lagrangian, run.progress)
@@ -180,14 +180,14 @@ class _Run:
     def to_the_end(self, bar: bool, save: Callable[[], None]) -> str:
         """Take steps until all are taken, the fit has converged or the user interrupts; which of these."""
         config, state = self.config, self.progress
-        stopped, said = "max_steps", Spoken()
+        stopped, said, most = "max_steps", Spoken(), int(config.max_steps)
         self.ordered = is_acyclic(self.gim.graph.allowed.cpu().numpy())  # after a search: no constraint is needed
-        with tqdm(total=config.max_steps, disable=not bar, desc="fit_gim", unit="step", initial=state.step) as shown:
+        with tqdm(total=most, disable=not bar, desc="fit_gim", unit="step", initial=state.step) as shown:
             try:
-                while state.step < config.max_steps and not state.done:
+                while state.step < most and not state.done:
                     loss, h = self.step()
                     shown.update(1)
-                    if state.step % config.check_every and state.step < config.max_steps:
+                    if state.step % config.check_every and state.step < most:
                         continue
                     state.done = self.check(float(loss), float(h))
                     last = {name: values[-1] for name, values in state.history.items()}
@@ -195,7 +195,7 @@ class _Run:
                     text = f"loss {last['loss']:.3f}, acyclicity {last['acyclicity']:.2g}, {edges}"
                     shown.set_postfix_str(text)
                     if not bar and said.due():
-                        logger.info("fit: step %d of %d, %s", state.step, config.max_steps, text)
+                        logger.info("fit: step %d of %d, %s", state.step, most, text)
                     save()
             except KeyboardInterrupt:
                 stopped = "interrupted"

@@ -23,7 +23,7 @@ _POOLED_CELLS = 20.0
 #: Least variance of a noise, in squared log units.
 _LEAST = 1e-2
 #: Share of a change that mechanisms predict from the parents, to which they are trusted.
-_MISFIT = 0.2
+MISFIT = 0.2
 #: Entries of a batch of matrices: memory stays small.
 _ENTRIES = 4_000_000
 
@@ -285,7 +285,9 @@ class NoiseSums(NamedTuple):
         return NoiseSums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def changes_of_targets(model: Mechanisms, sums: NoiseSums, n_cells: Tensor, control: Tensor) -> Tensor:
+def changes_of_targets(
+    model: Mechanisms, sums: NoiseSums, n_cells: Tensor, control: Tensor, misfit: float = MISFIT
+) -> Tensor:
     """(conditions, genes) what the parents leave of a gene's change, in standard errors, marginal over z.
 
     Half its square is what a level of its own gains, in nats. Where the model has no target, a score test: the mean
@@ -293,7 +295,7 @@ def changes_of_targets(model: Mechanisms, sums: NoiseSums, n_cells: Tensor, cont
     counts tell (Louis 1982). Where it has one, what taking it away would lose: the distance of its level from what the
     parents say, in standard errors of a level under the information that the counts hold. Mechanisms are never quite
     right where parents are far from where most cells have them: what they predict of a change is trusted to a share of
-    it (`_MISFIT`). `control` (conditions,) bool, from where changes are counted.
+    it (`misfit`). `control` (conditions,) bool, from where changes are counted.
     """
     n = n_cells.clamp_min(1).unsqueeze(1)
     hidden, mean = sums.hidden / n, sums.noise / n  # the first: variance that the counts leave open
@@ -302,17 +304,22 @@ def changes_of_targets(model: Mechanisms, sums: NoiseSums, n_cells: Tensor, cont
     pooled = (weight * variance).sum(0) / weight.sum(0).clamp_min(1)
     moderated = (n * variance + 10.0 * pooled) / (n + 10.0)
     said = sums.location / n  # by the parents
-    misfit = (_MISFIT * (said - said[control].mean(0))).square()
+    wrong = (misfit * (said - said[control].mean(0))).square()
     known = (1 - hidden / model.spread).clamp(0.02, 1.0)
     away = model.level - (0.0 if model.shift else said)
-    lost = away / (torch.maximum(model.spread, model.variance) / (n * known) + misfit).sqrt()
-    return torch.where(model.targets, lost, mean / (moderated / n + misfit).sqrt())
+    lost = away / (torch.maximum(model.spread, model.variance) / (n * known) + wrong).sqrt()
+    return torch.where(model.targets, lost, mean / (moderated / n + wrong).sqrt())
 
 
-def target_gains(model: Mechanisms, cells: LatentCells, latent: Latent, control: Tensor) -> Tensor:
-    """(conditions, genes) nats by which a level of its own explains a gene better, marginal over z."""
+def target_gains(model: Mechanisms, cells: LatentCells, latent: Latent, control: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats by which a level of its own explains a gene better, marginal over z; and the share that no misfit explains.
+
+    Both (conditions, genes).
+    """
     sums = NoiseSums.of(model, cells.condition, cells.n_conditions, latent.mode, latent.draws)
-    return 0.5 * changes_of_targets(model, sums, cells.n_cells, control).square()
+    change = changes_of_targets(model, sums, cells.n_cells, control)
+    trusting = changes_of_targets(model, sums, cells.n_cells, control, misfit=0.0)
+    return 0.5 * change.square(), (change / trusting).nan_to_num(1.0).square().clamp(0.0, 1.0)
 
 
 def latent_moments(cells: LatentCells, latent: Latent, origin: Tensor, scale: Tensor) -> np.ndarray:

@@ -88,7 +88,8 @@ def set_learning_rates(optimiser: torch.optim.Adam, config: FitConfig, step: int
     structural = 0.0 if config.init == "search" and step < config.warmup_steps else 1.0
     settle = 1.0
     if config.init == "search":
-        left = (config.max_steps - step) / max(1, config.max_steps)
+        most = int(config.max_steps)
+        left = (most - step) / max(1, most)
         settle = min(1.0, max(0.02, left / config.settle_fraction))
     for group, factor in zip(optimiser.param_groups, (1.0, structural, structural), strict=True):
         group["lr"] = group["base_lr"] * factor * settle

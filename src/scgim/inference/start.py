@@ -86,6 +86,7 @@ def resolve_sparsity(config: FitConfig, data: TrainingData) -> FitConfig:
         effect_spread=spread,
         intervention_scale=(3.0 if wide else 1.0) if isinstance(phi, str) else phi,
         target_scale=(0.3 if wide else 0.1) if isinstance(hidden, str) else hidden,
+        max_steps=(500 if config.latent else 2000) if isinstance(config.max_steps, str) else config.max_steps,
     )
 
 

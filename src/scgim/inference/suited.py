@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,16 @@ from scgim.model import LATENT
 
 #: What ``mechanism="auto"`` is for each `input` of `scgim.pp.prepare`.
 AUTOMATIC = {"counts": "ziln", "log1p": "ziln", "continuous": "mlp"}
+#: Settings of the paper's start, which a model behind counts does not take, and what it takes.
+_START = {"init": "search", "objective": "elbo", "sample_targets": False}
+
+
+def automatic(kind: str, preset: Any = "default", settings: Mapping[str, Any] | None = None) -> str:
+    """What ``mechanism="auto"`` is for this `input` of `prepare`; with the paper's start, never behind counts."""
+    found = AUTOMATIC[kind]
+    given = settings or {}
+    own_start = preset == "paper" or any(given.get(name, value) != value for name, value in _START.items())
+    return "ziln" if found in LATENT and own_start else found
 
 
 def check_suited(data: PerturbationData, mechanism: str, genes: Sequence[str | int]) -> None:

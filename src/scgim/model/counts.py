@@ -213,9 +213,8 @@ class Posterior(TorchDistribution):
 
     def draw(self, noise: Tensor) -> Tensor:
         """(cells, genes) from standard normal `noise` of the same shape."""
-        return self.location + torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True).squeeze(
-            -1
-        )
+        move = torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True)
+        return self.location + move.squeeze(-1)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # type: ignore[override] # noqa: B008
         return self.draw(torch.randn(sample_shape + self.location.shape).to(self.location))

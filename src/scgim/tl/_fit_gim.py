@@ -17,8 +17,8 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
-from scgim.inference import AUTOMATIC, FitConfig, TrainingData, check_suited, fit, make_config
-from scgim.inference.suited import tell_batches
+from scgim.inference import FitConfig, TrainingData, check_suited, fit, make_config
+from scgim.inference.suited import automatic, tell_batches
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
 
@@ -200,8 +200,8 @@ class _Job:
 
     @classmethod
     def of(cls, adata: AnnData, entry: Entry, given: dict[str, Any], settings: dict[str, Any]) -> _Job:
-        automatic = AUTOMATIC[str(entry.arguments["input"])]
-        config = _config(given["preset"], given["mechanism"], given["intervention"], settings, automatic)
+        kind = automatic(str(entry.arguments["input"]), given["preset"], settings)
+        config = _config(given["preset"], given["mechanism"], given["intervention"], settings, kind)
         size_key, batch_key = given["size_key"], given["batch_key"]
         check_columns(config, batch_key, size_key)
         known = known_arrays(entry, given["known_targets"], given["known_interventions"])
@@ -271,14 +271,14 @@ def check_settings(
 
 
 def _config(
-    preset: str | FitConfig, mechanism: str, intervention: str, settings: Mapping[str, Any], automatic: str = "ziln"
+    preset: str | FitConfig, mechanism: str, intervention: str, settings: Mapping[str, Any], otherwise: str = "ziln"
 ) -> FitConfig:
     """The settings of a fit; those of a `FitConfig` count but for what is asked for besides."""
     if isinstance(preset, FitConfig):
         asked = {"mechanism": mechanism, "intervention": intervention}
         changed = {name: value for name, value in asked.items() if value not in ("auto", "hard")}
         return make_config(preset, **changed, **settings)
-    kind = automatic if mechanism == "auto" else mechanism
+    kind = otherwise if mechanism == "auto" else mechanism
     return make_config(preset, mechanism=kind, intervention=intervention, **settings)
 
 
