@@ -357,7 +357,7 @@ def test_every_setting_shows_in_the_signature() -> None:
     parameters = inspect.signature(scgim.tl.fit_gim).parameters
     for about in dataclasses.fields(FitConfig):
         assert about.name in parameters
-    assert parameters["max_steps"].default == 2000
+    assert parameters["max_steps"].default == "auto"
     assert (parameters["mechanism"].default, parameters["intervention"].default) == ("auto", "hard")
 
 

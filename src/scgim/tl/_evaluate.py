@@ -296,12 +296,12 @@ def _predicted_cells(predicted: Any, entry: Entry) -> np.ndarray:
     x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
     if not np.isfinite(x).all():
         raise InvalidValue(f"predicted.X has {plural(int((~np.isfinite(x)).sum()), 'value')} not finite.")
-    _check_scale(x, entry, counted=COUNTS_LAYER in predicted.layers)
+    _check_scale(x, entry, counted=COUNTS_LAYER in predicted.layers and entry.keys.size_factor in predicted.obs)
     return x
 
 
 def _check_scale(x: np.ndarray, entry: Entry, *, counted: bool) -> None:
-    """Refuse predicted counts; say so where values are larger than any cell's can be, unless they come with counts."""
+    """Refuse predicted counts; say so where values are larger than any cell can have, unless its counts explain them."""
     if entry.arguments["input"] == "continuous" or not x.size:
         return
     largest, target = float(x.max()), float(entry.prepared["params"]["target_sum"])
