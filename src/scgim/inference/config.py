@@ -180,9 +180,10 @@ class OptimisationSettings:
         After a search and the fit, the effect networks are refitted to the marginals of every condition, of genes that
         are no target in it as well, which show how an effect grows with the dose (`own`). The spread of effects around
         the network, in units of each gene's spread: larger follows the conditions less. For hard interventions; takes
-        the place of `effect_pull` where it is above 0. ``"auto"``: 0.5 for ``ziln`` and ``count`` where the features grow with
-        the effect (``features="potency"``), chosen on development tasks by the KDE-NLL of held-out doses; else 0, no such
-        refit: a one-hot dose would be followed more closely, and what it copies from one drug to the others with it.
+        the place of `effect_pull` where it is above 0. ``"auto"``: 0.5 for ``ziln`` and ``count`` where the features
+        grow with the effect (``features="potency"``), chosen on development tasks by the KDE-NLL of held-out doses with
+        ``ziln``; else 0, no such refit: a one-hot dose would be followed more closely, and what it copies from one drug
+        to the others with it.
     """
 
     objective: Literal["elbo", "log_mean_exp"] = _choice("elbo", OBJECTIVES)

@@ -301,7 +301,7 @@ def _predicted_cells(predicted: Any, entry: Entry) -> np.ndarray:
 
 
 def _check_scale(x: np.ndarray, entry: Entry, *, counted: bool) -> None:
-    """Refuse predicted counts; say so where values are larger than any cell can have, unless its counts explain them."""
+    """Refuse predicted counts; say so where values are larger than any cell can have, unless counts explain them."""
     if entry.arguments["input"] == "continuous" or not x.size:
         return
     largest, target = float(x.max()), float(entry.prepared["params"]["target_sum"])
