@@ -42,6 +42,8 @@ class GnIES(CausalBaseline):
 
     Parameters
     ----------
+    intervention
+        "hard" or "shift", of the model that cells are sampled from; the search does not use it.
     lmbda
         Penalty of every parameter (search space: 1 to 1,000 on a log scale). Default: that of the BIC, half the
         logarithm of the number of cells.
@@ -52,8 +54,6 @@ class GnIES(CausalBaseline):
         Level of the test that decides on the targets of a condition (`own`: 0.0001; search space: 1e-8 to 0.05).
     n_restarts
         Random orders to start from (`own`: 5); for "order" only. One takes 3 to 9 s for 20 genes and 160 conditions.
-    intervention
-        "hard" or "shift", of the model that cells are sampled from; the search does not use it.
 
     Attributes
     ----------

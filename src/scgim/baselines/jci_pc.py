@@ -37,12 +37,12 @@ class JCIPC(CausalBaseline):
 
     Parameters
     ----------
+    intervention
+        "hard" or "shift", of the model that cells are sampled from; the search does not use it.
     alpha
         Level of all tests (`own`: 0.01; search space: 1e-6 to 0.5 on a log scale).
     max_depth
         Maximum number of genes that are conditioned on, besides contexts; None: no bound (`own`: 4).
-    intervention
-        "hard" or "shift", of the model that cells are sampled from; the search does not use it.
 
     References
     ----------

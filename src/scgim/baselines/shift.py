@@ -180,10 +180,10 @@ class Ridge(ShiftBaseline):
 
     Parameters
     ----------
-    alphas
-        Strengths to choose from (`own`: 13 from 1e-3 to 1e3).
     clip
         Raise negative predicted values to 0.
+    alphas
+        Strengths to choose from (`own`: 13 from 1e-3 to 1e3).
     """
 
     name: ClassVar[str] = "ridge"
@@ -218,6 +218,8 @@ class MeanShift(ShiftBaseline):
 
     Parameters
     ----------
+    clip
+        Raise negative predicted values to 0.
     hidden
         Widths of the hidden layers (two of 100, as the networks of GIM).
     activation
@@ -225,8 +227,6 @@ class MeanShift(ShiftBaseline):
     learning_rate, weight_decay, steps
         Of AdamW, with decoupled weight decay (`own`: 1e-3, 1, 1,000; searched: both activations and, on a log scale,
         1e-4 to 1e-2, 0.01 to 10 and 300 to 3,000).
-    clip
-        Raise negative predicted values to 0.
 
     Examples
     --------

@@ -41,6 +41,8 @@ class UTIGSP(CausalBaseline):
 
     Parameters
     ----------
+    intervention
+        "hard" or "shift", of the model that cells are sampled from; the search does not use it.
     alpha, alpha_inv
         Levels of the tests of independence (`own`: 0.001), and of invariance, for each condition and gene (`own`:
         0.0001). Search space: 1e-8 to 0.05 on a log scale, both.
@@ -48,8 +50,6 @@ class UTIGSP(CausalBaseline):
         Random orders to start from (`own`: 5), and turns in a row that may leave the score as it is (`own`: 4).
     insertions
         False: no moves but turns of covered edges, the moves of the paper.
-    intervention
-        "hard" or "shift", of the model that cells are sampled from; the search does not use it.
 
     Attributes
     ----------

@@ -128,11 +128,6 @@ def fit_gim(
       ``["params"]["fit"]``: every argument. These are for reading. ``["state"]``: the record from which the fit is
       read back, including the weights, with its SHA-256.
 
-    Notes
-    -----
-    Fits in several threads wait for each other, because torch's random state and Pyro's handlers belong to the process.
-    To fit in parallel use processes: those of `multiprocessing` or joblib, forked ones included.
-
     Raises
     ------
     KeyError
@@ -143,6 +138,11 @@ def fit_gim(
         mechanism. `adata` is then left as it was.
     FloatingPointError
         If the optimisation stops being finite.
+
+    Notes
+    -----
+    Fits in several threads wait for each other, because torch's random state and Pyro's handlers belong to the process.
+    To fit in parallel use processes: those of `multiprocessing` or joblib, forked ones included.
 
     Examples
     --------
