@@ -69,14 +69,16 @@ class SciPlex3Task:
 
     Parameters
     ----------
-    cell_line, drug, dose
-        The setting; the dose that is held out in nM.
+    cell_line, drug
+        The setting.
     seed
         Of preparation, fitting and sampling.
     features
         How a perturbation is described, see `scgim.pp.prepare`; "auto" is the paper's nine numbers.
     n_genes, n_top_genes
         Modelled genes, and the highly variable genes that they are taken from.
+    dose
+        That is held out, in nM.
     digest, file, problem
         Of the data, see :class:`Extract`. Where there is a problem, loading fails with it.
     """
