@@ -183,12 +183,12 @@ class _Search:
         """
         control = ~torch.as_tensor(self.treated)
         marginal, sound = (part.cpu().numpy() for part in target_gains(model, self.cells, self.latent, control))
-        known = information(model, self.cells, self.latent)[0].cpu().numpy()
+        share = information(model, self.cells, self.latent)[0].cpu().numpy()
         ratio = np.empty_like(marginal)
         for gene in range(self.data.n_genes):
             fit = self.scores.regression(gene, frozenset(np.flatnonzero(self.graph[:, gene]).tolist()))
             fit.refit(self.targets[:, gene])
-            ratio[:, gene] = known[gene] * (fit.replaced - fit.own)
+            ratio[:, gene] = share[gene] * (fit.replaced - fit.own)
         gains = 0.5 * (marginal + sound * ratio)
         data, treated = self.data, self.treated
         features = (data.membership @ data.features).cpu().double().numpy()[treated]
@@ -214,9 +214,8 @@ class _Search:
     def _everywhere(self, model: AdditiveModel) -> Latent:
         """Expectation of all cells."""
         cells = self._some(torch.arange(len(self.data.x), device=self.data.x.device))
-        mode = model.level[cells.condition] if not self.shift else self.center.expand(len(self.data.x), -1)
-        latent = Latent(mode.clone(), torch.zeros_like(mode), torch.zeros_like(mode).unsqueeze(0))
-        latent.mode[:] = self.center
+        mode = self.center.repeat(len(self.data.x), 1)
+        latent = Latent(mode, torch.zeros_like(mode), torch.zeros_like(mode).unsqueeze(0))
         expect(cells, model, latent, self.generator, n_steps=12)
         return latent
 

@@ -23,6 +23,7 @@ from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_seeded
 from scgim._validation import plural
 from scgim.model import GIM, Batch, CountGIM, break_cycles, is_acyclic, spectral_radius
+from scgim.model.counts import rows_at_a_time
 
 from .checkpoint import load_checkpoint, restore, save_checkpoint
 from .config import FitConfig
@@ -35,8 +36,6 @@ from .start import build, find_structure, resolve_sparsity, start_from_search
 
 logger = logging.getLogger("scgim")
 
-#: Entries of a batch of matrices: memory stays small.
-_ENTRIES = 4_000_000
 #: Up to so many genes a fit on the CPU is faster on one thread.
 _SMALL = 64
 
@@ -272,7 +271,7 @@ def _start(gim: GIM, data: TrainingData, config: FitConfig, rng: np.random.Gener
 def _parts(data: TrainingData, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
     """Cells (all, or some rows) in batches whose matrices fit into memory, each with its rows."""
     rows = torch.arange(len(data.x), device=data.x.device) if rows is None else rows
-    for part in rows.split(max(16, _ENTRIES // data.n_genes**2)):
+    for part in rows.split(rows_at_a_time(data.n_genes)):
         yield part, data.batch(part, torch.ones(len(part), device=data.x.device))
 
 

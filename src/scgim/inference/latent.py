@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scgim.model.counts import Counting, Posterior, Residuals, ResidualsOf, laplace
+from scgim.model.counts import Counting, Posterior, Residuals, ResidualsOf, laplace, rows_at_a_time
 
 from .moments import N_BASIS, MomentScores, basis, basis_slope, moments
 
@@ -24,8 +24,6 @@ _POOLED_CELLS = 20.0
 _LEAST = 1e-2
 #: Share of a change that mechanisms predict from the parents, to which they are trusted.
 MISFIT = 0.2
-#: Entries of a batch of matrices: memory stays small.
-_ENTRIES = 4_000_000
 
 
 @dataclass
@@ -58,8 +56,7 @@ class LatentCells:
 
     def parts(self) -> tuple[Tensor, ...]:
         """Rows of the cells, in parts that fit into memory."""
-        size = max(16, _ENTRIES // self.n_genes**2)
-        return torch.arange(len(self.counts), device=self.counts.device).split(size)
+        return torch.arange(len(self.counts), device=self.counts.device).split(rows_at_a_time(self.n_genes))
 
     def posterior(
         self, rows: Tensor, residuals: ResidualsOf, start: Tensor, n_steps: int, variance: Tensor | None = None

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .counts import Counting, Posterior, laplace, mechanism_residuals
 from .gim import GIM, Batch, Objective
+from .interventions import n_effects
 
 #: Steps of Newton's method per step of the fit, from where a cell was last, and from afar.
 _STEPS, _STEPS_FROM_AFAR = 1, 25
@@ -129,7 +130,7 @@ class CountGIM(GIM):
             pyro.sample("z", posterior)
 
     def _sample_effects(self, batch: Batch) -> Tensor:
-        k = 1 if self.intervention == "shift" else 2
+        k = n_effects(self.intervention, ziln=False)
         zero = batch.x.new_zeros(batch.features.shape[0], self.graph.n_genes, k)
         return pyro.sample("effects_noise", Normal(zero, 1.0).to_event(3).mask(False))
 

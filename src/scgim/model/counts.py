@@ -1,4 +1,4 @@
-"""Counting: from latent log expression to the counts of a cell, and back by Laplace's approximation (`own`).
+"""Counting: from latent log expression to the counts of a cell, and back by a normal approximation (`own`).
 
 `z ~ p(z | G, theta, I)` is the GIM with normal mechanisms, and the counts are a measurement of it:
 
@@ -238,6 +238,11 @@ class Residuals(NamedTuple):
     left: Tensor
     precision: Tensor
     jacobian: Tensor
+
+
+def rows_at_a_time(n_genes: int) -> int:
+    """So many cells, whose matrices (cells, genes, genes) fit well into memory."""
+    return max(16, 4_000_000 // n_genes**2)
 
 
 #: From z (cells, genes) to what the model of z leaves.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._errors import InvalidValue
 from .count_gim import CountGIM
-from .counts import Counting, laplace, mechanism_residuals
+from .counts import Counting, laplace, mechanism_residuals, rows_at_a_time
 from .gim import GIM
 from .interventions import n_effects
 from .sampling import Action, abduct, draw_action, draw_noise, propagate, touched_genes
@@ -163,7 +163,7 @@ class FittedGIM:
         graph = torch.as_tensor(self.graph, dtype=torch.float32)
         residuals = mechanism_residuals(gim.mechanisms, graph, none[control], {})
         z = torch.empty_like(counts)
-        for rows in torch.arange(len(counts)).split(max(16, 4_000_000 // gim.graph.n_genes**2)):
+        for rows in torch.arange(len(counts)).split(rows_at_a_time(gim.graph.n_genes)):
             start = torch.zeros_like(counts[rows])
             posterior = laplace(counting, counts[rows], log_size[rows], batch[rows], residuals, start, 25)
             z[rows] = posterior.draw(torch.randn(start.shape, generator=generator))
