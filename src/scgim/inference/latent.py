@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scgim.model.counts import Counting, Posterior, Residuals, ResidualsOf, laplace, rows_at_a_time
+from scgim.model.counts import Counting, Edges, Posterior, PriorOf, Residuals, ResidualsOf, laplace, rows_at_a_time
 
 from .moments import N_BASIS, MomentScores, basis, basis_slope, moments
 
@@ -59,7 +59,7 @@ class LatentCells:
         return torch.arange(len(self.counts), device=self.counts.device).split(rows_at_a_time(self.n_genes))
 
     def posterior(
-        self, rows: Tensor, residuals: ResidualsOf, start: Tensor, n_steps: int, variance: Tensor | None = None
+        self, rows: Tensor, residuals: PriorOf, start: Tensor, n_steps: int, variance: Tensor | None = None
     ) -> Posterior:
         """Of some cells; start and, where it is nearly known, variance (those cells, genes)."""
         own = self.counts[rows], self.log_size[rows], self.batch[rows]
@@ -78,6 +78,20 @@ class Latent:
     draws: Tensor
 
 
+class _Normal(NamedTuple):
+    """A normal of each cell's condition: z less its mean (cells, genes), and precision (conditions, genes, genes)."""
+
+    left: Tensor
+    precision: Tensor
+    condition: Tensor
+
+    def gradient(self) -> Tensor:
+        return -(self.curvature() @ self.left.unsqueeze(2)).squeeze(2)
+
+    def curvature(self) -> Tensor:
+        return self.precision[self.condition]
+
+
 def without_graph(
     cells: LatentCells, n_draws: int, generator: torch.Generator, n_rounds: int = 15
 ) -> tuple[Latent, Tensor]:
@@ -89,17 +103,16 @@ def without_graph(
     mode = mean[cells.condition].clone()
     latent = Latent(mode, torch.zeros_like(mode), mode.new_zeros(n_draws, *mode.shape))
     for step in range(n_rounds):
-        root = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
         second = torch.zeros_like(covariance)
         for rows in cells.parts():
             k = cells.condition[rows]
 
-            def residuals(z: Tensor, k: Tensor = k, root: Tensor = root, mean: Tensor = mean) -> Residuals:
-                left = ((z - mean[k]).unsqueeze(1) @ root[k]).squeeze(1)
-                return Residuals(left, torch.ones_like(left), root[k])
+            def prior(z: Tensor, k: Tensor = k, precision: Tensor = precision, mean: Tensor = mean) -> _Normal:
+                return _Normal(z - mean[k], precision, k)
 
             known = latent.variance[rows] if step else None
-            found = cells.posterior(rows, residuals, latent.mode[rows], 2 if step else 8, known)
+            found = cells.posterior(rows, prior, latent.mode[rows], 2 if step else 8, known)
             spread = torch.cholesky_inverse(found.factor)
             latent.mode[rows], latent.variance[rows] = found.location, spread.diagonal(dim1=1, dim2=2)
             second.index_add_(0, k, found.location.unsqueeze(2) * found.location.unsqueeze(1) + spread)
@@ -150,7 +163,7 @@ class AdditiveModel:
         self.beta, self.bias = torch.as_tensor(beta).to(origin), torch.as_tensor(bias).to(origin)
         squared = scale.square()
         self.variance = (torch.as_tensor(variance).to(origin) * squared).clamp_min(_LEAST)
-        self.targets = torch.as_tensor(targets).to(origin.device)
+        self.targets, self.edges = torch.as_tensor(targets).to(origin.device), Edges(torch.as_tensor(graph, device=origin.device))
         self.level = torch.as_tensor(level).to(origin) * scale + (0.0 if self.shift else origin)
         self.spread = (torch.as_tensor(spread).to(origin) * squared).clamp_min(_LEAST)
 
@@ -169,16 +182,14 @@ class AdditiveModel:
         """The model as `laplace` wants it, for cells of these conditions."""
         targets = self.targets[condition]
         precision = 1 / torch.where(targets, self.spread[condition], self.variance)
-        identity = torch.eye(len(self.origin)).to(self.origin)
+        parent, child = self.edges.parent, self.edges.child
+        weight = self.beta[parent, :, child] * (self.scale[child] / self.scale[parent]).unsqueeze(1)
 
         def of(z: Tensor) -> Residuals:
-            slope = basis_slope((z - self.origin) / self.scale)
-            # Sum over the functions one after the other: the full product would not fit into memory.
-            derivative = sum(slope[..., f].unsqueeze(-1) * self.beta[:, f] for f in range(N_BASIS))
-            derivative = derivative * (self.scale / self.scale.unsqueeze(1))
+            slope = (basis_slope((z - self.origin) / self.scale)[:, parent] * weight).sum(2)
             if not self.shift:
-                derivative = derivative * (~targets).to(z).unsqueeze(1)
-            return Residuals(self.left(z, condition), precision, identity - derivative)
+                slope = slope * ~targets[:, child]
+            return Residuals(self.left(z, condition), precision, slope, self.edges)
 
         return of
 
@@ -205,7 +216,7 @@ def log_evidence(cells: LatentCells, model: AdditiveModel, latent: Latent) -> fl
     for rows in cells.parts():
         residuals = model.residuals(cells.condition[rows])
         found = cells.posterior(rows, residuals, latent.mode[rows], 1, latent.variance[rows])
-        left, precision, _ = residuals(found.location)
+        left, precision, *_ = residuals(found.location)
         prior = 0.5 * (precision.log() - math.log(2 * math.pi) - precision * left.square()).sum()
         rate = cells.counting.log_rate(found.location, cells.log_size[rows], cells.batch[rows])
         seen = cells.counting.log_prob(cells.counts[rows], rate).sum()
