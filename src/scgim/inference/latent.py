@@ -20,6 +20,8 @@ from .moments import N_BASIS, MomentScores, basis, basis_slope, moments
 
 #: A condition's covariance counts as if so many of its cells had the pooled one.
 _POOLED_CELLS = 20.0
+#: So many cells' draws are held in double precision at once.
+_AT_ONCE = 4096
 #: Least variance of a noise, in squared log units.
 _LEAST = 1e-2
 #: Share of a change that mechanisms predict from the parents, to which they are trusted.
@@ -70,7 +72,7 @@ class LatentCells:
 class Latent:
     """What is known of the latent expression.
 
-    mode (cells, genes); variance (cells, genes) marginal, of the posterior; draws (draws, cells, genes).
+    mode (cells, genes); variance (cells, genes) marginal, of the posterior; draws (draws, cells, genes) float32.
     """
 
     mode: Tensor
@@ -101,7 +103,7 @@ def without_graph(
     mean = ((cells.per_condition(cells.counts) + 0.5) / (cells.per_condition(scaled) + 0.5)).log().clamp(-6, 6)
     covariance = 0.5 * torch.eye(d).to(mean).expand(cells.n_conditions, d, d)
     mode = mean[cells.condition].clone()
-    latent = Latent(mode, torch.zeros_like(mode), mode.new_zeros(n_draws, *mode.shape))
+    latent = Latent(mode, torch.zeros_like(mode), mode.new_zeros(n_draws, *mode.shape, dtype=torch.float32))
     for step in range(n_rounds):
         precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
         second = torch.zeros_like(covariance)
@@ -130,7 +132,7 @@ def _keep(latent: Latent, found: Posterior, rows: Tensor, generator: torch.Gener
     latent.mode[rows], latent.variance[rows] = found.location, found.variance_of_genes()
     for draw in latent.draws:
         noise = torch.randn(len(rows), draw.shape[1], generator=generator, dtype=torch.float64)
-        draw[rows] = found.draw(noise.to(draw))
+        draw[rows] = found.draw(noise.to(found.location)).to(draw)
 
 
 class AdditiveModel:
@@ -229,8 +231,11 @@ def information(model: AdditiveModel, cells: LatentCells, latent: Latent) -> tup
 
     Louis (1982): what is missing is the variance, under the posterior, of the score; that of a mean is the noise.
     """
-    left = torch.stack([model.left(z, cells.condition) for z in latent.draws])
-    noise = 1 - left.var(0).mean(0) / left.square().mean((0, 1))
+    hidden, square = torch.zeros_like(model.variance), torch.zeros_like(model.variance)
+    for rows in torch.arange(len(latent.mode)).split(_AT_ONCE):
+        left = torch.stack([model.left(z[rows].to(latent.mode), cells.condition[rows]) for z in latent.draws])
+        hidden, square = hidden + left.var(0).sum(0), square + left.square().mean(0).sum(0)
+    noise = 1 - hidden / square
     return noise.clamp(0.02, 1.0), _reliability(latent)
 
 
@@ -282,11 +287,15 @@ class NoiseSums(NamedTuple):
 
         The expected noise is that at the mode: a mean of few draws would have noise of its own.
         """
-        left = torch.stack([model.left(z, condition) for z in draws])
-        location = torch.stack([model.location(z) for z in draws]).mean(0)
-        noise = model.left(mode, condition)
-        zeros = noise.new_zeros(n_conditions, noise.shape[1])
-        return cls(*(zeros.index_add(0, condition, v) for v in (noise, noise.square(), left.var(0), location)))
+        sums = tuple(mode.new_zeros(n_conditions, mode.shape[1]) for _ in cls._fields)
+        for rows in torch.arange(len(mode)).split(_AT_ONCE):
+            own, some = condition[rows], draws[:, rows].to(mode)
+            left = torch.stack([model.left(z, own) for z in some])
+            location = torch.stack([model.location(z) for z in some]).mean(0)
+            noise = model.left(mode[rows], own)
+            for total, value in zip(sums, (noise, noise.square(), left.var(0), location), strict=True):
+                total.index_add_(0, own, value)
+        return cls(*sums)
 
     def plus(self, other: NoiseSums) -> NoiseSums:
         """Of the cells of both."""
@@ -332,4 +341,4 @@ def target_gains(model: Mechanisms, cells: LatentCells, latent: Latent, control:
 
 def latent_moments(cells: LatentCells, latent: Latent, origin: Tensor, scale: Tensor) -> np.ndarray:
     """`moments` of the draws in these units."""
-    return moments((latent.draws - origin) / scale, cells.condition, cells.n_conditions)
+    return moments(latent.draws, cells.condition, cells.n_conditions, origin, scale)

@@ -67,6 +67,7 @@ class _State:
         for gene in range(self.n):
             self.stale[sorted(candidates[gene]), gene] = True
             self.gain[sorted(candidates[gene]), gene] = 0.0
+        self.pairs = np.nonzero(self.stale)
 
     def refresh(self, gene: int, others: list[int]) -> None:
         """Score these toggles of parents of `gene`."""
@@ -119,17 +120,18 @@ class _State:
 
     def _best(self, max_parents: int) -> list[tuple[int, int]]:
         """Toggles of the legal addition, deletion or reversal that gains most; none if nothing does."""
-        gain, present, ways = np.nan_to_num(self.gain, nan=-np.inf), self.present, self._all_ways()
-        full = present.sum(0) >= max_parents
-        single = np.where(present | ~(present.T | full | ways.T), gain, -np.inf)
-        reverse = np.where(present & ~full[:, None], gain + gain.T, -np.inf)
-        value = np.concatenate([single.ravel(), reverse.ravel()])
+        (i, j), ways = self.pairs, self._all_ways()
+        gain, back = (np.fmax(self.gain[pair], -np.inf) for pair in ((i, j), (j, i)))
+        present, full = self.present[i, j], np.array([len(parents) >= max_parents for parents in self.parents])
+        single = np.where(present | ~(full[j] | ways[j, i]), gain, -np.inf)
+        reverse = np.where(present & ~full[i], gain + back, -np.inf)
+        value = np.concatenate([single, reverse])
         while value[best := int(value.argmax())] > 1e-6:
-            i, j = divmod(best % (self.n * self.n), self.n)
-            if best < self.n * self.n:
-                return [(i, j)]
-            if not (present[i] & ways[:, j]).any():  # no other way from i to j
-                return [(i, j), (j, i)]
+            one, other = int(i[best % len(i)]), int(j[best % len(i)])
+            if best < len(i):
+                return [(one, other)]
+            if not (self.present[one] & ways[:, other]).any():  # no other way from the one to the other
+                return [(one, other), (other, one)]
             value[best] = -np.inf
         return []
 

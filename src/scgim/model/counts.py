@@ -299,6 +299,7 @@ def laplace(
     start: Tensor,
     n_steps: int,
     variance: Tensor | None = None,
+    late: bool = False,
 ) -> Posterior:
     """Normal that is nearest to the posterior of the latent expression, by Gauss-Newton steps.
 
@@ -320,6 +321,8 @@ def laplace(
         Steps.
     variance
         (cells, genes) of the posterior as it was last, where that is known: it is then not sought anew in every step.
+    late
+        The precision is that before the last step, where this hardly moves: it then needs no matrix of its own.
     """
     z, settled = start, variance is not None
     identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
@@ -339,6 +342,8 @@ def laplace(
         slope, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
         move = torch.cholesky_solve((slope + prior.gradient()).unsqueeze(-1), factor).squeeze(-1)
         z = z + move.clamp(-_STRIDE, _STRIDE)
+        if late and step == n_steps - 1:
+            return Posterior(z, factor)
     raise AssertionError("unreachable")
 
 
