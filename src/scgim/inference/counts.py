@@ -96,7 +96,7 @@ class _Search:
         self.report("expression behind the counts")
         self.latent, prior = without_graph(self.cells, _DRAWS, self.generator)
         whole = self.latent.draws.flatten(0, 1)
-        self.center, self.scale = whole.mean(0), whole.std(0).clamp_min(1e-2)
+        self.center, self.scale = (v.to(self.latent.mode) for v in (whole.mean(0), whole.std(0).clamp_min(1e-2)))
         known, reliable = information_without_graph(self.latent, prior, self.cells)
         found = self._climb(known, reliable)
         if self.config.counting == "negative_binomial":
@@ -128,6 +128,7 @@ class _Search:
         )  # fmt: skip
 
     def _climb(self, known: Tensor, reliable: Tensor) -> SearchResult:
+        vars(self).pop("scores", None)  # the moments of before make room
         self.scores = self._scores(known, reliable)
         shakes = self.config.n_shakes
         found = search_structure(
@@ -155,20 +156,21 @@ class _Search:
 
     def _choose_dispersion(self) -> None:
         """The dispersion, one for all genes, with the highest evidence given the graph: children tell it from noise."""
-        kept, evidence = self.latent, {}
+        kept, best, highest, latent = self.latent, 0.0, -np.inf, self.latent
         for value in _DISPERSIONS:
             self.counting.dispersion.fill_(value)
             self.latent = Latent(kept.mode.clone(), kept.variance.clone(), kept.draws.clone())
-            evidence[value] = log_evidence(self.cells, self._expect(_EXPECTATIONS), self.latent), self.latent
-            if evidence[value][0] < max(found for found, _ in evidence.values()):
+            evidence = log_evidence(self.cells, self._expect(_EXPECTATIONS), self.latent)
+            if evidence < highest:
                 break
-        best = max(evidence, key=lambda value: evidence[value][0])
+            best, highest, latent = value, evidence, self.latent
         self.counting.dispersion.fill_(best)
-        self.latent = evidence[best][1]
+        self.latent = latent
         self.report(f"dispersion {best:g}")
 
     def _refreshed(self) -> MomentScores:
         old = self.scores
+        old.second = old.second[:, :0]  # makes room
         return MomentScores(
             old.n, latent_moments(self.cells, self.latent, self.center, self.scale), self.treated, shift=self.shift,
             graph_sparsity=old.graph_sparsity, target_sparsity=old.target_sparsity, known_targets=old.known_targets,
