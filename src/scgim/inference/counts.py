@@ -29,7 +29,7 @@ from .latent import (
 )
 from .moments import MomentScores
 from .search import SearchResult, search_structure
-from .targets import how_sure
+from .targets import how_sure, tempered
 
 #: Rounds of search after the first, and expectations in each.
 _ROUNDS, _EXPECTATIONS = 3, 4
@@ -207,15 +207,15 @@ class _Search:
         self.targets = self.odds > 0
 
     def _edge_logits(self, found: SearchResult, known: Tensor, reliable: Tensor) -> np.ndarray:
-        """Log odds of edges: what the score gains by them, in nats that the counts are worth."""
+        """Log odds of edges: what the score gains by them, in nats that the counts are worth, `tempered`."""
         worth = float(known.mean() * reliable.mean())
-        logits = np.clip(worth * np.nan_to_num(found.gain, nan=-np.inf), -6.0, -0.5)
+        logits = tempered(np.clip(worth * np.nan_to_num(found.gain, nan=-np.inf), -1e3, -0.5))
         for child in range(self.data.n_genes):
             parents = frozenset(np.flatnonzero(self.graph[:, child]).tolist())
             sets = [parents, *(parents - {parent} for parent in sorted(parents))]
             (whole, _), *fewer = self.scores.score(child, sets[:1]) + self.scores.score(child, sets[1:])
             for parent, (value, _) in zip(sorted(parents), fewer, strict=True):
-                logits[parent, child] = np.clip(worth * (whole - value), 0.5, 6.0)
+                logits[parent, child] = tempered(max(worth * (whole - value), 0.5))
         return logits
 
     def _everywhere(self, model: AdditiveModel) -> Latent:

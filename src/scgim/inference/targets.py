@@ -93,12 +93,13 @@ def how_sure(
     specific = specific_changes(changes, related)
     left = np.clip(specific / np.where(changes == 0, 1.0, changes), 0.0, 1.0) ** 2
     alone = read_targets(gains * left, specific, features, n_cells, sparsity)
-    sure, alone = _expit(_tempered(odds)), _expit(_tempered(alone))
+    sure, alone = _expit(tempered(odds)), _expit(tempered(alone))
     sure = np.where(sure > 0.5, 0.5 + (sure - 0.5) * (_SHARED + (1 - _SHARED) * alone), sure)
     return np.log(sure / (1 - sure))
 
 
-def _tempered(odds: np.ndarray) -> np.ndarray:
+def tempered(odds: np.ndarray) -> np.ndarray:
+    """Log odds as they are told: from 2 on they grow as a logarithm."""
     size = np.abs(odds)
     return np.sign(odds) * np.where(size <= 2, size, 2 + np.log1p(np.maximum(size - 2, 0)))
 
