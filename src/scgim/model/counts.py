@@ -34,7 +34,7 @@ _HELD = -5.0
 #: A step of Newton's method moves an expression by no more than so many log units.
 _STRIDE = 1.0
 #: Variance of a latent expression, of its normal, that slopes are averaged over at most: steps do not swing.
-_WIDEST = 2.0
+WIDEST = 2.0
 
 
 class Counting(nn.Module):
@@ -56,6 +56,9 @@ class Counting(nn.Module):
     lowest
         (genes,) lowest latent expression of a training cell: a gene held at no expression counts as that to its
         children, which have never seen less.
+    highest
+        (genes,) highest latent expression of a training cell: mechanisms of new cells go no further, where no count
+        has been seen that they could be learned from.
     shares
         (batches,) of the training cells.
     """
@@ -63,6 +66,7 @@ class Counting(nn.Module):
     dispersion: Tensor
     log_sizes: Tensor
     lowest: Tensor
+    highest: Tensor
     shares: Tensor
 
     def __init__(self, n_genes: int, n_batches: int = 1) -> None:
@@ -71,6 +75,7 @@ class Counting(nn.Module):
         self.register_buffer("dispersion", torch.zeros(n_genes))
         self.register_buffer("log_sizes", torch.zeros(N_SIZES))
         self.register_buffer("lowest", torch.full((n_genes,), -3.0))
+        self.register_buffer("highest", torch.full((n_genes,), torch.inf))
         self.register_buffer("shares", torch.full((n_batches,), 1.0 / n_batches))
 
     @torch.no_grad()
@@ -87,6 +92,14 @@ class Counting(nn.Module):
             return rate
         _, fixed = self.held(held)
         return torch.where(torch.isnan(fixed), rate, (log_size.unsqueeze(-1) + fixed).clamp(max=_MOST))
+
+    def bounds(self, counts: Tensor, log_size: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest latent expression (cells, genes) under which counts are not all but impossible."""
+        more = 3 * self.dispersion.sqrt()
+        highest = (counts + 3 * (counts + 1).sqrt() + 2).log() + more
+        lowest = counts.log() - 3 * counts.rsqrt() - more  # minus infinity where nothing is counted
+        unit = log_size.unsqueeze(-1) + self.baseline[batch]
+        return lowest - unit, highest - unit
 
     def distribution(self, log_rate: Tensor) -> TorchDistribution:
         """Distribution of the counts of every entry."""
@@ -201,20 +214,30 @@ class Posterior(TorchDistribution):
         (cells, genes)
     factor
         (cells, genes, genes), lower triangular, `factor factor'` is the precision.
+    bounds
+        (cells, genes) each, which no draw passes; or None. A normal around a count of 0 knows of no end upwards where
+        its gene is predicted by steep mechanisms of genes that are hardly known themselves.
     """
 
     arg_constraints = {"location": constraints.real, "factor": constraints.real}  # noqa: RUF012 - torch's protocol
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, location: Tensor, factor: Tensor, validate_args: bool | None = None) -> None:
-        self.location, self.factor = location, factor
+    def __init__(
+        self,
+        location: Tensor,
+        factor: Tensor,
+        bounds: tuple[Tensor, Tensor] | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.location, self.factor, self.bounds = location, factor, bounds
         super().__init__(location.shape[:-1], location.shape[-1:], validate_args=False)
 
     def draw(self, noise: Tensor) -> Tensor:
         """(cells, genes) from standard normal `noise` of the same shape."""
         move = torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True)
-        return self.location + move.squeeze(-1)
+        out = self.location + move.squeeze(-1)
+        return out if self.bounds is None else torch.clamp(out, *self.bounds)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # type: ignore[override] # noqa: B008
         return self.draw(torch.randn(sample_shape + self.location.shape).to(self.location))
@@ -333,13 +356,13 @@ def laplace(
         own = precision.diagonal(dim1=-2, dim2=-1)
         if variance is None:  # of a gene whose neighbours are known
             variance = 1 / (own + counting.slope(counts, log_rate)[1])
-        own += counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))[1]
+        own += counting.slope(counts, log_rate, variance.clamp(max=WIDEST))[1]
         factor = torch.linalg.cholesky(precision)
         if step == n_steps:
             return Posterior(z, factor)
         if not settled:
             variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
-        slope, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
+        slope, _ = counting.slope(counts, log_rate, variance.clamp(max=WIDEST))
         move = torch.cholesky_solve((slope + prior.gradient()).unsqueeze(-1), factor).squeeze(-1)
         z = z + move.clamp(-_STRIDE, _STRIDE)
         if late and step == n_steps - 1:
