@@ -165,7 +165,10 @@ class AdditiveModel:
         self.beta, self.bias = torch.as_tensor(beta).to(origin), torch.as_tensor(bias).to(origin)
         squared = scale.square()
         self.variance = (torch.as_tensor(variance).to(origin) * squared).clamp_min(_LEAST)
-        self.targets, self.edges = torch.as_tensor(targets).to(origin.device), Edges(torch.as_tensor(graph, device=origin.device))
+        self.targets, self.edges = (
+            torch.as_tensor(targets).to(origin.device),
+            Edges(torch.as_tensor(graph, device=origin.device)),
+        )
         self.level = torch.as_tensor(level).to(origin) * scale + (0.0 if self.shift else origin)
         self.spread = (torch.as_tensor(spread).to(origin) * squared).clamp_min(_LEAST)
 
@@ -328,15 +331,15 @@ def changes_of_targets(
     return torch.where(model.targets, lost, mean / (moderated / n + wrong).sqrt())
 
 
-def target_gains(model: Mechanisms, cells: LatentCells, latent: Latent, control: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats by which a level of its own explains a gene better, marginal over z; and the share that no misfit explains.
+def target_changes(model: Mechanisms, cells: LatentCells, latent: Latent, control: Tensor) -> tuple[Tensor, Tensor]:
+    """`changes_of_targets` of these cells, and the share of their squares that no misfit explains.
 
     Both (conditions, genes).
     """
     sums = NoiseSums.of(model, cells.condition, cells.n_conditions, latent.mode, latent.draws)
     change = changes_of_targets(model, sums, cells.n_cells, control)
     trusting = changes_of_targets(model, sums, cells.n_cells, control, misfit=0.0)
-    return 0.5 * change.square(), (change / trusting).nan_to_num(1.0).square().clamp(0.0, 1.0)
+    return change, (change / trusting).nan_to_num(1.0).square().clamp(0.0, 1.0)
 
 
 def latent_moments(cells: LatentCells, latent: Latent, origin: Tensor, scale: Tensor) -> np.ndarray:
