@@ -218,7 +218,7 @@ class _Search:
             sets = [parents, *(parents - {parent} for parent in sorted(parents))]
             (whole, _), *fewer = self.scores.score(child, sets[:1]) + self.scores.score(child, sets[1:])
             for parent, (value, _) in zip(sorted(parents), fewer, strict=True):
-                logits[parent, child] = tempered(max(worth * (whole - value), 0.5))
+                logits[parent, child] = tempered(np.maximum(worth * (whole - value), 0.5))
         return logits
 
     def _everywhere(self, model: AdditiveModel) -> Latent:

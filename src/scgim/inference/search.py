@@ -113,7 +113,7 @@ class _State:
         """(genes, genes) bool: a path leads from one to the other."""
         if self.ways is None:
             ways, n = self.present.astype(np.float32), -1
-            while n != (n := np.count_nonzero(ways)):
+            while n != (n := int(np.count_nonzero(ways))):
                 ways = np.minimum(ways + ways @ ways, 1.0)
             self.ways = ways > 0
         return self.ways
