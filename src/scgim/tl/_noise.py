@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
+from scgim._validation import listing
 from scgim.metrics import METRICS
 from scgim.metrics.table import HALVES
 
