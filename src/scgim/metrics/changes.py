@@ -14,15 +14,10 @@ from ._inputs import as_cell_pair, as_cells, check_genes
 
 
 class _Changes(NamedTuple):
-    """Of every gene against control, (genes,) each."""
+    """Against control: the change of every gene, and the genes called, those that change most first."""
 
-    size: np.ndarray
-    called: np.ndarray  # bool
-
-    def top(self, n: int) -> set[int]:
-        """The `n` called genes that change most."""
-        order = np.argsort(-np.abs(self.size), kind="stable")
-        return set(order[self.called[order]][:n].tolist())
+    size: np.ndarray  # (genes,)
+    called: np.ndarray
 
 
 def de_overlap(
@@ -70,8 +65,8 @@ def de_overlap(
     0.5
     """
     truth, found = _change_pair(true, predicted, control, predicted_control, alpha)
-    most = int(truth.called.sum()) if n is None else min(n, int(truth.called.sum()))
-    return len(truth.top(most) & found.top(most)) / most if most else float("nan")
+    most = min(n or len(truth.called), len(truth.called))
+    return len(np.intersect1d(truth.called[:most], found.called[:most])) / most if most else float("nan")
 
 
 def de_direction_match(
@@ -102,8 +97,8 @@ def de_direction_match(
     0.5
     """
     truth, found = _change_pair(true, predicted, control, predicted_control, alpha)
-    same = np.sign(truth.size) == np.sign(found.size)
-    return float(same[truth.called].mean()) if truth.called.any() else float("nan")
+    same = (np.sign(truth.size) == np.sign(found.size))[truth.called]
+    return float(same.mean()) if len(same) else float("nan")
 
 
 def discrimination(true: ArrayLike, predicted: ArrayLike, others: ArrayLike) -> float:
@@ -145,9 +140,8 @@ def _change_pair(
 ) -> tuple[_Changes, _Changes]:
     true, predicted = as_cell_pair(true, predicted)
     control = check_genes(as_cells(control, "control"), true, "control")
-    base = control
-    if predicted_control is not None:
-        base = check_genes(as_cells(predicted_control, "predicted_control"), true, "predicted_control")
+    given = control if predicted_control is None else predicted_control
+    base = check_genes(as_cells(given, "predicted_control"), true, "predicted_control")
     if not 0 < alpha < 1:
         raise InvalidValue(f"`alpha` must lie between 0 and 1, got {alpha}.")
     log = min(true.min(), control.min()) >= 0
@@ -165,4 +159,5 @@ def _changes(cells: np.ndarray, control: np.ndarray, alpha: float, *, log: bool)
             mean, base = (np.log2(np.expm1(np.maximum(side, 0.0))) for side in (mean, base))
     with np.errstate(invalid="ignore"):
         size = np.where(mean == base, 0.0, mean - base)
-    return _Changes(size, false_discovery_control(p) < alpha)
+    order = np.argsort(-np.abs(size), kind="stable")
+    return _Changes(size, order[false_discovery_control(p)[order] < alpha])

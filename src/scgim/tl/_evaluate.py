@@ -128,12 +128,11 @@ def evaluate(
     codes = entry.codes(adata)
     observed_names = {entry.labels[code] for code in np.unique(codes[codes >= 0])}
     tested, fair = _test_cells(entry, codes, entry.split(adata))
-    if predicted is None:
-        labels = _choose_observed(conditions, tested, observed_names)
-    else:
+    predicted_labels = None
+    if predicted is not None:
         cells = predicted_cells(predicted, entry)
         predicted_labels = predicted.obs["condition"].astype(str).to_numpy()
-        labels = _choose(conditions, predicted_labels, observed_names)
+    labels = _choose(conditions, predicted_labels, tested, observed_names)
     root = draw_seed(as_generator(rng))
     fitted = _fit_baselines(adata, baselines, entry.keys, root)
     if predicted is None and not fitted:
@@ -280,26 +279,34 @@ def _check_metrics(metrics: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _choose(wanted: Sequence[str] | None, predicted: np.ndarray, observed: set[str]) -> list[str]:
-    """Labels to compare, each with predicted and observed cells."""
-    available = list(dict.fromkeys(predicted.tolist()))
-    if wanted is None:
-        unobserved = [label for label in available if label not in observed]
-        if unobserved:
-            logger.warning("Not compared, because adata has no such cells: %s.", listing(unobserved))
-        labels = [label for label in available if label in observed]
-        if not labels:
-            raise NotFound(
-                f"None of the predicted conditions ({listing(available)}) has observed cells; "
-                f"adata has {listing(sorted(observed))}."
-            )
+def _choose(
+    wanted: Sequence[str] | None, predicted: np.ndarray | None, tested: list[str], observed: set[str]
+) -> list[str]:
+    """Labels to compare: those asked for, or predicted, or, where baselines alone predict, held out."""
+    available = tested if predicted is None else list(dict.fromkeys(predicted.tolist()))
+    if wanted is not None:
+        labels = list(dict.fromkeys(_names(wanted, "conditions")))
+        for label in labels:
+            if predicted is not None and label not in available:
+                raise NotFound(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
+            if label not in observed:
+                raise NotFound(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
         return labels
-    labels = list(dict.fromkeys(_names(wanted, "conditions")))
-    for label in labels:
-        if label not in available:
-            raise NotFound(f"conditions: {label!r} is not in predicted, which has {listing(available)}.")
-        if label not in observed:
-            raise NotFound(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
+    labels = [label for label in available if label in observed]
+    if not labels and predicted is None:
+        raise InvalidValue(
+            "No condition is held out, so there is none to compare by default: name conditions=[...], or hold some "
+            "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Baselines look too "
+            "good on cells that they were fitted on."
+        )
+    if not labels:
+        raise NotFound(
+            f"None of the predicted conditions ({listing(available)}) has observed cells; "
+            f"adata has {listing(sorted(observed))}."
+        )
+    if len(labels) < len(available):
+        unobserved = [label for label in available if label not in observed]
+        logger.warning("Not compared, because adata has no such cells: %s.", listing(unobserved))
     return labels
 
 
@@ -308,24 +315,6 @@ def _test_cells(entry: Entry, codes: np.ndarray, split: np.ndarray) -> tuple[lis
     with_tests = np.unique(codes[(codes >= 0) & (split == "test")])
     labels = [entry.labels[code] for code in with_tests if not entry.is_control[code]]
     return labels, (split == "test") | ~np.isin(codes, with_tests)
-
-
-def _choose_observed(wanted: Sequence[str] | None, tested: list[str], observed: set[str]) -> list[str]:
-    """Labels to compare where nothing but the baselines predicts: those asked for, or those held out."""
-    if wanted is None:
-        labels = [label for label in tested if label in observed]
-        if not labels:
-            raise InvalidValue(
-                "No condition is held out, so there is none to compare by default: name conditions=[...], or hold some "
-                "(or, with test_fraction=, cells of each) out with scgim.pp.hold_out. Baselines look too "
-                "good on cells that they were fitted on."
-            )
-        return labels
-    labels = list(dict.fromkeys(_names(wanted, "conditions")))
-    for label in labels:
-        if label not in observed:
-            raise NotFound(f"conditions: {label!r} has no observed cells; adata has {listing(sorted(observed))}.")
-    return labels
 
 
 def _subset(cells: np.ndarray, most: int | None, rng: np.random.Generator) -> np.ndarray:

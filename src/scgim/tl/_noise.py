@@ -16,8 +16,8 @@ from scgim.metrics.table import HALVES
 #: A generator for a purpose, which the names tell.
 Stream = Callable[..., np.random.Generator]
 #: In the bootstrap: cells of a sample for metrics over pairs and for others, steps of optimal transport. Random halves
-#: to average over. Cells and permutations of the test for any difference. All `own`.
-_PAIRED, _CELLS, _TOLERANCE, _SPLITS, _TESTED, _PERMUTATIONS = 100, 1_000, 1e-2, 3, 500, 200
+#: to average over. Fewest and most cells, and permutations, of the test for any difference. All `own`.
+_PAIRED, _CELLS, _TOLERANCE, _SPLITS, _FEWEST, _MOST, _PERMUTATIONS = 100, 1_000, 1e-2, 3, 20, 500, 200
 #: A difference counts from this many times its noise (`own`).
 _TIMES = 2.0
 
@@ -78,16 +78,15 @@ def _value(
 
 
 def differs(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> bool:
-    """Whether two samples differ: a permutation test of their energy distance, at 5 %."""
-    few = [cells[rng.permutation(len(cells))[:_TESTED]] for cells in (x, y)]
+    """Whether two samples differ, by a permutation test of their energy distance at 5 %; few cells cannot tell."""
+    if min(len(x), len(y)) < _FEWEST:
+        return True
+    few = [cells[rng.permutation(len(cells))[:_MOST]] for cells in (x, y)]
     cells = np.concatenate(few).astype(np.float64)
-    distance = cdist(cells, cells)
-    n, m = len(few[0]), len(few[1])
-    label = np.zeros(n + m)
-    label[:n] = 1
-    rows = np.array([label, *(rng.permutation(label) for _ in range(_PERMUTATIONS))])  # (1 + permutations, cells)
-    weights = rows / n - (1 - rows) / m
-    energy = -((weights @ distance) * weights).sum(axis=1)
+    first = np.arange(len(cells)) < len(few[0])
+    rows = np.array([first, *(rng.permutation(first) for _ in range(_PERMUTATIONS))])  # (1 + permutations, cells)
+    weights = rows / len(few[0]) - ~rows / len(few[1])
+    energy = -((weights @ cdist(cells, cells)) * weights).sum(axis=1)
     return bool((energy[1:] >= energy[0] - 1e-12).mean() < 0.05)
 
 
