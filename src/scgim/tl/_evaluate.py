@@ -91,8 +91,8 @@ def evaluate(
         Two methods are none. "own control": unperturbed cells of the model as the prediction, those in `predicted` or
         sampled from the fit under `key`, if any; what is no better than it was not learned from the perturbation, and a
         warning names conditions whose prediction does not differ from it. "two halves": one random half of the observed
-        cells as the prediction of the other, mean of three; as only half the cells enter, a perfect prediction can be a
-        little better.
+        cells as the prediction of the other, mean of three; a method, which is compared with all cells, can be better
+        than that, but by no more than so few cells can tell.
 
         ``attrs["conclusion"]``, also logged: in one sentence, what may be concluded.
 

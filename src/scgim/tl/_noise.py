@@ -107,7 +107,7 @@ def conclude(table: pd.DataFrame, same: Sequence[str], n_boot: int) -> str:
 
 def _verdicts(table: pd.DataFrame) -> dict[str, list[str]]:
     """What the first method is, in which metrics; another is named that it is behind, or is least ahead of."""
-    found: dict[str, list[str]] = {"better than all others": []}
+    found: dict[str, list[str]] = {}
     for metric, own in table[table["method"] != HALVES].groupby("metric", sort=False):
         better = METRICS[str(metric)].better
         known = own.dropna(subset=["difference", "noise"]).groupby("method")
@@ -120,4 +120,5 @@ def _verdicts(table: pd.DataFrame) -> dict[str, list[str]]:
         verdict = "worse than" if least < -_TIMES else "not to be told from"
         verdict = "better than all others" if least > _TIMES else f"{verdict} {nearest}"
         found.setdefault(verdict, []).append(str(metric))
-    return {verdict: metrics for verdict, metrics in found.items() if metrics}
+    order = sorted(found, key=lambda verdict: "bwn".index(verdict[0]))
+    return {verdict: found[verdict] for verdict in order}
