@@ -223,7 +223,7 @@ SIMULATED DATA: no real cell is in these numbers.
 {n_genes} genes, {n_conditions} conditions, {n_cells} cells; fitted in {seconds:.0f} s; {DRUG} at {DOSE:g} nM held out.
 
 Predicted against held-out cells, {DRUG} at {DOSE:g} nM (pearson_delta and de_overlap: higher is
-better; other columns: lower is better; own control: no drug; two halves: of the held-out cells):
+better; other columns: lower is better; own control: model without drug; two halves: of the cells):
 {wide.to_string(float_format="{:.3f}".format, na_rep="-")}
 {conclusion}
 
