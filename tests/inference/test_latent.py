@@ -7,7 +7,6 @@ import torch
 
 from scgim.data import PerturbationData
 from scgim.inference import TrainingData, fit, make_config
-from scgim.inference.counts import read_targets
 from scgim.inference.moments import MomentScores, basis, basis_slope, moments
 
 
@@ -127,14 +126,3 @@ def test_slopes_of_the_functions():
     for f in range(3):
         (slope,) = torch.autograd.grad(basis(z)[:, f].sum(), z)
         torch.testing.assert_close(slope, basis_slope(z)[:, f].detach())
-
-
-def test_like_conditions_share_their_evidence_and_others_do_not():
-    # Four doses of one drug with a weak gain each, and four drugs with the same gain.
-    gains = np.array([[4.2], [4.2], [4.2], [4.2]])
-    doses, drugs = np.ones((4, 1)), np.eye(4)
-    assert (read_targets(gains, doses, 7.0) > 0.5).all()
-    assert (read_targets(gains, drugs, 7.0) < 0.5).all()
-    assert (read_targets(gains + 4.0, drugs, 7.0) > 0.5).all()
-    strong_elsewhere = np.array([[60.0], [60.0], [60.0], [0.1]])
-    assert read_targets(strong_elsewhere, doses, 7.0)[3, 0] < 0.5  # others do not decide alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scgim.tl._evidence import specific_changes
+from scgim.inference.targets import specific_changes
 
 N_GENES, N_PATHWAY = 40, 12
 

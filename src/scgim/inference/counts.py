@@ -24,11 +24,12 @@ from .latent import (
     information_without_graph,
     latent_moments,
     log_evidence,
-    target_gains,
+    target_changes,
     without_graph,
 )
 from .moments import MomentScores
 from .search import SearchResult, search_structure
+from .targets import how_sure, tempered
 
 #: Rounds of search after the first, and expectations in each.
 _ROUNDS, _EXPECTATIONS = 3, 4
@@ -38,23 +39,22 @@ _DISPERSIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
 _TARGET_ROUNDS = 3
 #: Draws from the posterior of each cell.
 _DRAWS = 8
-#: Nats that the effect of a target costs, besides the odds of being one.
-_EFFECT = 2.5
-#: Other conditions make a target no more probable than this; ridge of the regression that reads them.
-_MOST_SURE, _RIDGE = 0.9, 0.3
+#: Log odds of targets reach no further.
+_SUREST = 10.0
 
 
 @dataclass
 class CountStart:
     """What the search behind counts found.
 
-    graph (genes, genes) bool; logits (genes, genes) log odds of edges, marginal over z; targets (conditions, genes)
-    bool; mode, variance, draw (cells, genes): latent expression of all cells, its posterior and one draw from that.
+    graph (genes, genes) bool; logits (genes, genes) log odds of edges, marginal over z; odds (conditions, genes) log
+    odds of targets; mode, variance, draw (cells, genes): latent expression of all cells, its posterior and one draw
+    from that.
     """
 
     graph: np.ndarray
     logits: np.ndarray
-    targets: Tensor
+    odds: Tensor
     mode: Tensor
     variance: Tensor
     draw: Tensor
@@ -80,7 +80,8 @@ class _Search:
         self.known = data.known_condition_targets()
         self.generator = torch_generator(rng)
         self.graph = np.zeros((data.n_genes, data.n_genes), dtype=bool)
-        self.targets = np.zeros((data.n_conditions, data.n_genes), dtype=bool)
+        self.odds = np.full((data.n_conditions, data.n_genes), -_SUREST)
+        self.targets = self.odds > 0
 
     def _some(self, rows: Tensor) -> LatentCells:
         data = self.data
@@ -95,7 +96,7 @@ class _Search:
         self.report("expression behind the counts")
         self.latent, prior = without_graph(self.cells, _DRAWS, self.generator)
         whole = self.latent.draws.flatten(0, 1)
-        self.center, self.scale = whole.mean(0), whole.std(0).clamp_min(1e-2)
+        self.center, self.scale = (v.to(self.latent.mode) for v in (whole.mean(0), whole.std(0).clamp_min(1e-2)))
         known, reliable = information_without_graph(self.latent, prior, self.cells)
         found = self._climb(known, reliable)
         if self.config.counting == "negative_binomial":
@@ -106,13 +107,11 @@ class _Search:
             found = self._climb(*information(model, self.cells, self.latent))
         for _ in range(_TARGET_ROUNDS):
             model = self._expect(2)
-            self._read_targets(model)
+            self._read_targets(model, self.cells, self.latent)
         model = self._expect(2)
         logits = self._edge_logits(found, *information(model, self.cells, self.latent))
         latent = self._everywhere(model)
-        return CountStart(
-            self.graph, logits, torch.as_tensor(self.targets), latent.mode, latent.variance, latent.draws[0]
-        )
+        return CountStart(self.graph, logits, torch.as_tensor(self.odds), latent.mode, latent.variance, latent.draws[0])
 
     def _scores(self, known: Tensor, reliable: Tensor) -> MomentScores:
         config, n = self.config, self.cells.n_cells.cpu().numpy()
@@ -129,6 +128,7 @@ class _Search:
         )  # fmt: skip
 
     def _climb(self, known: Tensor, reliable: Tensor) -> SearchResult:
+        vars(self).pop("scores", None)  # the moments of before make room
         self.scores = self._scores(known, reliable)
         shakes = self.config.n_shakes
         found = search_structure(
@@ -156,67 +156,80 @@ class _Search:
 
     def _choose_dispersion(self) -> None:
         """The dispersion, one for all genes, with the highest evidence given the graph: children tell it from noise."""
-        kept, evidence = self.latent, {}
+        kept, best, highest, latent = self.latent, 0.0, -np.inf, self.latent
         for value in _DISPERSIONS:
             self.counting.dispersion.fill_(value)
             self.latent = Latent(kept.mode.clone(), kept.variance.clone(), kept.draws.clone())
-            evidence[value] = log_evidence(self.cells, self._expect(_EXPECTATIONS), self.latent), self.latent
-            if evidence[value][0] < max(found for found, _ in evidence.values()):
+            evidence = log_evidence(self.cells, self._expect(_EXPECTATIONS), self.latent)
+            if evidence < highest:
                 break
-        best = max(evidence, key=lambda value: evidence[value][0])
+            best, highest, latent = value, evidence, self.latent
         self.counting.dispersion.fill_(best)
-        self.latent = evidence[best][1]
+        self.latent = latent
         self.report(f"dispersion {best:g}")
 
     def _refreshed(self) -> MomentScores:
         old = self.scores
+        old.second = old.second[:, :0]  # makes room
         return MomentScores(
             old.n, latent_moments(self.cells, self.latent, self.center, self.scale), self.treated, shift=self.shift,
             graph_sparsity=old.graph_sparsity, target_sparsity=old.target_sparsity, known_targets=old.known_targets,
         )  # fmt: skip
 
-    def _read_targets(self, model: AdditiveModel) -> None:
-        """Targets from two kinds of evidence, which err differently: their mean.
+    def _read_targets(self, model: AdditiveModel, cells: LatentCells, latent: Latent) -> None:
+        """Targets from the larger of two kinds of evidence, which see different things.
 
         One is marginal, of a level of its own. The other is the likelihood ratio of a level and a spread of its own,
-        worth the share of the information that the counts hold; it clings to the targets that the model has.
+        worth the share of the information that the counts hold, and as much as no misfit explains.
         """
-        control = ~torch.as_tensor(self.treated)
-        marginal, sound = (part.cpu().numpy() for part in target_gains(model, self.cells, self.latent, control))
+        treated = self.treated
+        n = cells.n_cells.cpu().numpy()
+        change, sound = (part.cpu().numpy() for part in target_changes(model, cells, latent, ~torch.as_tensor(treated)))
         share = information(model, self.cells, self.latent)[0].cpu().numpy()
-        ratio = np.empty_like(marginal)
+        share = share * (n / self.cells.n_cells.cpu().numpy().clip(1))[:, None]  # the ratio is of the searched cells
+        ratio = np.empty_like(change)
         for gene in range(self.data.n_genes):
             fit = self.scores.regression(gene, frozenset(np.flatnonzero(self.graph[:, gene]).tolist()))
             fit.refit(self.targets[:, gene])
-            ratio[:, gene] = share[gene] * (fit.replaced - fit.own)
-        gains = 0.5 * (marginal + sound * ratio)
-        data, treated = self.data, self.treated
-        features = (data.membership @ data.features).cpu().double().numpy()[treated]
-        found = np.zeros_like(self.targets)
-        found[treated] = read_targets(gains[treated], features, float(self.config.target_sparsity)) > 0.5
+            ratio[:, gene] = share[:, gene] * (fit.replaced - fit.own)
+        gains = np.maximum(0.5 * change**2, sound * ratio)
+        data = self.data
+        features = (data.membership @ data.features).cpu().double().numpy()
+        related = data.related().cpu().numpy()[np.ix_(treated, treated)]
+        odds = how_sure(
+            gains[treated], change[treated], features[treated], related, n[treated], float(self.config.target_sparsity)
+        )
+        self.odds = np.full_like(gains, -_SUREST)
+        self.odds[treated] = odds.clip(-_SUREST, _SUREST)
         if self.known is not None:
             known = self.known.cpu().numpy()
-            found = np.where(np.isnan(known), found, known > 0.5)
-        self.targets = found
+            self.odds = np.where(np.isnan(known), self.odds, np.where(known > 0.5, _SUREST, -_SUREST))
+        self.targets = self.odds > 0
 
     def _edge_logits(self, found: SearchResult, known: Tensor, reliable: Tensor) -> np.ndarray:
-        """Log odds of edges: what the score gains by them, in nats that the counts are worth."""
+        """Log odds of edges: what the score gains by them, in nats that the counts are worth, `tempered`."""
         worth = float(known.mean() * reliable.mean())
-        logits = np.clip(worth * np.nan_to_num(found.gain, nan=-np.inf), -6.0, -0.5)
+        logits = tempered(np.clip(worth * np.nan_to_num(found.gain, nan=-np.inf), -1e3, -0.5))
         for child in range(self.data.n_genes):
             parents = frozenset(np.flatnonzero(self.graph[:, child]).tolist())
             sets = [parents, *(parents - {parent} for parent in sorted(parents))]
             (whole, _), *fewer = self.scores.score(child, sets[:1]) + self.scores.score(child, sets[1:])
             for parent, (value, _) in zip(sorted(parents), fewer, strict=True):
-                logits[parent, child] = np.clip(worth * (whole - value), 0.5, 6.0)
+                logits[parent, child] = tempered(max(worth * (whole - value), 0.5))
         return logits
 
     def _everywhere(self, model: AdditiveModel) -> Latent:
-        """Expectation of all cells."""
-        cells = self._some(torch.arange(len(self.data.x), device=self.data.x.device))
-        mode = self.center.repeat(len(self.data.x), 1)
-        latent = Latent(mode, torch.zeros_like(mode), torch.zeros_like(mode).unsqueeze(0))
-        expect(cells, model, latent, self.generator, n_steps=12)
+        """Expectation of all cells; targets are read anew where the search has not seen all, which weak ones need."""
+        data = self.data
+        train = torch.nonzero(~data.valid).squeeze(1)
+        more = len(train) > len(self.cells.counts)
+        mode = self.center.repeat(len(data.x), 1)
+        latent = Latent(mode, torch.zeros_like(mode), mode.new_zeros(_DRAWS if more else 1, *mode.shape))
+        everywhere = self._some(torch.arange(len(data.x), device=data.x.device))
+        expect(everywhere, model, latent, self.generator, n_steps=12)
+        if more:
+            some = Latent(latent.mode[train], latent.variance[train], latent.draws[:, train])
+            self._read_targets(model, self._some(train), some)
         return latent
 
 
@@ -225,33 +238,3 @@ def find_latent_structure(
 ) -> CountStart:
     """Search for graph and targets behind the counts."""
     return _Search(config, data, counting, rng, report).run()
-
-
-def read_targets(gains: np.ndarray, features: np.ndarray, sparsity: float, n_rounds: int = 10) -> np.ndarray:
-    """Posterior probability of targets from marginal evidence, shared between conditions with like features.
-
-    The prior odds of a gene in one condition are what its probabilities in the *other* conditions predict: a ridge
-    regression on the features, leaving the condition itself out. A drug's doses so support each other, while a
-    perturbation with features of its own has the odds that `sparsity` leaves.
-
-    Parameters
-    ----------
-    gains
-        (conditions, genes) nats.
-    features
-        (conditions, p)
-    sparsity
-        Nats that a target costs in all, without support from other conditions.
-    n_rounds
-        Of prediction and posterior.
-    """
-    least = float(np.clip(np.exp(_EFFECT - sparsity), 1e-6, 0.5))
-    hat = features @ np.linalg.solve(features.T @ features + _RIDGE * np.eye(features.shape[1]), features.T)
-    own = hat.diagonal()[:, None]
-    prior = np.full_like(gains, least)
-    for _ in range(n_rounds):
-        odds = np.log(prior / (1 - prior)) + np.clip(gains - _EFFECT, -40.0, 40.0)
-        posterior = 1 / (1 + np.exp(-odds))
-        above = posterior - least
-        prior = np.clip(least + (hat @ above - own * above) / np.maximum(1 - own, 1e-3), least, _MOST_SURE)
-    return posterior

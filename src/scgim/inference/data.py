@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,8 +21,9 @@ class TrainingData:
 
     x (cells, genes) float32; condition (cells,) long; valid (cells,) bool: held out of the gradient, to decide on
     convergence; features (parts, p), membership (conditions, parts), known targets and values (parts, genes) float32.
-    Behind counts: counts (cells, genes), log_size (cells,) float32, batch_code (cells,) long; `x` is then set to a draw
-    of the latent expression once there is one.
+    perturbation (conditions,) long: conditions of the same number are doses of one. Behind counts: counts (cells,
+    genes), log_size (cells,) float32, batch_code (cells,) long; `x` is then set to a draw of the latent expression
+    once there is one.
     """
 
     x: Tensor
@@ -32,6 +34,7 @@ class TrainingData:
     known_targets: Tensor | None = None
     known_values: Tensor | None = None
     graded: bool = False
+    perturbation: Tensor | None = None
     counts: Tensor | None = None
     log_size: Tensor | None = None
     batch_code: Tensor | None = None
@@ -53,6 +56,7 @@ class TrainingData:
             known_targets=tensor(data.known_targets),
             known_values=tensor(data.known_values),
             graded=data.graded,
+            perturbation=torch.tensor(pd.factorize(data.conditions["perturbation"].astype(str))[0]),
             counts=tensor(data.counts),
             log_size=None if data.size_factor is None else torch.tensor(np.log(data.size_factor), dtype=torch.float32),
             batch_code=torch.tensor(data.batch if data.batch is not None else np.zeros(len(data.x), dtype=int)),
@@ -65,6 +69,13 @@ class TrainingData:
     @property
     def n_conditions(self) -> int:
         return int(self.membership.shape[0])
+
+    def related(self) -> Tensor:
+        """(conditions, conditions) bool: whether two conditions share a perturbation."""
+        shared = self.membership @ self.membership.T > 0
+        if self.perturbation is not None:
+            shared |= self.perturbation.unsqueeze(0) == self.perturbation.unsqueeze(1)
+        return shared
 
     def to(self, device: torch.device | str) -> TrainingData:
         moved: dict[str, Any] = {

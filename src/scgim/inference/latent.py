@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scgim.model.counts import Counting, Posterior, Residuals, ResidualsOf, laplace, rows_at_a_time
+from scgim.model.counts import Counting, Edges, Posterior, PriorOf, Residuals, ResidualsOf, laplace, rows_at_a_time
 
 from .moments import N_BASIS, MomentScores, basis, basis_slope, moments
 
 #: A condition's covariance counts as if so many of its cells had the pooled one.
 _POOLED_CELLS = 20.0
+#: So many cells' draws are held in double precision at once.
+_AT_ONCE = 4096
 #: Least variance of a noise, in squared log units.
 _LEAST = 1e-2
 #: Share of a change that mechanisms predict from the parents, to which they are trusted.
@@ -59,7 +61,7 @@ class LatentCells:
         return torch.arange(len(self.counts), device=self.counts.device).split(rows_at_a_time(self.n_genes))
 
     def posterior(
-        self, rows: Tensor, residuals: ResidualsOf, start: Tensor, n_steps: int, variance: Tensor | None = None
+        self, rows: Tensor, residuals: PriorOf, start: Tensor, n_steps: int, variance: Tensor | None = None
     ) -> Posterior:
         """Of some cells; start and, where it is nearly known, variance (those cells, genes)."""
         own = self.counts[rows], self.log_size[rows], self.batch[rows]
@@ -70,12 +72,26 @@ class LatentCells:
 class Latent:
     """What is known of the latent expression.
 
-    mode (cells, genes); variance (cells, genes) marginal, of the posterior; draws (draws, cells, genes).
+    mode (cells, genes); variance (cells, genes) marginal, of the posterior; draws (draws, cells, genes) float32.
     """
 
     mode: Tensor
     variance: Tensor
     draws: Tensor
+
+
+class _Normal(NamedTuple):
+    """A normal of each cell's condition: z less its mean (cells, genes), and precision (conditions, genes, genes)."""
+
+    left: Tensor
+    precision: Tensor
+    condition: Tensor
+
+    def gradient(self) -> Tensor:
+        return -(self.curvature() @ self.left.unsqueeze(2)).squeeze(2)
+
+    def curvature(self) -> Tensor:
+        return self.precision[self.condition]
 
 
 def without_graph(
@@ -87,19 +103,18 @@ def without_graph(
     mean = ((cells.per_condition(cells.counts) + 0.5) / (cells.per_condition(scaled) + 0.5)).log().clamp(-6, 6)
     covariance = 0.5 * torch.eye(d).to(mean).expand(cells.n_conditions, d, d)
     mode = mean[cells.condition].clone()
-    latent = Latent(mode, torch.zeros_like(mode), mode.new_zeros(n_draws, *mode.shape))
+    latent = Latent(mode, torch.zeros_like(mode), mode.new_zeros(n_draws, *mode.shape, dtype=torch.float32))
     for step in range(n_rounds):
-        root = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
         second = torch.zeros_like(covariance)
         for rows in cells.parts():
             k = cells.condition[rows]
 
-            def residuals(z: Tensor, k: Tensor = k, root: Tensor = root, mean: Tensor = mean) -> Residuals:
-                left = ((z - mean[k]).unsqueeze(1) @ root[k]).squeeze(1)
-                return Residuals(left, torch.ones_like(left), root[k])
+            def prior(z: Tensor, k: Tensor = k, precision: Tensor = precision, mean: Tensor = mean) -> _Normal:
+                return _Normal(z - mean[k], precision, k)
 
             known = latent.variance[rows] if step else None
-            found = cells.posterior(rows, residuals, latent.mode[rows], 2 if step else 8, known)
+            found = cells.posterior(rows, prior, latent.mode[rows], 2 if step else 8, known)
             spread = torch.cholesky_inverse(found.factor)
             latent.mode[rows], latent.variance[rows] = found.location, spread.diagonal(dim1=1, dim2=2)
             second.index_add_(0, k, found.location.unsqueeze(2) * found.location.unsqueeze(1) + spread)
@@ -117,7 +132,7 @@ def _keep(latent: Latent, found: Posterior, rows: Tensor, generator: torch.Gener
     latent.mode[rows], latent.variance[rows] = found.location, found.variance_of_genes()
     for draw in latent.draws:
         noise = torch.randn(len(rows), draw.shape[1], generator=generator, dtype=torch.float64)
-        draw[rows] = found.draw(noise.to(draw))
+        draw[rows] = found.draw(noise.to(found.location)).to(draw)
 
 
 class AdditiveModel:
@@ -150,7 +165,10 @@ class AdditiveModel:
         self.beta, self.bias = torch.as_tensor(beta).to(origin), torch.as_tensor(bias).to(origin)
         squared = scale.square()
         self.variance = (torch.as_tensor(variance).to(origin) * squared).clamp_min(_LEAST)
-        self.targets = torch.as_tensor(targets).to(origin.device)
+        self.targets, self.edges = (
+            torch.as_tensor(targets).to(origin.device),
+            Edges(torch.as_tensor(graph, device=origin.device)),
+        )
         self.level = torch.as_tensor(level).to(origin) * scale + (0.0 if self.shift else origin)
         self.spread = (torch.as_tensor(spread).to(origin) * squared).clamp_min(_LEAST)
 
@@ -169,16 +187,14 @@ class AdditiveModel:
         """The model as `laplace` wants it, for cells of these conditions."""
         targets = self.targets[condition]
         precision = 1 / torch.where(targets, self.spread[condition], self.variance)
-        identity = torch.eye(len(self.origin)).to(self.origin)
+        parent, child = self.edges.parent, self.edges.child
+        weight = self.beta[parent, :, child] * (self.scale[child] / self.scale[parent]).unsqueeze(1)
 
         def of(z: Tensor) -> Residuals:
-            slope = basis_slope((z - self.origin) / self.scale)
-            # Sum over the functions one after the other: the full product would not fit into memory.
-            derivative = sum(slope[..., f].unsqueeze(-1) * self.beta[:, f] for f in range(N_BASIS))
-            derivative = derivative * (self.scale / self.scale.unsqueeze(1))
+            slope = (basis_slope((z - self.origin) / self.scale)[:, parent] * weight).sum(2)
             if not self.shift:
-                derivative = derivative * (~targets).to(z).unsqueeze(1)
-            return Residuals(self.left(z, condition), precision, identity - derivative)
+                slope = slope * ~targets[:, child]
+            return Residuals(self.left(z, condition), precision, slope, self.edges)
 
         return of
 
@@ -205,7 +221,7 @@ def log_evidence(cells: LatentCells, model: AdditiveModel, latent: Latent) -> fl
     for rows in cells.parts():
         residuals = model.residuals(cells.condition[rows])
         found = cells.posterior(rows, residuals, latent.mode[rows], 1, latent.variance[rows])
-        left, precision, _ = residuals(found.location)
+        left, precision, *_ = residuals(found.location)
         prior = 0.5 * (precision.log() - math.log(2 * math.pi) - precision * left.square()).sum()
         rate = cells.counting.log_rate(found.location, cells.log_size[rows], cells.batch[rows])
         seen = cells.counting.log_prob(cells.counts[rows], rate).sum()
@@ -218,8 +234,11 @@ def information(model: AdditiveModel, cells: LatentCells, latent: Latent) -> tup
 
     Louis (1982): what is missing is the variance, under the posterior, of the score; that of a mean is the noise.
     """
-    left = torch.stack([model.left(z, cells.condition) for z in latent.draws])
-    noise = 1 - left.var(0).mean(0) / left.square().mean((0, 1))
+    hidden, square = torch.zeros_like(model.variance), torch.zeros_like(model.variance)
+    for rows in torch.arange(len(latent.mode)).split(_AT_ONCE):
+        left = torch.stack([model.left(z[rows].to(latent.mode), cells.condition[rows]) for z in latent.draws])
+        hidden, square = hidden + left.var(0).sum(0), square + left.square().mean(0).sum(0)
+    noise = 1 - hidden / square
     return noise.clamp(0.02, 1.0), _reliability(latent)
 
 
@@ -271,11 +290,15 @@ class NoiseSums(NamedTuple):
 
         The expected noise is that at the mode: a mean of few draws would have noise of its own.
         """
-        left = torch.stack([model.left(z, condition) for z in draws])
-        location = torch.stack([model.location(z) for z in draws]).mean(0)
-        noise = model.left(mode, condition)
-        zeros = noise.new_zeros(n_conditions, noise.shape[1])
-        return cls(*(zeros.index_add(0, condition, v) for v in (noise, noise.square(), left.var(0), location)))
+        sums = tuple(mode.new_zeros(n_conditions, mode.shape[1]) for _ in cls._fields)
+        for rows in torch.arange(len(mode)).split(_AT_ONCE):
+            own, some = condition[rows], draws[:, rows].to(mode)
+            left = torch.stack([model.left(z, own) for z in some])
+            location = torch.stack([model.location(z) for z in some]).mean(0)
+            noise = model.left(mode[rows], own)
+            for total, value in zip(sums, (noise, noise.square(), left.var(0), location), strict=True):
+                total.index_add_(0, own, value)
+        return cls(*sums)
 
     def plus(self, other: NoiseSums) -> NoiseSums:
         """Of the cells of both."""
@@ -308,17 +331,17 @@ def changes_of_targets(
     return torch.where(model.targets, lost, mean / (moderated / n + wrong).sqrt())
 
 
-def target_gains(model: Mechanisms, cells: LatentCells, latent: Latent, control: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats by which a level of its own explains a gene better, marginal over z; and the share that no misfit explains.
+def target_changes(model: Mechanisms, cells: LatentCells, latent: Latent, control: Tensor) -> tuple[Tensor, Tensor]:
+    """`changes_of_targets` of these cells, and the share of their squares that no misfit explains.
 
     Both (conditions, genes).
     """
     sums = NoiseSums.of(model, cells.condition, cells.n_conditions, latent.mode, latent.draws)
     change = changes_of_targets(model, sums, cells.n_cells, control)
     trusting = changes_of_targets(model, sums, cells.n_cells, control, misfit=0.0)
-    return 0.5 * change.square(), (change / trusting).nan_to_num(1.0).square().clamp(0.0, 1.0)
+    return change, (change / trusting).nan_to_num(1.0).square().clamp(0.0, 1.0)
 
 
 def latent_moments(cells: LatentCells, latent: Latent, origin: Tensor, scale: Tensor) -> np.ndarray:
     """`moments` of the draws in these units."""
-    return moments((latent.draws - origin) / scale, cells.condition, cells.n_conditions)
+    return moments(latent.draws, cells.condition, cells.n_conditions, origin, scale)

@@ -18,6 +18,8 @@ from scgim.model.distributions import PRIOR_CELLS
 
 #: Functions of one parent.
 N_BASIS = 3
+#: Conditions whose moments are put into place together: writing one column after the other is slow.
+_AT_ONCE = 16
 
 
 def basis(z: Tensor) -> Tensor:
@@ -30,21 +32,34 @@ def basis_slope(z: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(z), 1 - torch.tanh(z - 1).square(), 1 - torch.tanh(z + 1).square()], -1)
 
 
-def moments(z: Tensor, condition: Tensor, n_conditions: int) -> np.ndarray:
-    """(conditions, D, D) sums over cells of the products of 1 and all functions, D = 1 + genes * N_BASIS.
+def moments(
+    z: Tensor, condition: Tensor, n_conditions: int, origin: Tensor | float = 0.0, scale: Tensor | float = 1.0
+) -> np.ndarray:
+    """(D (D + 1) / 2, conditions) sums over cells of the products of 1 and all functions, D = 1 + genes * N_BASIS.
 
-    z: (draws, cells, genes) standardised; the mean over draws.
+    Of each pair once, as `_pairs` places it: what a regression reads of all conditions then lies together.
+    z: (draws, cells, genes), the mean over draws, standardised by `origin` and `scale` (genes,).
     """
     n_draws, _, n_genes = z.shape
     size = 1 + n_genes * N_BASIS
-    out = np.zeros((n_conditions, size, size))
-    for k in range(n_conditions):
-        cells = torch.nonzero(condition == k).squeeze(1)
-        for part in cells.split(max(1, 8_000_000 // (n_draws * size))):
-            functions = basis(z[:, part].float()).flatten(-2).reshape(-1, size - 1)
-            functions = torch.cat([torch.ones_like(functions[:, :1]), functions], 1)
-            out[k] += (functions.T @ functions / n_draws).cpu().numpy()
+    row, column = np.tril_indices(size)
+    out = np.empty((len(row), n_conditions))
+    of_conditions = condition.argsort(stable=True).split(torch.bincount(condition, minlength=n_conditions).tolist())
+    for first in range(0, n_conditions, _AT_ONCE):
+        block = np.zeros((len(of_conditions[first : first + _AT_ONCE]), len(row)))
+        for sums, cells in zip(block, of_conditions[first:], strict=False):
+            for part in cells.split(max(1, 8_000_000 // (n_draws * size))):
+                functions = basis(((z[:, part] - origin) / scale).float()).flatten(-2).reshape(-1, size - 1)
+                functions = torch.cat([torch.ones_like(functions[:, :1]), functions], 1)
+                sums += (functions.T @ functions / n_draws).cpu().numpy()[row, column]
+        out[:, first : first + _AT_ONCE] = block.T
     return out
+
+
+def _pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Places of pairs of functions in `moments`."""
+    high, low = np.maximum(one, other), np.minimum(one, other)
+    return high * (high + 1) // 2 + low
 
 
 class MomentScores:
@@ -55,7 +70,7 @@ class MomentScores:
     n_cells
         (conditions,)
     second
-        (conditions, D, D) from `moments`.
+        From `moments`.
     targetable
         (conditions,) bool: False for the control.
     shift
@@ -87,17 +102,16 @@ class MomentScores:
         known_targets: np.ndarray | None = None,
     ) -> None:
         self.n, self.targetable, self.shift = n_cells.astype(float), targetable, shift
-        self.n_conditions, self.size, _ = second.shape
-        self.n_genes = (self.size - 1) // N_BASIS
+        self.n_conditions = second.shape[1]
+        self.n_genes = (math.isqrt(8 * len(second) + 1) // 2 - 1) // N_BASIS
         self.graph_sparsity, self.target_sparsity = graph_sparsity, target_sparsity
         self.known_targets = known_targets
         self.n_scored = 0
         self.cache: dict[tuple[int, frozenset[int]], tuple[float, Tensor]] = {}
-        self.second, self.total = second, second.sum(0)
-        self._flat = second.reshape(self.n_conditions, -1)
-        own = 1 + N_BASIS * np.arange(self.n_genes)
-        self.first = second[:, 0, own]  # (conditions, genes) sums of z
-        self.square = second[:, own, own]
+        self.second, self.total = second, second.sum(1)
+        self.own = 1 + N_BASIS * np.arange(self.n_genes)
+        self.first = second[_pairs(self.own, 0)].T  # (conditions, genes) sums of z
+        self.square = second[_pairs(self.own, self.own)].T
         n = self.n[:, None]
         self.mean = self.first / (n + 1.0)
         around = np.maximum(self.square - 2 * self.mean * self.first + n * self.mean**2, 0.0)
@@ -142,12 +156,10 @@ class MomentScores:
         n = self.n_genes
         if n - 1 <= n_candidates:
             return [set(range(n)) - {j} for j in range(n)]
-        own = 1 + N_BASIS * np.arange(n)
-        square = self.second[:, own[:, None], own]
-        mean = self.first / np.maximum(self.n, 1.0)[:, None]
-        within = (square - self.n[:, None, None] * mean[:, :, None] * mean[:, None, :]).sum(0)
-        whole = self.first.sum(0) / self.n.sum()
-        overall = square.sum(0) - self.n.sum() * np.outer(whole, whole)
+        square = self.total[_pairs(self.own[:, None], self.own)]
+        mean, whole = self.first / np.maximum(self.n, 1.0)[:, None], self.first.sum(0) / self.n.sum()
+        within = square - (self.n[:, None] * mean).T @ mean
+        overall = square - self.n.sum() * np.outer(whole, whole)
         strength = _correlation(overall) ** 2 + _correlation(within) ** 2
         np.fill_diagonal(strength, -1.0)
         candidates = [set(np.argsort(-strength[:, j], kind="stable")[:n_candidates].tolist()) for j in range(n)]
@@ -165,27 +177,27 @@ class _Regression:
     offset: np.ndarray  # (conditions,) mean of what is left
 
     def __init__(self, scores: MomentScores, gene: int, parents: frozenset[int]) -> None:
-        places = [0] + [1 + N_BASIS * i + f for i in sorted(parents) for f in range(N_BASIS)]
-        self.scores, self.gene, at, m = scores, gene, np.array(places), len(places)
-        column = 1 + N_BASIS * gene
-        self.gram = scores._flat.take((at[:, None] * scores.size + at).ravel(), axis=1).reshape(-1, m, m)
-        self.cross = scores._flat.take(at * scores.size + column, axis=1)
-        self.gram_all = scores.total[np.ix_(at, at)] + np.eye(m)  # ridge
-        self.cross_all = scores.total[at, column]
+        self.scores, self.gene = scores, gene
+        at = np.array([0] + [1 + N_BASIS * i + f for i in sorted(parents) for f in range(N_BASIS)])
+        within, across = _pairs(at[:, None], at), _pairs(at, scores.own[gene])
+        self.gram, self.cross = scores.second[within], scores.second[across]  # (m, m, conditions), (m, conditions)
+        self.gram_all = scores.total[within] + np.eye(len(at))  # ridge
+        self.cross_all = scores.total[across]
 
     def refit(self, targets: np.ndarray) -> None:
         """Fit on the untargeted conditions."""
         scores, gene, n = self.scores, self.gene, self.scores.n
         gram, cross = self.gram_all, self.cross_all
         if targets.any():
-            gram, cross = gram - self.gram[targets].sum(0), cross - self.cross[targets].sum(0)
+            gram, cross = gram - self.gram[..., targets].sum(-1), cross - self.cross[:, targets].sum(-1)
         self.beta = np.linalg.solve(gram, cross)
-        rss = np.maximum(scores.square[:, gene] + (self.gram @ self.beta - 2 * self.cross) @ self.beta, 0.0)
+        explained = np.outer(self.beta, self.beta).ravel() @ self.gram.reshape(len(self.beta) ** 2, -1)
+        rss = np.maximum(scores.square[:, gene] + explained - 2 * self.beta @ self.cross, 0.0)
         used = ~targets
         self.variance = (rss[used].sum() + PRIOR_CELLS) / (n[used].sum() + PRIOR_CELLS)
         constant = -0.5 * n * math.log(2 * math.pi * self.variance)
         self.own = constant - 0.5 * rss / self.variance
-        left = scores.first[:, gene] - self.gram[:, 0] @ self.beta
+        left = scores.first[:, gene] - self.beta @ self.gram[0]
         self.offset = left / (n + 1.0)
         self.replaced = scores.free[:, gene]
         if scores.shift:

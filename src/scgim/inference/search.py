@@ -8,11 +8,10 @@ true graph, because a reversal must pass through states worse than both ends. Di
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,7 +47,7 @@ class Scores(Protocol):
 
 
 class _State:
-    """Parent sets, the same as a networkx graph, and the gains of all toggles.
+    """Parent sets, the same as a matrix (parent, child), and the gains of all toggles.
 
     Gains are refreshed lazily: a change of one gene's parents makes its other gains stale, and only those that come
     out best are scored again, until nothing seems left to gain; then all stale ones are.
@@ -61,12 +60,14 @@ class _State:
         self.scores, self.candidates = scores, candidates
         self.n = scores.n_genes
         self.parents: list[frozenset[int]] = [frozenset()] * self.n
-        self.directed = nx.empty_graph(self.n, create_using=nx.DiGraph)
+        self.present = np.zeros((self.n, self.n), dtype=bool)
+        self.ways: np.ndarray | None = self.present.copy()  # from where a path leads where, or None if that is open
         self.gain = np.full((self.n, self.n), np.nan)
         self.stale = np.zeros((self.n, self.n), dtype=bool)
         for gene in range(self.n):
             self.stale[sorted(candidates[gene]), gene] = True
             self.gain[sorted(candidates[gene]), gene] = 0.0
+        self.pairs = np.nonzero(self.stale)
 
     def refresh(self, gene: int, others: list[int]) -> None:
         """Score these toggles of parents of `gene`."""
@@ -88,9 +89,16 @@ class _State:
     def set_parents(self, gene: int, parents: frozenset[int]) -> None:
         """Change the parents of a gene; all its gains become stale."""
         changed = self.parents[gene] ^ parents
-        self.directed.remove_edges_from([(i, gene) for i in self.parents[gene] - parents])
-        self.directed.add_edges_from([(i, gene) for i in parents - self.parents[gene]])
         self.parents[gene] = parents
+        self.present[:, gene] = False
+        self.present[sorted(parents), gene] = True
+        if self.ways is not None and changed <= parents:
+            for i in changed:
+                to = self.ways[:, i].copy()
+                to[i] = True
+                self.ways[to] |= self.ways[gene] | (np.arange(self.n) == gene)
+        elif changed:
+            self.ways = None
         self.gain[sorted(changed), gene] *= -1
         self.stale[:, gene] = ~np.isnan(self.gain[:, gene])
 
@@ -101,36 +109,37 @@ class _State:
         for gene in changed:
             self.set_parents(gene, parents[gene])
 
-    def _moves(self, max_parents: int) -> Iterator[tuple[float, list[tuple[int, int]]]]:
-        """Additions, deletions and reversals with a positive gain, best first: (gain, toggles)."""
-        gain = np.nan_to_num(self.gain, nan=-np.inf)
-        present = np.zeros((self.n, self.n), dtype=bool)
-        for j in range(self.n):
-            present[sorted(self.parents[j]), j] = True
-        full = present.sum(0) >= max_parents
-        single = np.where(present | ~(present.T | full), gain, -np.inf)
-        reverse = np.where(present & ~full[:, None], gain + gain.T, -np.inf)
-        value = np.concatenate([single.ravel(), reverse.ravel()])
-        for flat in np.argsort(-value, kind="stable"):
-            if value[flat] <= 1e-6:
-                return
-            i, j = divmod(int(flat) % (self.n * self.n), self.n)
-            yield float(value[flat]), [(i, j)] if flat < self.n * self.n else [(i, j), (j, i)]
+    def _all_ways(self) -> np.ndarray:
+        """(genes, genes) bool: a path leads from one to the other."""
+        if self.ways is None:
+            ways, n = self.present.astype(np.float32), -1
+            while n != (n := np.count_nonzero(ways)):
+                ways = np.minimum(ways + ways @ ways, 1.0)
+            self.ways = ways > 0
+        return self.ways
 
-    def _legal(self, toggles: list[tuple[int, int]]) -> bool:
-        (i, j), *reverse = toggles
-        if reverse:
-            self.directed.remove_edge(i, j)
-            found = nx.has_path(self.directed, i, j)
-            self.directed.add_edge(i, j)
-            return not found
-        return i in self.parents[j] or not nx.has_path(self.directed, j, i)
+    def _best(self, max_parents: int) -> list[tuple[int, int]]:
+        """Toggles of the legal addition, deletion or reversal that gains most; none if nothing does."""
+        (i, j), ways = self.pairs, self._all_ways()
+        gain, back = (np.fmax(self.gain[pair], -np.inf) for pair in ((i, j), (j, i)))
+        present, full = self.present[i, j], np.array([len(parents) >= max_parents for parents in self.parents])
+        single = np.where(present | ~(full[j] | ways[j, i]), gain, -np.inf)
+        reverse = np.where(present & ~full[i], gain + back, -np.inf)
+        value = np.concatenate([single, reverse])
+        while value[best := int(value.argmax())] > 1e-6:
+            one, other = int(i[best % len(i)]), int(j[best % len(i)])
+            if best < len(i):
+                return [(one, other)]
+            if not (self.present[one] & ways[:, other]).any():  # no other way from the one to the other
+                return [(one, other), (other, one)]
+            value[best] = -np.inf
+        return []
 
     def best_move(self, max_parents: int) -> list[tuple[int, frozenset[int]]]:
         """New parent sets of the best legal move, scored afresh; none if nothing improves."""
         while True:
-            best = next((t for _, t in self._moves(max_parents) if self._legal(t)), None)
-            if best is None:
+            best = self._best(max_parents)
+            if not best:
                 if not self.stale.any():
                     return []
                 self.refresh_all()
@@ -152,7 +161,7 @@ class _State:
             for gene, parents in changes:
                 self.set_parents(gene, parents)
             moves += 1
-            report(plural(self.directed.number_of_edges(), "edge"))
+            report(plural(int(self.present.sum()), "edge"))
 
 
 def search_structure(

@@ -200,12 +200,14 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountS
     single = data.membership.sum(1) == 1
     if not bool(single.any()):
         return
-    targets = found.targets.to(device)[single].to(data.x)  # (conditions, genes)
+    odds = found.odds if isinstance(found, CountStart) else torch.where(found.targets > 0.5, _FOUND, _POSSIBLE)
+    odds = odds.to(device)[single].to(data.x)  # (conditions, genes)
+    targets = (odds > 0).to(data.x)
     features = data.membership[single] @ data.features
     moments = condition_moments(gim, data)[single]  # (conditions, genes, k)
     if isinstance(gim.interventions, FreeInterventions):
         part = data.membership[single].argmax(1)
-        gim.interventions.start_at(part, torch.where(targets > 0.5, _FOUND, _POSSIBLE), moments)
+        gim.interventions.start_at(part, odds, moments)
         return
     # A little weight on everything: untargeted genes get the effects that would make sense were they targets.
     weight = (targets + 0.02).unsqueeze(-1)
@@ -215,7 +217,10 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountS
     for _ in range(n_steps):
         optimiser.zero_grad()
         logits, effects = nets(features)
-        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        if isinstance(found, CountStart):  # not learned any further: the odds themselves
+            loss = (logits - odds).square().sum()
+        else:
+            loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
         loss = loss + (weight * (effects - moments).square()).sum()
         loss = 20 * loss - nets.log_prior(gim.priors.intervention_scale, gim.priors.target_scale)
         loss.backward()

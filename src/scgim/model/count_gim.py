@@ -125,7 +125,7 @@ class CountGIM(GIM):
         improves the bound given the posterior. Its entropy moves nothing, and makes the loss that bound.
         """
         self._sample_effects(batch)
-        posterior = self.posterior(batch)
+        posterior = self.posterior(batch, late=self.mode is not None)
         with pyro.plate("cells", len(batch.x)), pyro.poutine.scale(scale=batch.weight):
             pyro.sample("z", posterior)
 
@@ -137,8 +137,11 @@ class CountGIM(GIM):
     # -- posterior ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def posterior(self, batch: Batch) -> Posterior:
-        """Of the latent expression of cells under their conditions; goes on from `mode` where it has been."""
+    def posterior(self, batch: Batch, late: bool = False) -> Posterior:
+        """Of the latent expression of cells under their conditions; goes on from `mode` where it has been.
+
+        late: as in `laplace`.
+        """
         assert batch.counts is not None and batch.log_size is not None and batch.batch_code is not None
         prob, effects, _ = self.condition_interventions(batch)
         targets = (prob > 0.5)[batch.condition]
@@ -149,7 +152,7 @@ class CountGIM(GIM):
             self.counting, batch.counts, batch.log_size, batch.batch_code,
             mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters, self.held(batch)),
             start, _STEPS if known else _STEPS_FROM_AFAR,
-            self.variance[batch.index] if known and self.variance is not None else None,
+            self.variance[batch.index] if known and self.variance is not None else None, late,
         )  # fmt: skip
         if known:
             self.mode[batch.index] = out.location  # type: ignore[index]

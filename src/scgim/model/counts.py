@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -229,15 +229,54 @@ class Posterior(TorchDistribution):
         return torch.cholesky_inverse(self.factor).diagonal(dim1=-2, dim2=-1)
 
 
+class Edges:
+    """Edges of a graph: `parent` and `child` (edges,) of each; and which genes meet in a child."""
+
+    def __init__(self, graph: Tensor) -> None:
+        self.n_genes = len(graph)
+        self.parent, self.child = torch.nonzero(graph).unbind(1)
+        genes = torch.arange(self.n_genes, device=graph.device)
+        gene, child = torch.cat([genes, self.parent]), torch.cat([genes, self.child])
+        # Pairs of the entries of one column of the jacobian, each pair of genes once.
+        meet = (child.unsqueeze(1) == child) & (gene.unsqueeze(1) >= gene)
+        self.one, self.other = torch.nonzero(meet).unbind(1)
+        self.column, self.place = child, gene[self.one] * self.n_genes + gene[self.other]
+
+
 class Residuals(NamedTuple):
     """Noise of cells under their mechanisms: left (cells, genes), precision (cells, genes), and its derivative.
 
-    jacobian (cells, parent, child): of `left[:, child]` by `z[:, parent]`.
+    slope (cells, edges): of the location of a child by its parent, along `edges`.
     """
 
     left: Tensor
     precision: Tensor
-    jacobian: Tensor
+    slope: Tensor
+    edges: Edges
+
+    def gradient(self) -> Tensor:
+        """(cells, genes) of the log density by z."""
+        force = self.precision * self.left
+        return (-force).index_add(1, self.edges.parent, self.slope * force[:, self.edges.child])
+
+    def curvature(self) -> Tensor:
+        """(cells, genes, genes) minus its second derivative (Gauss-Newton), lower triangle; a new tensor.
+
+        The sum over genes of what a gene tells of itself and its few parents.
+        """
+        n, edges = len(self.left), self.edges
+        jacobian = torch.cat([torch.ones_like(self.left), -self.slope], 1)
+        told = (jacobian * self.precision[:, edges.column])[:, edges.one] * jacobian[:, edges.other]
+        out = told.new_zeros(n, edges.n_genes**2).scatter_add_(1, edges.place.expand(n, -1), told)
+        return out.view(n, edges.n_genes, edges.n_genes)
+
+
+class Prior(Protocol):
+    """A model of z around where cells are, as `Residuals` is one."""
+
+    def gradient(self) -> Tensor: ...
+
+    def curvature(self) -> Tensor: ...
 
 
 def rows_at_a_time(n_genes: int) -> int:
@@ -245,8 +284,9 @@ def rows_at_a_time(n_genes: int) -> int:
     return max(16, 4_000_000 // n_genes**2)
 
 
-#: From z (cells, genes) to what the model of z leaves.
+#: From z (cells, genes) to what the model of z leaves, or else says around it.
 ResidualsOf = Callable[[Tensor], Residuals]
+PriorOf = Callable[[Tensor], Prior]
 
 
 @torch.no_grad()
@@ -255,10 +295,11 @@ def laplace(
     counts: Tensor,
     log_size: Tensor,
     batch: Tensor,
-    residuals: ResidualsOf,
+    residuals: PriorOf,
     start: Tensor,
     n_steps: int,
     variance: Tensor | None = None,
+    late: bool = False,
 ) -> Posterior:
     """Normal that is nearest to the posterior of the latent expression, by Gauss-Newton steps.
 
@@ -273,32 +314,36 @@ def laplace(
     counts, log_size, batch
         (cells, genes), (cells,), (cells,) long.
     residuals
-        From z (cells, genes) to `Residuals`: the model of z.
+        From z (cells, genes) to `Residuals`, or another `Prior`: the model of z.
     start
         (cells, genes)
     n_steps
         Steps.
     variance
         (cells, genes) of the posterior as it was last, where that is known: it is then not sought anew in every step.
+    late
+        The precision is that before the last step, where this hardly moves: it then needs no matrix of its own.
     """
     z, settled = start, variance is not None
     identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
     for step in range(n_steps + 1):
         log_rate = counting.log_rate(z, log_size, batch)
-        left, precision, jacobian = residuals(z)
-        curved = (jacobian * precision.unsqueeze(1)) @ jacobian.mT
+        prior = residuals(z)
+        precision = prior.curvature()
+        own = precision.diagonal(dim1=-2, dim2=-1)
         if variance is None:  # of a gene whose neighbours are known
-            variance = 1 / (curved.diagonal(dim1=-2, dim2=-1) + counting.slope(counts, log_rate)[1])
-        _, information = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
-        factor = torch.linalg.cholesky(curved + torch.diag_embed(information))
+            variance = 1 / (own + counting.slope(counts, log_rate)[1])
+        own += counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))[1]
+        factor = torch.linalg.cholesky(precision)
         if step == n_steps:
             return Posterior(z, factor)
         if not settled:
             variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
-        gradient, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
-        gradient = gradient - (jacobian @ (precision * left).unsqueeze(-1)).squeeze(-1)
-        move = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
+        slope, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
+        move = torch.cholesky_solve((slope + prior.gradient()).unsqueeze(-1), factor).squeeze(-1)
         z = z + move.clamp(-_STRIDE, _STRIDE)
+        if late and step == n_steps - 1:
+            return Posterior(z, factor)
     raise AssertionError("unreachable")
 
 
@@ -314,24 +359,23 @@ def mechanism_residuals(
     targets (cells, genes) bool; parameters: of the replaced mechanisms, each (cells, genes); held (cells, genes):
     latent expression of genes that are held at a value, NaN elsewhere.
     """
-    own_scale = mechanisms.total_log_scale()
+    own_scale, edges = mechanisms.total_log_scale(), Edges(graph)
     free = None if held is None else torch.isnan(held)
 
     def residuals(z: Tensor) -> Residuals:
         location = mechanisms.location(z.unsqueeze(0), graph.unsqueeze(0))[0]
-        derivative = mechanisms.derivative(z, graph)
+        slope = mechanisms.derivative(z, graph, edges.parent, edges.child)
         log_scale = own_scale.expand_as(z)
         if "shift" in parameters:
             location = torch.where(targets, location + parameters["shift"], location)
         elif parameters:
             location = torch.where(targets, parameters["mean"], location)
             log_scale = torch.where(targets, parameters["log_scale"], log_scale)
-            derivative = derivative * (~targets).to(z).unsqueeze(1)
+            slope = slope * ~targets[:, edges.child]
         if held is not None and free is not None:
             location = torch.where(free, location, held)
             log_scale = torch.where(free, log_scale, _HELD)
-            derivative = derivative * free.to(z).unsqueeze(1)
-        jacobian = torch.eye(z.shape[1], dtype=z.dtype, device=z.device) - derivative
-        return Residuals(z - location, torch.exp(-2 * log_scale), jacobian)
+            slope = slope * free[:, edges.child]
+        return Residuals(z - location, torch.exp(-2 * log_scale), slope, edges)
 
     return residuals

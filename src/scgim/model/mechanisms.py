@@ -181,16 +181,16 @@ class Mechanisms(nn.Module):
             out = (hidden * self.weight_out).sum(-1)
         return self.response_center + self.response_scale * (out + self.bias)
 
-    def derivative(self, x: Tensor, graph: Tensor) -> Tensor:
-        """(cells, parent, child) derivative of a child's location by its parent in `x` (cells, genes)."""
-        units = self.response_scale / self.scale.unsqueeze(1)  # (parent, child)
+    def derivative(self, x: Tensor, graph: Tensor, parent: Tensor, child: Tensor) -> Tensor:
+        """(cells, edges) derivative of the location of each `child` by its `parent` in `x` (cells, genes)."""
+        weight = graph[parent, child] * self.response_scale[child] / self.scale[parent]
         if self.kind == "linear":
-            return (graph * self.weight * units).expand(len(x), -1, -1)
+            return (self.weight[parent, child] * weight).expand(len(x), -1)
         masked = graph.unsqueeze(-1) * self.weight_in  # (parent, child, hidden)
         hidden = ((x - self.center) / self.scale) @ masked.reshape(self.n_genes, -1)
         hidden = torch.tanh(hidden.view(len(x), self.n_genes, self.hidden) + self.bias_in)
         slope = (1 - hidden.square()) * self.weight_out  # (cells, child, hidden)
-        return torch.einsum("nch,pch->npc", slope, masked) * units
+        return (slope[:, child] * self.weight_in[parent, child]).sum(-1) * weight
 
     def expected(self, x: Tensor, graph: Tensor) -> Tensor:
         """(cells, genes) mean of every gene given its parents in `x` (cells, genes); one `graph` (1, genes, genes)."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import least_squares
 
 from scgim._errors import InvalidValue
 from scgim._process import undisturbed
 from scgim.data import PerturbationData
 from scgim.inference import TrainingData, condition_moments
 from scgim.inference.evidence import count_changes
+from scgim.inference.targets import specific_changes
 from scgim.model import CountGIM, FittedGIM
 from scgim.slots import Entry
 
@@ -207,41 +207,3 @@ def _residual_shift(model: FittedGIM, data: TrainingData, graph: torch.Tensor) -
     moments = condition_moments(model.gim, data)
     moments[..., 0] = total / count.clamp_min(1.0) / mechanisms.response_scale
     return moments
-
-
-def specific_changes(changes: np.ndarray, related: np.ndarray, n_programs: int = 2) -> np.ndarray:
-    """Changes that are left when the programs of all unrelated conditions are taken out.
-
-    Perturbations of one pathway switch the same programme of genes on or off, through proteins that no transcript
-    shows. For each condition, the strongest directions of the *other* conditions' changes are scaled to its own by a
-    robust regression over genes (Huber's): a change of its own, such as that of a gene that was knocked out, is then
-    an outlier, which neither shapes the programs nor pulls the regression. `own`.
-
-    `changes` (conditions, genes): standardised, against control; `related` (conditions, conditions) bool: conditions
-    that share a perturbation, whose changes are not taken out of each other's. Fewer directions than `n_programs`
-    where there are not as many unrelated conditions.
-    """
-    z, related = np.asarray(changes, dtype=float), np.asarray(related, dtype=bool)
-    left = z.copy()
-    for row, own in enumerate(z):
-        others = z[~related[row]]
-        n = min(n_programs, len(others), z.shape[1] - 1)
-        if n < 1 or not others.any() or not own.any():
-            continue
-        directions = np.linalg.svd(others, full_matrices=False)[2][:n].T * np.sqrt(z.shape[1])  # (genes, n)
-        left[row] = own - directions @ _huber(directions, own)
-    return left
-
-
-def _huber(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Coefficients (n,) of a regression of y (genes,) on x (genes, n) that outliers do not pull (Huber 1964).
-
-    Noise is at least 1, a standard error, and otherwise the median absolute deviation of the residuals.
-    """
-    coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
-    for _ in range(5):
-        scale = max(1.0, 1.4826 * float(np.median(np.abs(y - x @ coefficients))))
-        coefficients = least_squares(
-            lambda b: x @ b - y, coefficients, jac=lambda _: x.copy(), loss="huber", f_scale=1.345 * scale
-        ).x
-    return coefficients
