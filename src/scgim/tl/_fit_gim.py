@@ -228,7 +228,7 @@ class _Job:
             plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), self.config.mechanism, device,
         )  # fmt: skip
         tell_batches(self.cells, self.entry.genes)
-        if self.config.intervention == "hard":
+        if self.config.intervention == "hard" and self.known[1] is None:
             tell_combinations(self.cells)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)
         control = data.x[data.membership[data.condition].sum(1) == 0]
