@@ -20,9 +20,10 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor
 
-from .counts import WIDEST, Counting, Posterior, laplace, mechanism_residuals
+from .counts import Counting
 from .gim import GIM, Batch, Objective
 from .interventions import n_effects
+from .posterior import WIDEST, Posterior, laplace, mechanism_residuals
 
 #: Log of the widest noise: beyond it the posterior of a gene that is hardly ever counted is wider than what `laplace`
 #: averages over, and spread and posterior would widen each other without end.
