@@ -21,8 +21,8 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from .counts import Counting
-from .gim import GIM, Batch, Objective
-from .interventions import n_effects
+from .gim import GIM, Batch, Objective, with_known
+from .interventions import AtomicInterventions, FeatureNetwork, n_effects
 from .posterior import WIDEST, Posterior, laplace, mechanism_residuals
 
 #: Log of the widest noise: beyond it the posterior of a gene that is hardly ever counted is wider than what `laplace`
@@ -41,6 +41,10 @@ class CountGIM(GIM):
         As for `GIM`; mechanisms must be normal (``linear`` or ``mlp``).
     counting
         The measurement.
+    calls
+        From features to logits of the targets that the fit goes by, for new cells; None: logits of the interventions
+        serve for both. Those say how sure a target is, and a change that others share is told as less sure, although no
+        cell of the condition is without it.
 
     Attributes
     ----------
@@ -50,9 +54,11 @@ class CountGIM(GIM):
         (training cells, genes) of the posterior at the start of the fit or when it was last refreshed, or None.
     """
 
-    def __init__(self, *arguments: Any, counting: Counting) -> None:
+    def __init__(self, *arguments: Any, counting: Counting, calls: FeatureNetwork | None = None) -> None:
         super().__init__(*arguments)
-        self.counting = counting
+        self.counting, self.calls = counting, calls
+        if calls is not None:
+            calls.requires_grad_(False)  # learned apart from the fit
         self.mode: Tensor | None = None
         self.variance: Tensor | None = None
 
@@ -105,6 +111,14 @@ class CountGIM(GIM):
             highest = torch.maximum(highest, found.location.max(0).values)
         self.counting.lowest.copy_(lowest)
         self.counting.highest.copy_(highest)
+
+    @torch.no_grad()
+    def called(self, features: Tensor, known_targets: Tensor | None, membership: Tensor) -> Tensor | None:
+        """(conditions, genes) probability with which a new cell's gene is a target; None where `calls` is."""
+        if self.calls is None:
+            return None
+        logits, (_, effects) = self.calls(features), self.atomic(features)
+        return self.combine(AtomicInterventions(with_known(logits, known_targets), effects), membership)[0]
 
     def held_graph(self) -> Tensor:
         """(1, genes, genes)"""
