@@ -233,7 +233,9 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountS
         optimiser.step()
         schedule.step()
     if isinstance(gim, CountGIM) and gim.calls is not None:
-        _teach_calls(gim.calls, features, targets, gim.priors, n_steps)
+        # What is called is a target in every cell; of what is not, as much as its odds say.
+        called = torch.where(targets > 0.5, targets, torch.sigmoid(odds))
+        _teach_calls(gim.calls, features, called, gim.priors, n_steps)
 
 
 def _teach_calls(calls: FeatureNetwork, features: Tensor, targets: Tensor, priors: Priors, n_steps: int) -> None:
