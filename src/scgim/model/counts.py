@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 #: Log of the largest rate that is distinguished: counts stay below 2^24, from which float32 has gaps.
 _MOST = 16.0
-#: Log of a rate at which nothing is counted in thousands of cells: no posterior goes below, where nothing would hold it.
+#: Log of a rate at which nothing is counted in thousands of cells: no posterior goes below, where nothing holds it.
 _NOTHING = -8.0
 #: Quantiles of the cells' size factors that are kept for new cells.
 N_SIZES = 201
