@@ -182,15 +182,19 @@ class CountGIM(GIM):
         prob, effects, _ = self.condition_interventions(batch)
         targets = (prob > 0.5)[batch.condition]
         parameters = {name: value[batch.condition] for name, value in self.replaced_parameters(effects).items()}
+        held = self.held(batch)
         known = self.mode is not None and batch.index is not None
         start = self.mode[batch.index] if known else torch.zeros_like(batch.counts)  # type: ignore[index]
         out = laplace(
             self.counting, batch.counts, batch.log_size, batch.batch_code,
-            mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters, self.held(batch)),
+            mechanism_residuals(self.mechanisms, self.held_graph()[0], targets, parameters, held),
             start, _STEPS if known else _STEPS_FROM_AFAR,
             self.variance[batch.index] if known and self.variance is not None else None, late,
         )  # fmt: skip
         bounds = self.counting.bounds(batch.counts, batch.log_size, batch.batch_code)
+        if held is not None:  # whatever is counted of it
+            end = torch.where(torch.isnan(held), 0.0, torch.inf)
+            bounds = bounds[0] - end, bounds[1] + end
         out = Posterior(torch.clamp(out.location, *bounds), out.factor, bounds)
         if known:
             self.mode[batch.index] = out.location  # type: ignore[index]
