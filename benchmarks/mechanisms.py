@@ -16,6 +16,7 @@ from real_dose_series import FILE as DOSES
 from recording import Note, data_file, make_parser, mean_and_spread, use_threads
 
 from scgim.benchmark import Cell, Method, Query, Task, results, run
+from scgim.benchmark._run import stored
 from scgim.benchmark.sciplex3 import SPLIT, SciPlex3Experiment, extract
 from scgim.benchmark.tasks import options_of_data
 
@@ -228,18 +229,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         data="**real** and **semi-synthetic**, see each table",
         argv=argv, script="mechanisms.py", seeds=args.seeds,
     )  # fmt: skip
-    frames = []
+    frames, commits = [], set()
     for name in args.sets:
         cells_of, heading, about = SETS[name]
         cells = list(cells_of(args, args.work))
         run(cells, args.work, jobs=0, progress=args.progress)
+        commits |= {str(stored(cell, args.work).get("commit")) for cell in cells}
         table = results(cells, args.work).dropna(subset="value")
         frames.append(table.assign(data=name))
         note.table(heading, summary(table), about)
     tidy = pd.concat(frames, ignore_index=True)
     note.text(
         "Mean over settings, then mean ± standard deviation over seeds. Cells are compared as they are stored: log1p "
-        "of normalised counts. KDE-NLL compares nearly discrete cells by a smooth density: read it with the others."
+        "of normalised counts. KDE-NLL compares nearly discrete cells by a smooth density: read it with the others. Fits that an "
+        f"interrupted run had finished were kept; fitted at commit {', '.join(sorted(commits))}."
     )
     kept = tidy[tidy["metric"].isin([*COLUMNS, "targets_per_condition", "coverage", "failed"])]
     note.write(args.out, "mechanisms", kept.drop(columns=["task", "n"]))
