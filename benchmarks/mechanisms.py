@@ -182,7 +182,8 @@ def combinations(args: Any, work: Path) -> Iterator[Cell]:
 SETS = {
     "stand-in": (
         stand_in, "A drug's highest dose (semi-synthetic stand-in)",
-        "SciPlex3's design with simulated counts: 3 cell lines x 4 drugs, each held out at 10,000 nM in turn; 50 "
+        "SciPlex3's design with simulated counts: 3 cell lines x 4 drugs, each held out at 10,000 nM in turn (where there "
+        "are fewer settings: with every line); 50 "
         'marker genes; `features="potency"`. **No number of this table is one on SciPlex3.**',
     ),
     "doses": (
@@ -193,7 +194,7 @@ SETS = {
         combinations, "Two genes activated, from single activations (real; counts were recovered)",
         "Norman et al. 2019, K562; 50 marker genes; 5 doubles, no double trained on. The file holds log-normalised "
         "values only. **Counts were recovered from them**: normalised values of a cell are whole multiples of their "
-        "smallest one, to 1e-3 in every cell, which also gives the size factor.",
+        "smallest one (of half of it in two cells), to 1e-3 in every cell, which also gives the size factor.",
     ),
 }  # fmt: skip
 
@@ -206,8 +207,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         of_metric = own.groupby("metric")["value"]
         row = {name: mean_and_spread(of_metric.get_group(key), _digits(key)) if key in of_metric.groups else "-"
                for key, name in COLUMNS.items()}  # fmt: skip
-        n = int((table[table["method"] == method]["metric"] == "mean_distance").sum())
-        rows.append({"method": method, "settings x seeds": n, **row})
+        n = int(table.loc[(table["method"] == method) & (table["metric"] == "mean_distance"), "n"].sum())
+        rows.append({"method": method, "conditions x seeds": n, **row})
     return pd.DataFrame(rows)
 
 
@@ -241,8 +242,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tidy = pd.concat(frames, ignore_index=True)
     note.text(
         "Mean over settings, then mean ± standard deviation over seeds. Cells are compared as they are stored: log1p "
-        "of normalised counts. KDE-NLL compares nearly discrete cells by a smooth density: read it with the others. Fits that an "
-        f"interrupted run had finished were kept; fitted at commit {', '.join(sorted(commits))}."
+        "of normalised counts. KDE-NLL compares nearly discrete cells by a smooth density: read it with the others. "
+        f"Fits that an interrupted run had finished were kept; fitted at commit {', '.join(sorted(commits))}."
     )
     kept = tidy[tidy["metric"].isin([*COLUMNS, "targets_per_condition", "coverage", "failed"])]
     note.write(args.out, "mechanisms", kept.drop(columns=["task", "n"]))
