@@ -182,8 +182,8 @@ def combinations(args: Any, work: Path) -> Iterator[Cell]:
 SETS = {
     "stand-in": (
         stand_in, "A drug's highest dose (semi-synthetic stand-in)",
-        "SciPlex3's design with simulated counts: 3 cell lines x 4 drugs, each held out at 10,000 nM in turn (where there "
-        "are fewer settings: with every line); 50 "
+        "SciPlex3's design with simulated counts: 3 cell lines x 4 drugs, each held out at 10,000 nM in turn (where "
+        "there are fewer settings, along the diagonals); 50 "
         'marker genes; `features="potency"`. **No number of this table is one on SciPlex3.**',
     ),
     "doses": (
