@@ -258,7 +258,8 @@ def _pages(
         f"{args.gene}: rho {own['rho']:.2f}, p {own['p']:.1e}, q {own['q']:.2g}."
     )
     wide = result.pivot_table(index="method", columns="metric", values="value", aggfunc=lambda v: mean_and_spread(v))
-    wide = wide.reindex([m for m in ("gim", *METHODS) if m in wide.index]).reindex(columns=METRICS)
+    order = ("gim", *METHODS, "own control", "two halves")
+    wide = wide.reindex([m for m in order if m in wide.index]).reindex(columns=METRICS)
     at = halves.set_index("dose").loc[args.hold_out]
     note.table(
         f"Held-out dose, {args.hold_out:g} uM",

@@ -20,9 +20,9 @@ import pandas as pd
 import torch
 
 from scgim.demo import BASELINES, run_demo
+from scgim.metrics import METRICS
 
 HERE = Path(__file__).resolve().parent
-HIGHER_IS_BETTER = {"pearson_delta"}
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def wins(evaluation: pd.DataFrame) -> str:
         for metric in metrics:
             pair = wide.loc[metric]
             gain = pair[baseline] - pair["gim"]
-            better = (gain < 0) if metric in HIGHER_IS_BETTER else (gain > 0)
+            better = (gain < 0) if METRICS[metric].better == "higher" else (gain > 0)
             cells.append(f"{int(better.sum())} of {len(pair)}")
         rows.append(f"| {baseline} | " + " | ".join(cells) + " |")
     return "\n".join(rows)

@@ -112,7 +112,7 @@ def used(adata: ad.AnnData) -> dict[str, Any]:
         "cells": cells.obs,
         "values": cells.X,
         "treated": treated.X,
-        "scores": scgim.tl.evaluate(adata, cells, baselines=["control"], **group),
+        "scores": scgim.tl.evaluate(adata, cells, baselines=["control"], n_boot=2, **group),
         "evidence": scgim.tl.target_evidence(adata, **group),
         "targets": scgim.get.targets(adata, **group),
         "history": scgim.get.history(adata, **group),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,7 @@ def report(demo: Demo, seconds: float, folder: Path) -> str:
     methods, metrics = (demo.evaluation[name].drop_duplicates() for name in ("method", "metric"))
     wide = demo.evaluation.pivot(index="method", columns="metric", values="value")
     wide = wide.loc[methods, metrics].rename_axis(index=None, columns=None)
+    conclusion = textwrap.fill(demo.evaluation.attrs["conclusion"], 95)
     counts = count_downstream(demo.adata)
     share = counts["downstream"] / counts["wrong"].clip(lower=1)
     n_genes, n_conditions = int(demo.adata.var["gim"].sum()), len(demo.adata.uns["gim"]["conditions"])
@@ -220,9 +222,10 @@ def report(demo: Demo, seconds: float, folder: Path) -> str:
 SIMULATED DATA: no real cell is in these numbers.
 {n_genes} genes, {n_conditions} conditions, {n_cells} cells; fitted in {seconds:.0f} s; {DRUG} at {DOSE:g} nM held out.
 
-Predicted against held-out cells, {DRUG} at {DOSE:g} nM (pearson_delta: higher is better; all
-other columns: lower is better):
+Predicted against held-out cells, {DRUG} at {DOSE:g} nM (pearson_delta and de_overlap: higher is
+better; other columns: lower is better; own control: model without drug; two halves: of the cells):
 {wide.to_string(float_format="{:.3f}".format, na_rep="-")}
+{conclusion}
 
 Learned against true structure, among the modelled genes (f1_random: as many drawn at random):
 {demo.truth.set_index("what").rename_axis(None).to_string(float_format="{:.2f}".format)}

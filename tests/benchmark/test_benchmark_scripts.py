@@ -82,7 +82,9 @@ def test_dose_series(script, dose_series, tmp_path, capsys):
     assert "**real**" in page and "Ceiling" in page and "50 (held out)" in page
     assert str(tmp_path) not in page
     held_out = table[(table["table"] == "held-out dose") & (table["metric"] == "mean_distance")]
-    assert set(held_out["method"]) == {"gim", "control", "next_lower_dose", "mean_shift", "ridge"}
+    methods = {"gim", "control", "next_lower_dose", "mean_shift", "ridge"}
+    assert set(held_out["method"]) == methods | {"own control", "two halves"}
+    assert "| own control |" in page and "| two halves |" in page
     assert (
         held_out.set_index("method").loc["next_lower_dose", "value"]
         < held_out.set_index("method").loc["control", "value"]

@@ -66,12 +66,22 @@ def test_validation_tasks_hold_out_training_cells_only() -> None:
 def test_tuning_finds_the_better_value_and_goes_on_where_it_was(tmp_path: Path) -> None:
     method, trials = bm.tune(bm.Method("shifted", Shifted), [SPEC], tmp_path, n_trials=8, jobs=0, progress=False)
     assert abs(method.options["by"]) < 15
-    assert trials["chosen"].sum() == 1 and trials["kde_nll"].idxmin() == np.flatnonzero(trials["chosen"])[0]
+    assert trials["chosen"].sum() == 1 and trials["e_distance"].idxmin() == np.flatnonzero(trials["chosen"])[0]
     assert trials["by"].isna().tolist() == [True] + [False] * 7  # the first trial is the default
     stamps = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
     again, _ = bm.tune(bm.Method("shifted", Shifted), [SPEC], tmp_path, n_trials=8, jobs=0, progress=False)
     assert again.options == method.options
     assert stamps == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+
+
+@pytest.mark.parametrize(("metric", "best"), [("kde_nll", "idxmin"), ("pearson_means", "idxmax")])
+def test_what_is_chosen_by_can_be_chosen(tmp_path: Path, metric: str, best: str) -> None:
+    how: dict[str, Any] = {"n_trials": 4, "jobs": 0, "progress": False, "metric": metric}
+    some = bm.Method("shifted", Shifted, {"fails_above": 12.0, "by": 10.0})
+    _, trials = bm.tune(some, [SPEC], tmp_path, **how)
+    assert getattr(trials[metric], best)() == np.flatnonzero(trials["chosen"])[0]
+    with pytest.raises(ValueError, match="metric='coverage' is unknown"):  # no end of it is the better one
+        bm.tune(some, [SPEC], tmp_path, **{**how, "metric": "coverage"})
 
 
 def test_failing_trials_are_not_chosen(tmp_path: Path) -> None:
@@ -80,7 +90,7 @@ def test_failing_trials_are_not_chosen(tmp_path: Path) -> None:
         bm.tune(failing, [SPEC], tmp_path, n_trials=1, jobs=0, progress=False)
     some = bm.Method("shifted", Shifted, {"fails_above": 5.0})
     method, trials = bm.tune(some, [SPEC], tmp_path / "b", n_trials=8, jobs=0, progress=False)
-    assert np.isinf(trials["kde_nll"]).any() and method.options["by"] <= 5
+    assert np.isinf(trials["e_distance"]).any() and method.options["by"] <= 5
 
 
 def test_a_method_without_hyper_parameters_is_fitted_once(tmp_path: Path) -> None:

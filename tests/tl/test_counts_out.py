@@ -289,7 +289,7 @@ def test_every_metric_has_a_value(count_fit: ad.AnnData) -> None:
     names = [name for name, metric in METRICS.items() if metric.of == "cells"]
     table = scgim.tl.evaluate(count_fit, cells, metrics=names, baselines=["control", "ridge"])
     assert np.isfinite(table["value"]).all()
-    assert set(table["method"]) == {"gim", "control", "ridge"}
+    assert set(table["method"]) == {"gim", "control", "ridge", "own control", "two halves"}
 
 
 def test_deep_cells_of_few_genes_are_no_mistake(count_fit: ad.AnnData, caplog) -> None:

@@ -19,6 +19,7 @@ from scgim.tl._evaluate import evaluate
 
 GENES = [f"g{i}" for i in range(5)]
 FAST = ["mean_distance", "pearson_delta"]
+DISTANCES = ["mean_distance", "kde_nll", "wasserstein", "e_distance"]
 
 
 @pytest.fixture
@@ -55,28 +56,31 @@ def value(table: pd.DataFrame, condition: str, method: str, metric: str) -> floa
 def test_the_table_is_tidy_and_complete(observed, predicted):
     names = ["control", "next_lower_dose", "mean_shift", "ridge", "additive"]
     table = evaluate(observed, predicted, baselines=names)
-    assert list(table.columns) == ["condition", "method", "metric", "value", "n_true", "n_predicted"]
+    columns = ["condition", "method", "metric", "value", "difference", "noise", "n_true", "n_predicted"]
+    assert list(table.columns) == columns
     assert not table.duplicated(["condition", "method", "metric"]).any()
-    assert len(table) == 2 * 6 * 5
-    assert set(table["method"]) == {"gim", *names}
-    assert set(table["metric"]) == {"mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance"}
+    assert len(table) == 2 * 7 * 5
+    assert set(table["method"]) == {"gim", *names, "two halves"}  # nothing was fitted: no control of its own
+    assert set(table["metric"]) == {"mean_distance", "pearson_delta", "e_distance", "wasserstein", "de_overlap"}
 
 
 def test_values_are_the_metrics_on_observed_and_predicted_cells(observed, predicted):
-    table = evaluate(observed, predicted)
+    table = evaluate(observed, predicted, metrics=[*DISTANCES, "pearson_delta", "de_overlap"])
     true = observed[observed.obs["gim_condition"] == "A_10", GENES].X
     control = observed[observed.obs["gim_condition"] == "control", GENES].X
     cells = predicted[predicted.obs["condition"] == "A_10"].X
-    for name in ("mean_distance", "kde_nll", "wasserstein", "e_distance"):
+    for name in DISTANCES:
         assert value(table, "A_10", "gim", name) == pytest.approx(getattr(metrics, name)(true, cells))
     assert value(table, "A_10", "gim", "pearson_delta") == pytest.approx(metrics.pearson_delta(true, cells, control))
-    counts = table[["n_true", "n_predicted"]].drop_duplicates().to_numpy().tolist()
-    assert counts == [[40, 30]]
+    assert value(table, "A_10", "gim", "de_overlap") == pytest.approx(metrics.de_overlap(true, cells, control))
+    counts = table.groupby("method")[["n_true", "n_predicted"]].agg(lambda n: sorted(set(n)))
+    assert counts.to_numpy().tolist() == [[[40], [30]], [[20], [20]]]
 
 
 def test_a_good_prediction_beats_control_and_next_lower_dose(observed, predicted):
-    table = evaluate(observed, predicted, baselines=["control", "next_lower_dose"], conditions=["A_10"])
-    for name in ("mean_distance", "kde_nll", "wasserstein", "e_distance"):
+    names = ["control", "next_lower_dose"]
+    table = evaluate(observed, predicted, baselines=names, metrics=DISTANCES, conditions=["A_10"])
+    for name in DISTANCES:
         ours = value(table, "A_10", "gim", name)
         assert ours < value(table, "A_10", "next_lower_dose", name) < value(table, "A_10", "control", name)
 
@@ -155,28 +159,30 @@ def test_order_of_genes_and_sparse_x_do_not_matter(observed, predicted):
 def test_max_cells_limits_the_pairwise_metrics_only(observed, predicted):
     table = evaluate(observed, predicted, metrics=["e_distance", "mean_distance"], max_cells=10)
     counts = table.set_index("metric")[["n_true", "n_predicted"]]
-    assert counts.loc["e_distance"].to_numpy().tolist() == [[10, 10]] * 2
-    assert counts.loc["mean_distance"].to_numpy().tolist() == [[40, 30]] * 2
+    assert counts.loc["e_distance"].to_numpy().tolist() == [[10, 10]] * 4
+    assert counts.loc["mean_distance"].to_numpy().tolist() == [[40, 30], [20, 20]] * 2
 
 
 def test_baseline_objects_with_options(observed, predicted):
     table = evaluate(observed, predicted, baselines=[MeanShift(steps=10), Control()], metrics=FAST)
-    assert set(table["method"]) == {"gim", "mean_shift", "control"}
+    assert set(table["method"]) == {"gim", "mean_shift", "control", "two halves"}
 
 
 def test_baselines_alone_need_no_predicted_cells(observed, predicted):
     names = ["control", "next_lower_dose", "mean_shift"]
     table = evaluate(observed, baselines=names, metrics=FAST)
-    assert list(dict.fromkeys(table["method"])) == names  # no row of "gim"
+    assert list(dict.fromkeys(table["method"])) == [*names, "two halves"]  # no row of "gim"
     assert set(table["condition"]) == {"A_10"}  # what was held out
+    table = table[table["method"] != "two halves"]
     assert (table[["n_true", "n_predicted"]] == 40).all(axis=None)  # as many as were observed
     asked = evaluate(observed, baselines="control", conditions=["B_1", "A_1"], metrics=FAST)
     assert list(dict.fromkeys(asked["condition"])) == ["B_1", "A_1"]
     # The values are those beside as many predicted cells.
     cells = observed[observed.obs["gim_condition"] == "A_10", GENES].copy()
     cells.obs["condition"] = "A_10"
-    beside = evaluate(observed, cells, baselines=names, metrics=FAST).query("method != 'gim'")
-    pd.testing.assert_frame_equal(table, beside.reset_index(drop=True))
+    beside = evaluate(observed, cells, baselines=names, metrics=FAST).query("method in @names")
+    left, right = (found.drop(columns=["difference", "noise"]) for found in (table, beside))
+    pd.testing.assert_frame_equal(left.reset_index(drop=True), right.reset_index(drop=True))
 
 
 def test_nothing_to_evaluate_is_refused(observed):

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import logging
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -369,3 +370,22 @@ def test_settings_may_come_as_a_config() -> None:
     scgim.tl.fit_gim(other, preset=config, device="cpu", progress=False)
     pd.testing.assert_frame_equal(one.uns["gim"]["targets"], other.uns["gim"]["targets"])
     assert one.uns["gim"]["params"]["fit"]["settings"] == other.uns["gim"]["params"]["fit"]["settings"]
+
+
+def test_combinations_under_hard_interventions_earn_a_hint(caplog):
+    rng = np.random.default_rng(0)
+    names = np.repeat(["control", "A", "B", "A+B"], 30)
+    x = 3 + rng.normal(0, 0.3, (len(names), 4)) + 2.0 * np.isin(names, ["A", "A+B"])[:, None] * [1, 0, 0, 0]
+    obs = pd.DataFrame({"perturbation": names}, index=[f"c{i}" for i in range(len(names))])
+    adata = ad.AnnData(x.astype(np.float32), obs=obs)
+    adata.var_names = [f"g{i}" for i in range(4)]
+    scgim.pp.prepare(adata, input="log1p", genes=list(adata.var_names), min_cells=1, min_counts=0)
+    short = {"mechanism": "linear", "max_steps": 2, "progress": False}
+    for settings, hinted in (
+        ({}, True),
+        ({"intervention": "shift"}, False),
+        ({"known_interventions": {"A": {"g0": 5.0}, "B": {"g1": 3.0}}}, False),  # known to be hard
+    ):
+        caplog.clear()
+        scgim.tl.fit_gim(adata.copy(), **short, **settings)
+        assert ("1 combination: intervention='hard' averages" in caplog.text) == hinted

@@ -1,4 +1,4 @@
-"""Hyper-parameters by KDE-NLL on held-out conditions, with the same number of trials for every method."""
+"""Hyper-parameters by the prediction of held-out conditions, with the same number of trials for every method."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import pandas as pd
 
 from scgim._errors import InvalidValue
 from scgim._optional import optional_import
+from scgim._validation import check_choice
 from scgim.baselines import Choice, Range
 from scgim.data import PerturbationData
+from scgim.metrics import METRICS
 
 from ._run import run
+from .scores import CELL_METRICS
 from .tasks import Cell, Method, Query, Task, TaskSpec
 
 #: Share of the conditions, or of the cells of every condition, that is held out (`own`).
@@ -98,6 +101,7 @@ def tune(
     *,
     n_trials: int = 10,
     kind: Literal["conditions", "highest_dose"] = "conditions",
+    metric: str = "e_distance",
     seed: int = 0,
     jobs: int = 1,
     time_limit: float | None = None,
@@ -107,7 +111,7 @@ def tune(
 
     The first trial is the method as it is; the others are proposed by optuna's tree-structured Parzen estimator
     from `search_space` of its class. Every trial is fitted on each of `specs` with part of the training data held
-    out; the trial with the lowest mean KDE-NLL of the held-out cells is chosen. A trial that fails on a task is
+    out; the trial with the best mean `metric` of the held-out cells is chosen. A trial that fails on a task is
     never chosen. Finished trials are kept in `out`, so an interrupted call goes on where it was.
 
     Parameters
@@ -122,6 +126,8 @@ def tune(
         Trials, the default included; give every method the same number.
     kind
         What is held out, see :class:`ValidationTask`. Methods that cannot predict unseen conditions hold out cells.
+    metric
+        A name of `scgim.metrics.METRICS` that the benchmark computes of cells; the paper chose by "kde_nll".
     seed
         Of the proposals.
     jobs, time_limit, progress
@@ -132,7 +138,7 @@ def tune(
     method
         With the chosen options.
     trials
-        One row per trial: trial, the options, kde_nll (infinite where it failed), seconds, chosen.
+        One row per trial: trial, the options, the metric under its name (infinite where it failed), seconds, chosen.
 
     Raises
     ------
@@ -143,6 +149,8 @@ def tune(
     """
     if n_trials < 1:
         raise InvalidValue(f"n_trials must be at least 1, got {n_trials}.")
+    check_choice(metric, "metric", (*(name for name in CELL_METRICS if METRICS[name].better), "wasserstein"))
+    sign = -1.0 if METRICS[metric].better == "higher" else 1.0
     space = method.cls.search_space
     tasks = [ValidationTask(spec, kind if method.cls.can_predict_unseen else "cells") for spec in specs]
     trials = range(n_trials if space else 1)
@@ -159,15 +167,15 @@ def tune(
         table = run(cells, out, jobs=jobs, time_limit=time_limit, progress=progress)
         for trial, (token, options) in asked.items():
             own = table[table["method"] == f"{method.name}-trial{trial}"]
-            losses, seconds = (own.loc[own["metric"] == name, "value"] for name in ("kde_nll", "seconds"))
-            value = float(losses.mean()) if losses.notna().sum() == len(tasks) else math.inf
+            losses, seconds = (own.loc[own["metric"] == name, "value"] for name in (metric, "seconds"))
+            value = float(losses.mean()) if losses.notna().sum() == len(tasks) else sign * math.inf
             if study and token is not None:
-                study.tell(token, value)
-            rows.append({"trial": trial, **options, "kde_nll": value, "seconds": seconds.mean()})
+                study.tell(token, sign * value)
+            rows.append({"trial": trial, **options, metric: value, "seconds": seconds.mean()})
     table = pd.DataFrame(rows)
-    if not np.isfinite(table["kde_nll"]).any():
+    if not np.isfinite(table[metric]).any():
         raise RuntimeError(f"Every trial of {method.name} failed: see the cells in {Path(out).name}.")
-    best = int(table["kde_nll"].idxmin())
+    best = int((sign * table[metric]).idxmin())
     table["chosen"] = np.arange(len(table)) == best
     chosen = {name: rows[best][name] for name in space if name in rows[best]}
     return replace(method, options={**method.options, **chosen}), table

@@ -100,3 +100,13 @@ def tell_batches(data: PerturbationData, genes: Sequence[str]) -> None:
                 "with care, leave them out (genes=), or join small batches.", name, silent,
             )  # fmt: skip
     logger.info("batches: %s", ", ".join(told))
+
+
+def tell_combinations(data: PerturbationData) -> None:
+    """Warn, before a fit with hard interventions, that shifts may describe combinations better."""
+    n = int((data.membership.sum(axis=1) > 1).sum())
+    if n:
+        logger.warning(
+            "%s: intervention='hard' averages parts that act on one gene, intervention='shift' adds them up, and was "
+            "nearer on real double activations. Compare both on held-out cells.", plural(n, "combination"),
+        )  # fmt: skip

@@ -40,6 +40,13 @@ def as_cell_pair(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 1) -
     return first, second
 
 
+def check_genes(array: np.ndarray, true: np.ndarray, name: str) -> np.ndarray:
+    """`array`, refused where it has not the genes of `true`."""
+    if array.shape[1] != true.shape[1]:
+        raise InvalidValue(f"`{name}` has {plural(array.shape[1], 'gene')} and `true` has {true.shape[1]}.")
+    return array
+
+
 def as_binary(x: ArrayLike, name: str) -> np.ndarray:
     """`x` as a two-dimensional bool array; anything but 0 and 1 is refused."""
     array = _as_matrix(x, name)

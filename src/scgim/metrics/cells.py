@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from scgim._errors import InvalidValue
 
-from ._inputs import as_cell_pair, as_cells
+from ._inputs import as_cell_pair, as_cells, check_genes
 
 #: Cells of one block of a pairwise computation: bounds the memory at about block x cells x 8 bytes.
 _BLOCK = 1024
@@ -35,6 +35,27 @@ def mean_distance(true: ArrayLike, predicted: ArrayLike) -> float:
     """
     true, predicted = as_cell_pair(true, predicted)
     return float(np.linalg.norm(true.mean(axis=0) - predicted.mean(axis=0)))
+
+
+def mean_absolute_error(true: ArrayLike, predicted: ArrayLike) -> float:
+    """Mean over genes of the absolute difference of mean expression.
+
+    Estimator: ``mean_g |mean(true)_g - mean(predicted)_g|``; equal to ``mae`` of cell-eval 0.8.
+
+    Parameters
+    ----------
+    true, predicted
+        Arrays (cells, genes) over the same genes; the numbers of cells may differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scgim.metrics import mean_absolute_error
+    >>> mean_absolute_error(np.zeros((3, 2)), np.tile([3.0, 4.0], (5, 1)))
+    3.5
+    """
+    true, predicted = as_cell_pair(true, predicted)
+    return float(np.abs(true.mean(axis=0) - predicted.mean(axis=0)).mean())
 
 
 def pearson_means(true: ArrayLike, predicted: ArrayLike) -> float:
@@ -82,10 +103,7 @@ def pearson_delta(true: ArrayLike, predicted: ArrayLike, control: ArrayLike) -> 
     1.0
     """
     true, predicted = as_cell_pair(true, predicted)
-    control = as_cells(control, "control")
-    if control.shape[1] != true.shape[1]:
-        raise InvalidValue(f"`control` has {control.shape[1]} genes and `true` has {true.shape[1]}.")
-    baseline = control.mean(axis=0)
+    baseline = check_genes(as_cells(control, "control"), true, "control").mean(axis=0)
     return _pearson(true.mean(axis=0) - baseline, predicted.mean(axis=0) - baseline)
 
 
@@ -100,6 +118,9 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 def kde_nll(true: ArrayLike, predicted: ArrayLike, *, variance_floor: float = 1e-3) -> float:
     """Mean negative log density of the true cells under a kernel density estimate of the predicted cells.
+
+    The paper's metric, not one to choose by: it rewards smooth samples. On real held-out cells it scored the prediction
+    of a wrong perturbation, and the control, like the right one, and another half of the very cells far worse.
 
     Estimator: a Gaussian kernel density is estimated on the *predicted* cells, with the full covariance of
     those cells (unbiased, as `numpy.cov`) times Scott's squared factor ``n ** (-2 / (genes + 4))`` as kernel

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
-from . import cells, structure, transport
+from . import cells, changes, structure, transport
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Metric:
     Parameters
     ----------
     function
-        Of truth and prediction, and of the control cells where it `needs_control`.
+        Of truth and prediction, and of the control cells where it `needs_control`, or the mean expression under the
+        other perturbations where it `needs_others`.
     of
         What it compares.
     title
@@ -27,8 +28,8 @@ class Metric:
         Which values are good; None where it is one in between.
     pairwise
         Time and memory grow with the product of the numbers of cells.
-    needs_control
-        It is relative to the control cells.
+    needs_control, needs_others
+        It is relative to the control cells, or to other perturbations.
 
     Examples
     --------
@@ -45,13 +46,19 @@ class Metric:
     better: Literal["higher", "lower"] | None
     pairwise: bool = False
     needs_control: bool = False
+    needs_others: bool = False
 
     def __call__(
-        self, true: ArrayLike, predicted: ArrayLike, control: ArrayLike | None = None, **options: Any
+        self,
+        true: ArrayLike,
+        predicted: ArrayLike,
+        control: ArrayLike | None = None,
+        others: ArrayLike | None = None,
+        **options: Any,
     ) -> float:
-        """The value; `control` (cells, genes) reaches the metrics that need it, `options` the function."""
-        arrays = (true, predicted, control) if self.needs_control else (true, predicted)
-        return self.function(*arrays, **options)
+        """The value; `control` (cells, genes), `others` (conditions, genes) reach those that need it, `options` all."""
+        more = [control] * self.needs_control + [others] * self.needs_others
+        return self.function(true, predicted, *more, **options)
 
     @property
     def estimator(self) -> str:
@@ -72,6 +79,12 @@ METRICS: dict[str, Metric] = {
         transport.sinkhorn_divergence, "cells", "Sinkhorn divergence", "lower", pairwise=True
     ),
     "e_distance": Metric(cells.e_distance, "cells", "E-distance", "lower", pairwise=True),
+    "mean_absolute_error": Metric(cells.mean_absolute_error, "cells", "mean absolute error", "lower"),
+    "de_overlap": Metric(changes.de_overlap, "cells", "DE genes found", "higher", needs_control=True),
+    "de_direction_match": Metric(
+        changes.de_direction_match, "cells", "DE genes moved the right way", "higher", needs_control=True
+    ),
+    "discrimination": Metric(changes.discrimination, "cells", "discrimination", "higher", needs_others=True),
     "zero_fraction_error": Metric(cells.zero_fraction_error, "cells", "zero-fraction error", "lower"),
     "coverage": Metric(cells.coverage, "cells", "coverage of 5-95 %", None),
     "edge_f1": Metric(structure.edge_f1, "graph", "Edge-F1", "higher"),
@@ -86,4 +99,7 @@ METRICS: dict[str, Metric] = {
     "target_auprc": Metric(structure.target_auprc, "targets", "target AUPRC", "higher"),
 }
 #: Those that `tl.evaluate` takes by default.
-DEFAULT = ("mean_distance", "pearson_delta", "kde_nll", "wasserstein", "e_distance")
+DEFAULT = ("mean_distance", "pearson_delta", "e_distance", "wasserstein", "de_overlap")
+#: Rows of a comparison that are no method: one half of the observed cells against the other, and control cells of the
+#: model that predicts, which show what its control alone would score.
+HALVES, OWN_CONTROL = "two halves", "own control"

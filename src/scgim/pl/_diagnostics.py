@@ -16,6 +16,7 @@ from scgim._errors import InvalidValue, NotFound
 from scgim._validation import listing
 from scgim.get._results import check_known
 from scgim.metrics import METRICS
+from scgim.metrics.table import DEFAULT, HALVES, OWN_CONTROL
 
 from . import _style as st
 
@@ -28,9 +29,8 @@ _PANELS: tuple[tuple[str, bool, dict[str, str]], ...] = (
     ("Targets per condition", False, {"targets_per_condition": "targets per condition"}),
 )
 _COLUMNS = ("condition", "method", "metric", "value")
+_NAMES = {"gim": "GIM", OWN_CONTROL: "GIM's control", HALVES: "two halves of the observed cells"}
 _GOOD_END = {"higher": "higher is better →", "lower": "← lower is better", None: ""}
-#: A method whose name starts so is no method, but what two samples of the truth reach.
-_HALVES = "two halves"
 
 
 def history(
@@ -142,7 +142,7 @@ def metrics(
     ----------
     df
         A table as `tl.evaluate` returns it: `condition`, `method`, `metric`, `value`; several may be joined. A method
-        whose name starts with "two halves" (of the truth: how near two samples of it come) becomes a dashed line.
+        whose name starts with "two halves" (of the observed cells: how near these come) becomes a dashed line.
     methods, metrics
         What to show, in this order. None shows all: the metrics that `tl.evaluate` computes by default first, others
         smaller.
@@ -183,7 +183,7 @@ def metrics(
     rows = _chosen(methods, table["method"], "method")
     table = table[table["metric"].isin(names) & table["method"].isin(rows)].dropna(subset="value")
     table["repeat"] = table.groupby(["metric", "method", "condition"]).cumcount()
-    lines = [row for row in rows if row.startswith(_HALVES)]
+    lines = [row for row in rows if row.startswith(HALVES)]
     rows = [row for row in rows if row not in lines] or rows
 
     em = st.font_size(0.9)
@@ -212,8 +212,6 @@ def metrics(
 
 def _metric_order(available: pd.Series, asked: list[str] | None) -> tuple[list[str], int]:
     """Metrics in the order asked for, or the default ones first; the number of small panels."""
-    from scgim.metrics.table import DEFAULT
-
     names = _chosen(asked, available, "metric")
     if asked is not None:
         return names, 0
@@ -264,7 +262,7 @@ def _draw_metric(ax: Axes, compared: pd.DataFrame, table: pd.DataFrame, rows: li
         if len(means) > 1:
             ax.errorbar(mean, y, xerr=means.std(), color=color, elinewidth=1.4, capsize=2.5, gid=f"repeats:{row}")
         ax.plot(mean, y, "o", markersize=6.5, color=color, markeredgecolor=colors.paper, gid=f"mean:{row}")
-    for line in compared.loc[compared["method"].str.startswith(_HALVES), "method"].unique():
+    for line in compared.loc[compared["method"].str.startswith(HALVES), "method"].unique():
         value = compared.loc[compared["method"] == line, "value"].mean()
         if line not in rows:
             ax.axvline(value, color=colors.ink, linewidth=1.0, linestyle="--", zorder=1, gid=f"line:{line}")
@@ -273,4 +271,4 @@ def _draw_metric(ax: Axes, compared: pd.DataFrame, table: pd.DataFrame, rows: li
 
 
 def _method(name: str) -> str:
-    return "GIM" if name == "gim" else st.shorten(name.replace("_", " "))
+    return _NAMES.get(name) or st.shorten(name.replace("_", " "))

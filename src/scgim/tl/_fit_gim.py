@@ -18,7 +18,7 @@ from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
 from scgim.inference import FitConfig, TrainingData, check_suited, fit, make_config
-from scgim.inference.suited import automatic, tell_batches
+from scgim.inference.suited import automatic, tell_batches, tell_combinations
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
 
@@ -228,6 +228,8 @@ class _Job:
             plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), self.config.mechanism, device,
         )  # fmt: skip
         tell_batches(self.cells, self.entry.genes)
+        if self.config.intervention == "hard" and self.known[1] is None:
+            tell_combinations(self.cells)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)
         control = data.x[data.membership[data.condition].sum(1) == 0]
         given = {**self.given, "seed": str(seed)}
