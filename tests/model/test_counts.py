@@ -141,3 +141,34 @@ def test_derivative_of_mechanisms(kind):
     parent, child = torch.nonzero(graph).unbind(1)
     torch.testing.assert_close(mechanisms.derivative(x, graph, parent, child)[0], exact[child, parent])
     assert bool((exact.T[graph == 0] == 0).all())
+
+
+@pytest.mark.parametrize("dispersion", [0.0, 0.4])
+def test_bounds_leave_out_what_counts_all_but_exclude_and_nothing_else(dispersion):
+    measure, y = counting(1, dispersion), torch.tensor([[0.0], [1.0], [4.0], [50.0]])
+    size, batch = torch.full((4,), 0.3), torch.zeros(4, dtype=torch.long)
+    lowest, highest = measure.bounds(y, size, batch)
+    assert bool(torch.isneginf(lowest[0])) and not bool(torch.isinf(highest).any())
+
+    def up_to(count: float, z: torch.Tensor) -> float:
+        rate = measure.log_rate(z, size[:1], batch[:1])
+        seen = torch.arange(count + 1).unsqueeze(1)
+        return float(measure.log_prob(seen, rate.expand(len(seen), 1)).double().exp().sum()) if count >= 0 else 0.0
+
+    for row, count in enumerate(y.flatten().tolist()):
+        assert up_to(count, highest[row]) < 0.03
+        if count:
+            assert 1 - up_to(count - 1, lowest[row]) < 0.05
+    z, none = 0.5 * torch.randn(5000, 1, generator=torch.Generator().manual_seed(1)), torch.zeros(5000)
+    y = measure.draw(z, none, none.long(), torch.Generator().manual_seed(0))
+    lowest, highest = measure.bounds(y, none, none.long())
+    assert float(((z < lowest) | (z > highest)).float().mean()) < 0.01
+
+
+def test_no_draw_of_a_posterior_passes_its_bounds():
+    location, factor = torch.zeros(200, 2), 0.1 * torch.eye(2).expand(200, 2, 2)
+    wide = Posterior(location, factor).draw(torch.randn(200, 2, generator=torch.Generator().manual_seed(0)))
+    bounds = torch.full((200, 2), -torch.inf), torch.ones(200, 2)
+    kept = Posterior(location, factor, bounds).draw(torch.randn(200, 2, generator=torch.Generator().manual_seed(0)))
+    assert float(wide.max()) > 10
+    torch.testing.assert_close(kept, wide.clamp(max=1.0))

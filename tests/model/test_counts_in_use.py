@@ -7,7 +7,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from scipy import stats
-from small_counts import NOISE, WEIGHTS, doing, nothing, planted, targeting
+from small_counts import NOISE, RATE, WEIGHTS, doing, nothing, planted, targeting
 
 from scgim.model import (
     Action,
@@ -255,3 +255,22 @@ def test_the_loss_is_a_bound_of_the_evidence() -> None:
         evidence = float(gim.evidence(batch).sum())
     assert abs(np.mean(bounds) - evidence) < 0.1 * n
     assert evidence < -5 * n  # nats: a tenth of one a cell is little
+
+
+def test_mechanisms_of_new_cells_go_no_higher_than_training_cells():
+    fitted, n = planted(noise=0.1), 400
+    found = targeting(fitted, 5.0, log_scale=-3.0, g0=True)
+    free = fitted.sample_counts(found, 0, n, torch.Generator().manual_seed(0))
+    fitted.gim.counting.highest.copy_(torch.tensor([6.0, 1.0, 6.0, 6.0, 6.0]))
+    kept = fitted.sample_counts(found, 0, n, torch.Generator().manual_seed(0))
+    per_size = [drawn.counts[:, 1].sum() / drawn.size_factor.sum() for drawn in (free, kept)]
+    assert per_size[0] > 100 * RATE  # g0 raises g1 by as much as itself
+    assert per_size[1] == pytest.approx(RATE * np.exp(1.0 + 0.1**2 / 2), rel=0.1)
+    assert kept.counts[:, 0].mean() == pytest.approx(free.counts[:, 0].mean(), rel=0.03)
+
+
+def test_noise_of_a_model_behind_counts_is_bounded():
+    gim = planted(noise=5.0).gim
+    gim.bound_noise()
+    assert float(gim.mechanisms.total_log_scale().detach().exp().max()) == pytest.approx(np.sqrt(2), rel=1e-5)
+    assert float(gim.replaced_parameters(torch.full((1, 5, 2), 3.0))["log_scale"].max().exp()) <= np.sqrt(2) + 1e-5

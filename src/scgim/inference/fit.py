@@ -220,6 +220,8 @@ class _Run:
         objective.backward()
         require_finite(gim, objective, state.step)
         self.optimiser.step()
+        if isinstance(gim, CountGIM):
+            gim.bound_noise()
         state.step += 1
         return loss.detach(), h.detach()
 

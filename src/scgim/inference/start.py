@@ -19,6 +19,7 @@ from scgim.model import (
     AmortizedInterventions,
     CountGIM,
     Counting,
+    FeatureNetwork,
     FreeInterventions,
     LatentGraph,
     Mechanisms,
@@ -118,7 +119,12 @@ def new_model(
         outlier_share=0.0 if config.latent else outlier_share(config.intervention, ziln),
     )
     parts = graph, mechanisms, interventions, config.intervention, priors, config.gumbel_scale, config.sample_targets
-    return CountGIM(*parts, counting=Counting(n_genes, n_batches)) if config.latent else GIM(*parts)
+    if not config.latent:
+        return GIM(*parts)
+    calls = None
+    if config.amortised:
+        calls = FeatureNetwork(n_features, n_genes, config.network_hidden, config.linear_skip, generator)
+    return CountGIM(*parts, counting=Counting(n_genes, n_batches), calls=calls)
 
 
 def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GIM:
@@ -226,6 +232,28 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountS
         loss.backward()
         optimiser.step()
         schedule.step()
+    if isinstance(gim, CountGIM) and gim.calls is not None:
+        # What is called is a target in every cell; of what is not, as much as its odds say.
+        called = torch.where(targets > 0.5, targets, torch.sigmoid(odds))
+        _teach_calls(gim.calls, features, called, gim.priors, n_steps)
+
+
+def _teach_calls(calls: FeatureNetwork, features: Tensor, targets: Tensor, priors: Priors, n_steps: int) -> None:
+    """Teach the network of the targets that the fit goes by, under the same prior as the other one."""
+    calls.requires_grad_(True)
+    optimiser = torch.optim.Adam(calls.parameters(), lr=2e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps, eta_min=1e-4)
+    for _ in range(n_steps):
+        optimiser.zero_grad()
+        loss = 20 * F.binary_cross_entropy_with_logits(calls(features), targets, reduction="sum")
+        for name, parameter in calls.named_parameters():
+            if not name.endswith("bias"):
+                scale = priors.target_scale if name.startswith("net") else priors.intervention_scale
+                loss = loss + 0.5 / scale**2 * parameter.square().sum()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    calls.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ effects given them, with the latent expression integrated out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -20,10 +21,13 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from .counts import Counting
-from .gim import GIM, Batch, Objective
-from .interventions import n_effects
-from .posterior import Posterior, laplace, mechanism_residuals
+from .gim import GIM, Batch, Objective, with_known
+from .interventions import AtomicInterventions, FeatureNetwork, n_effects
+from .posterior import WIDEST, Posterior, laplace, mechanism_residuals
 
+#: Log of the widest noise: beyond it the posterior of a gene that is hardly ever counted is wider than what `laplace`
+#: averages over, and spread and posterior would widen each other without end.
+_WIDEST_LOG_SCALE = 0.5 * math.log(WIDEST)
 #: Steps of Newton's method per step of the fit, from where a cell was last, and from afar.
 _STEPS, _STEPS_FROM_AFAR = 1, 25
 
@@ -37,6 +41,10 @@ class CountGIM(GIM):
         As for `GIM`; mechanisms must be normal (``linear`` or ``mlp``).
     counting
         The measurement.
+    calls
+        From features to logits of the targets that the fit goes by, for new cells; None: logits of the interventions
+        serve for both. Those say how sure a target is, and a change that others share is told as less sure, although no
+        cell of the condition is without it.
 
     Attributes
     ----------
@@ -46,9 +54,11 @@ class CountGIM(GIM):
         (training cells, genes) of the posterior at the start of the fit or when it was last refreshed, or None.
     """
 
-    def __init__(self, *arguments: Any, counting: Counting) -> None:
+    def __init__(self, *arguments: Any, counting: Counting, calls: FeatureNetwork | None = None) -> None:
         super().__init__(*arguments)
-        self.counting = counting
+        self.counting, self.calls = counting, calls
+        if calls is not None:
+            calls.requires_grad_(False)  # learned apart from the fit
         self.mode: Tensor | None = None
         self.variance: Tensor | None = None
 
@@ -65,6 +75,20 @@ class CountGIM(GIM):
                 parameter.requires_grad_(False)
 
     @torch.no_grad()
+    def bound_noise(self) -> None:
+        """Keep the noise of every mechanism within what a posterior is known for."""
+        mechanisms = self.mechanisms
+        most = _WIDEST_LOG_SCALE - mechanisms.response_scale.log()
+        mechanisms.log_scale.copy_(torch.minimum(mechanisms.log_scale, most))
+
+    def replaced_parameters(self, effects: Tensor) -> dict[str, Tensor]:
+        """As of `GIM`, spreads within the same bound."""
+        out = super().replaced_parameters(effects)
+        if "log_scale" in out:
+            out["log_scale"] = out["log_scale"].clamp_max(_WIDEST_LOG_SCALE)
+        return out
+
+    @torch.no_grad()
     def refresh(self, parts: Iterable[tuple[Tensor, Batch]]) -> None:
         """Variances of the posteriors of cells under the present model; `parts`: rows and batch."""
         assert self.variance is not None
@@ -75,15 +99,26 @@ class CountGIM(GIM):
     def finish(self, parts: Iterable[tuple[Tensor, Batch]], x: Tensor) -> None:
         """After a fit: `x` (cells, genes) becomes a draw of the latent expression of cells; `parts`: rows and batch.
 
-        Baselines are held from now on, and the lowest expression is known.
+        Baselines are held from now on, and the range of expression is known.
         """
         self.counting.baseline.requires_grad_(False)
         lowest = torch.full_like(self.counting.lowest, torch.inf)
+        highest = -lowest
         for rows, batch in parts:
             found = self.posterior(batch)
             x[rows] = found.rsample()
             lowest = torch.minimum(lowest, found.location.min(0).values)
+            highest = torch.maximum(highest, found.location.max(0).values)
         self.counting.lowest.copy_(lowest)
+        self.counting.highest.copy_(highest)
+
+    @torch.no_grad()
+    def called(self, features: Tensor, known_targets: Tensor | None, membership: Tensor) -> Tensor | None:
+        """(conditions, genes) probability with which a new cell's gene is a target; None where `calls` is."""
+        if self.calls is None:
+            return None
+        logits, (_, effects) = self.calls(features), self.atomic(features)
+        return self.combine(AtomicInterventions(with_known(logits, known_targets), effects), membership)[0]
 
     def held_graph(self) -> Tensor:
         """(1, genes, genes)"""
@@ -155,6 +190,8 @@ class CountGIM(GIM):
             start, _STEPS if known else _STEPS_FROM_AFAR,
             self.variance[batch.index] if known and self.variance is not None else None, late,
         )  # fmt: skip
+        bounds = self.counting.bounds(batch.counts, batch.log_size, batch.batch_code)
+        out = Posterior(torch.clamp(out.location, *bounds), out.factor, bounds)
         if known:
             self.mode[batch.index] = out.location  # type: ignore[index]
         return out

@@ -43,6 +43,9 @@ class Counting(nn.Module):
     lowest
         (genes,) lowest latent expression of a training cell: a gene held at no expression counts as that to its
         children, which have never seen less.
+    highest
+        (genes,) highest latent expression of a training cell: mechanisms of new cells go no further, where no count
+        has been seen that they could be learned from.
     shares
         (batches,) of the training cells.
     """
@@ -50,6 +53,7 @@ class Counting(nn.Module):
     dispersion: Tensor
     log_sizes: Tensor
     lowest: Tensor
+    highest: Tensor
     shares: Tensor
 
     def __init__(self, n_genes: int, n_batches: int = 1) -> None:
@@ -58,6 +62,7 @@ class Counting(nn.Module):
         self.register_buffer("dispersion", torch.zeros(n_genes))
         self.register_buffer("log_sizes", torch.zeros(N_SIZES))
         self.register_buffer("lowest", torch.full((n_genes,), -3.0))
+        self.register_buffer("highest", torch.full((n_genes,), torch.inf))
         self.register_buffer("shares", torch.full((n_batches,), 1.0 / n_batches))
 
     @torch.no_grad()
@@ -74,6 +79,14 @@ class Counting(nn.Module):
             return rate
         _, fixed = self.held(held)
         return torch.where(torch.isnan(fixed), rate, (log_size.unsqueeze(-1) + fixed).clamp(max=_MOST))
+
+    def bounds(self, counts: Tensor, log_size: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest latent expression (cells, genes) under which counts are not all but impossible."""
+        more = 3 * self.dispersion.sqrt()
+        highest = (counts + 3 * (counts + 1).sqrt() + 2).log() + more
+        lowest = counts.log() - 3 * counts.rsqrt() - more  # minus infinity where nothing is counted
+        unit = log_size.unsqueeze(-1) + self.baseline[batch]
+        return lowest - unit, highest - unit
 
     def distribution(self, log_rate: Tensor) -> TorchDistribution:
         """Distribution of the counts of every entry."""

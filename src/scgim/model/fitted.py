@@ -25,12 +25,14 @@ class Interventions(NamedTuple):
     """Distribution over atomic interventions of conditions.
 
     prob (conditions, genes): of being a target; effects (conditions, genes, k): mean of psi; held (conditions, genes):
-    values of genes that a condition holds (`do`), NaN elsewhere, or None.
+    values of genes that a condition holds (`do`), NaN elsewhere, or None; called (conditions, genes): probability of
+    being a target in a new cell, where it is another than that which is told (`CountGIM.calls`), or None.
     """
 
     prob: Tensor
     effects: Tensor
     held: Tensor | None = None
+    called: Tensor | None = None
 
 
 class CountedCells(NamedTuple):
@@ -89,20 +91,26 @@ class FittedGIM:
             k = n_effects(self.gim.intervention, self.gim.mechanisms.is_ziln)
             return Interventions(torch.zeros(shape), torch.zeros(*shape, k))
         prob, effects = self.gim.combine(self.gim.atomic(features, known_targets), membership)
+        called = None
+        if isinstance(self.gim, CountGIM):
+            called = self.gim.called(features, known_targets, membership)
         if known_values is None:
-            return Interventions(prob, effects)
+            return Interventions(prob, effects, called=called)
         held = torch.full_like(prob, torch.nan)
         for part, given in enumerate(known_values):
             told = (membership[:, part] > 0).unsqueeze(1) & ~torch.isnan(given)
             held = torch.where(told, given, held)
-        return Interventions(torch.where(torch.isnan(held), prob, torch.ones_like(prob)), effects, held)
+        free, one = torch.isnan(held), torch.ones_like(prob)
+        called = None if called is None else torch.where(free, called, one)
+        return Interventions(torch.where(free, prob, one), effects, held, called)
 
     def action(self, found: Interventions, row: int, n: int, generator: torch.Generator) -> Action:
         """What condition `row` does to each of `n` cells: t ~ Bernoulli, psi ~ Normal."""
         held = None if found.held is None else found.held[row]
         if held is not None and self.counting is not None:
             held, _ = self.counting.held(held)
-        return draw_action(self.gim, found.prob[row], found.effects[row], n, generator, held)
+        prob = found.prob if found.called is None else found.called
+        return draw_action(self.gim, prob[row], found.effects[row], n, generator, held)
 
     def sample(self, found: Interventions, row: int, n: int, generator: torch.Generator) -> np.ndarray:
         """(n, genes) cells of condition `row` by ancestral sampling, each with atomic interventions of its own.

@@ -142,10 +142,7 @@ class GIM(nn.Module):
         logits, effects = self.interventions(features)
         if noise is not None:
             effects = effects + self.priors.effect_noise * noise
-        if known_targets is not None:
-            known = torch.where(known_targets > 0.5, 30.0, -30.0).to(logits)
-            logits = torch.where(torch.isnan(known_targets), logits, known)
-        return AtomicInterventions(logits, effects)
+        return AtomicInterventions(with_known(logits, known_targets), effects)
 
     def combine(self, parts: AtomicInterventions, membership: Tensor) -> tuple[Tensor, Tensor]:
         """target_prob (conditions, genes), effects (conditions, genes, k) of parts applied together, see `combine`."""
@@ -316,3 +313,11 @@ class GIM(nn.Module):
         if self.mechanisms.is_ziln:
             return torch.sigmoid(self.mechanisms.zero_logit)
         return torch.zeros_like(self.mechanisms.bias)
+
+
+def with_known(logits: Tensor, known_targets: Tensor | None) -> Tensor:
+    """Logits (parts, genes) of targets with those that are known, 1 or 0, NaN elsewhere, put in."""
+    if known_targets is None:
+        return logits
+    known = torch.where(known_targets > 0.5, 30.0, -30.0).to(logits)
+    return torch.where(torch.isnan(known_targets), logits, known)

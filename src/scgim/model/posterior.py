@@ -19,7 +19,7 @@ _HELD = -5.0
 #: A step of Newton's method moves an expression by no more than so many log units.
 _STRIDE = 1.0
 #: Variance of a latent expression, of its normal, that slopes are averaged over at most: steps do not swing.
-_WIDEST = 2.0
+WIDEST = 2.0
 
 
 class Posterior(TorchDistribution):
@@ -31,20 +31,30 @@ class Posterior(TorchDistribution):
         (cells, genes)
     factor
         (cells, genes, genes), lower triangular, `factor factor'` is the precision.
+    bounds
+        (cells, genes) each, which no draw passes; or None. A normal around a count of 0 knows of no end upwards where
+        its gene is predicted by steep mechanisms of genes that are hardly known themselves.
     """
 
     arg_constraints = {"location": constraints.real, "factor": constraints.real}  # noqa: RUF012 - torch's protocol
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, location: Tensor, factor: Tensor, validate_args: bool | None = None) -> None:
-        self.location, self.factor = location, factor
+    def __init__(
+        self,
+        location: Tensor,
+        factor: Tensor,
+        bounds: tuple[Tensor, Tensor] | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.location, self.factor, self.bounds = location, factor, bounds
         super().__init__(location.shape[:-1], location.shape[-1:], validate_args=False)
 
     def draw(self, noise: Tensor) -> Tensor:
         """(cells, genes) from standard normal `noise` of the same shape."""
         move = torch.linalg.solve_triangular(self.factor.mT, noise.unsqueeze(-1), upper=True)
-        return self.location + move.squeeze(-1)
+        out = self.location + move.squeeze(-1)
+        return out if self.bounds is None else torch.clamp(out, *self.bounds)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # type: ignore[override] # noqa: B008
         return self.draw(torch.randn(sample_shape + self.location.shape).to(self.location))
@@ -163,13 +173,13 @@ def laplace(
         own = precision.diagonal(dim1=-2, dim2=-1)
         if variance is None:  # of a gene whose neighbours are known
             variance = 1 / (own + counting.slope(counts, log_rate)[1])
-        own += counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))[1]
+        own += counting.slope(counts, log_rate, variance.clamp(max=WIDEST))[1]
         factor = torch.linalg.cholesky(precision)
         if step == n_steps:
             return Posterior(z, factor)
         if not settled:
             variance = torch.linalg.solve_triangular(factor, identity, upper=False).square().sum(-2)
-        slope, _ = counting.slope(counts, log_rate, variance.clamp(max=_WIDEST))
+        slope, _ = counting.slope(counts, log_rate, variance.clamp(max=WIDEST))
         move = torch.cholesky_solve((slope + prior.gradient()).unsqueeze(-1), factor).squeeze(-1)
         z = z + move.clamp(-_STRIDE, _STRIDE)
         if late and step == n_steps - 1:

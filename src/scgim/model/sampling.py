@@ -112,7 +112,8 @@ def propagate(
     The zero-inflated log-normal is cut off at what the genes before it left of the cell's library
     (`Mechanisms.log_library`): its value has the same rank among those that fit as its noise has among all. Cells where
     that changed anything to speak of are counted in the log. Of a gene held at a value, what it would have had counts.
-    Behind counts, all values are latent expression (`Counting.draw` and `Counting.held` lead from and to `adata.X`).
+    Behind counts, all values are latent expression (`Counting.draw`, `Counting.held` lead from and to `adata.X`), and
+    no location is above the highest expression of a training cell: a mechanism has not learned what lies beyond.
 
     Parameters
     ----------
@@ -129,6 +130,7 @@ def propagate(
     x = torch.zeros_like(noise.normal)
     scale = mechanisms.total_log_scale().exp()
     library = _Library(gim, len(x), None if kept is None else kept[0]) if mechanisms.is_ziln else None
+    highest = gim.counting.highest.tolist() if isinstance(gim, CountGIM) else None
     for gene in topological_order(graph):
         parents = torch.as_tensor(np.flatnonzero(graph[:, gene]), device=x.device)
         location = mechanisms.location_of(gene, x, parents)
@@ -146,6 +148,8 @@ def propagate(
                 spread = torch.where(hit, new["log_scale"].exp(), spread)
                 if zero_logit is not None:
                     zero_logit = torch.where(hit, new["zero_logit"], zero_logit)
+        if highest is not None:
+            location = location.clamp(max=highest[gene])
         normal = noise.normal[:, gene]
         if library is None or zero_logit is None or noise.uniform is None:
             value = location + spread * normal
@@ -186,6 +190,8 @@ def abduct(gim: GIM, graph: np.ndarray, x: Tensor, generator: torch.Generator) -
     adjacency = torch.as_tensor(graph, dtype=x.dtype, device=x.device).unsqueeze(0)
     location = mechanisms.location(x.unsqueeze(0), adjacency)[0]
     scale = mechanisms.total_log_scale().exp()
+    if isinstance(gim, CountGIM):
+        location = torch.minimum(location, gim.counting.highest)
     if not mechanisms.is_ziln:
         return Noise((x - location) / scale, None)
     positive = x > 0
