@@ -23,6 +23,8 @@ from scgim.simulate.interventions import atomic_interventions, draw_hill_paramet
 
 #: Setting -> (depth, dispersion): the mean count is about three times the depth.
 SETTINGS = {"mean count 3": (1.0, 0.0), "mean count 1": (0.3, 0.0), "mean count 3, dispersion 0.3": (1.0, 0.3)}
+#: For the figure, on few systems.
+DEEP = {"mean count 10": (3.0, 0.0)}
 _DOSES = (0.5, 1.0, 1.5, 2.0)
 
 
@@ -60,7 +62,7 @@ def simulate(seed: int, depth: float, dispersion: float, n_genes: int = 20, n_pe
 
 def measure(seed: int, setting: str, mechanism: str, **settings) -> dict[str, object]:
     """One fit; F1 of its edges, skeleton and targets."""
-    data, graph, targets = simulate(seed, *SETTINGS[setting])
+    data, graph, targets = simulate(seed, *{**SETTINGS, **DEEP}[setting])
     start = time.process_time()
     result = fit(TrainingData.of(data), make_config(mechanism=mechanism, **settings), rng=seed, progress=False)
     tensors = TrainingData.of(data)
@@ -132,7 +134,7 @@ def draw(table: pd.DataFrame, folder: Path) -> None:
     from matplotlib import pyplot as plt
 
     _, axes = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True)
-    poisson = table[table["setting"].isin([name for name, (_, noise) in SETTINGS.items() if noise == 0])]
+    poisson = table[table["setting"].isin([name for name, (_, noise) in {**SETTINGS, **DEEP}.items() if noise == 0])]
     for axis, what in zip(axes, ("edges", "targets"), strict=True):
         for mechanism, own in poisson.groupby("mechanism"):
             per = own.groupby("setting").agg({"mean count": "mean", what: ["mean", "sem"]})
@@ -147,8 +149,8 @@ def draw(table: pd.DataFrame, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, data=False, fit=False)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(700, 710)), help="systems; by count")
-    parser.add_argument("--ziln-seeds", type=int, nargs="*", default=[700, 701, 702], help="systems; by ziln")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(710, 720)), help="systems; by count")
+    parser.add_argument("--ziln-seeds", type=int, nargs="*", default=[710, 711, 712], help="systems; by ziln")
     parser.add_argument("--demo-seeds", type=int, nargs="*", default=[0, 1, 2], help="by both")
     parser.add_argument("--null-seeds", type=int, nargs="*", default=[0, 1, 2], help="independent genes, by count")
     parser.add_argument("--steps", type=int, help="training steps (default: that of fit_gim)")
@@ -164,6 +166,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for setting in SETTINGS:
         for mechanism, seeds in (("ziln", args.ziln_seeds), ("count", args.seeds)):
             rows += [measure(seed, setting, mechanism, **more) for seed in seeds]
+    few = args.seeds[: len(args.ziln_seeds)]
+    for setting in DEEP:
+        rows += [measure(seed, setting, mechanism, **more) for mechanism in ("ziln", "count") for seed in few]
+    overdispersed = [measure(seed, list(SETTINGS)[2], "count", counting="negative_binomial", **more) for seed in few]
+    rows += [{**row, "mechanism": "count, negative binomial"} for row in overdispersed]
     for mechanism in ("ziln", "count"):
         for seed in args.demo_seeds:
             rows += measure_demo(seed, mechanism, args.steps)

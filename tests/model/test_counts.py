@@ -7,7 +7,7 @@ from scipy import integrate, stats
 from torch.distributions import MultivariateNormal
 
 from scgim.model import Counting, Mechanisms, Posterior, laplace, mechanism_residuals
-from scgim.model.counts import Edges, Residuals
+from scgim.model.posterior import Edges, Residuals
 
 
 def counting(n_genes: int, dispersion: float = 0.0) -> Counting:

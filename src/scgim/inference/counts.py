@@ -37,6 +37,8 @@ _ROUNDS, _EXPECTATIONS = 3, 4
 _DISPERSIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
 #: Rounds in which targets are read from marginal evidence.
 _TARGET_ROUNDS = 3
+#: Up to so many genes posteriors are computed in double precision: beyond, they are what takes the time and memory.
+_EXACT = 100
 #: Draws from the posterior of each cell.
 _DRAWS = 8
 #: Log odds of targets reach no further.
@@ -86,7 +88,8 @@ class _Search:
     def _some(self, rows: Tensor) -> LatentCells:
         data = self.data
         assert data.counts is not None and data.log_size is not None and data.batch_code is not None
-        exact = torch.float32 if data.counts.device.type == "mps" else torch.float64
+        single = data.counts.device.type == "mps" or data.n_genes > _EXACT
+        exact = torch.float32 if single else torch.float64
         return LatentCells(
             data.counts[rows].to(exact), data.log_size[rows].to(exact), data.batch_code[rows], data.condition[rows],
             data.n_conditions, self.counting,
@@ -215,7 +218,7 @@ class _Search:
             sets = [parents, *(parents - {parent} for parent in sorted(parents))]
             (whole, _), *fewer = self.scores.score(child, sets[:1]) + self.scores.score(child, sets[1:])
             for parent, (value, _) in zip(sorted(parents), fewer, strict=True):
-                logits[parent, child] = tempered(max(worth * (whole - value), 0.5))
+                logits[parent, child] = tempered(np.maximum(worth * (whole - value), 0.5))
         return logits
 
     def _everywhere(self, model: AdditiveModel) -> Latent:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scgim._rng import torch_generator
 from scgim.model import CountGIM, mechanism_residuals
-from scgim.model.counts import ResidualsOf
+from scgim.model.posterior import ResidualsOf
 
 from .data import TrainingData
 from .latent import LatentCells, NoiseSums, changes_of_targets

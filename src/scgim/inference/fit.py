@@ -23,7 +23,7 @@ from scgim._process import one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_seeded
 from scgim._validation import plural
 from scgim.model import GIM, Batch, CountGIM, break_cycles, is_acyclic, spectral_radius
-from scgim.model.counts import rows_at_a_time
+from scgim.model.posterior import rows_at_a_time
 
 from .checkpoint import load_checkpoint, restore, save_checkpoint
 from .config import FitConfig

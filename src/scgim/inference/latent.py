@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scgim.model.counts import Counting, Edges, Posterior, PriorOf, Residuals, ResidualsOf, laplace, rows_at_a_time
+from scgim.model.counts import Counting
+from scgim.model.posterior import Edges, Posterior, PriorOf, Residuals, ResidualsOf, laplace, rows_at_a_time
 
 from .moments import N_BASIS, MomentScores, basis, basis_slope, moments
 

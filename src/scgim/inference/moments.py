@@ -56,7 +56,7 @@ def moments(
     return out
 
 
-def _pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _pairs(one: np.ndarray, other: np.ndarray | int) -> np.ndarray:
     """Places of pairs of functions in `moments`."""
     high, low = np.maximum(one, other), np.minimum(one, other)
     return high * (high + 1) // 2 + low

@@ -113,7 +113,7 @@ class _State:
         """(genes, genes) bool: a path leads from one to the other."""
         if self.ways is None:
             ways, n = self.present.astype(np.float32), -1
-            while n != (n := np.count_nonzero(ways)):
+            while n != (n := int(np.count_nonzero(ways))):
                 ways = np.minimum(ways + ways @ ways, 1.0)
             self.ways = ways > 0
         return self.ways
@@ -122,7 +122,7 @@ class _State:
         """Toggles of the legal addition, deletion or reversal that gains most; none if nothing does."""
         (i, j), ways = self.pairs, self._all_ways()
         gain, back = (np.fmax(self.gain[pair], -np.inf) for pair in ((i, j), (j, i)))
-        present, full = self.present[i, j], np.array([len(parents) >= max_parents for parents in self.parents])
+        present, full = self.present[i, j], self.present.sum(0) >= max_parents
         single = np.where(present | ~(full[j] | ways[j, i]), gain, -np.inf)
         reverse = np.where(present & ~full[i], gain + back, -np.inf)
         value = np.concatenate([single, reverse])

@@ -3,7 +3,7 @@
 from scgim._dag import is_acyclic, topological_order
 
 from .count_gim import CountGIM
-from .counts import Counting, Posterior, laplace, mechanism_residuals
+from .counts import Counting
 from .distributions import GumbelBernoulli, ZeroInflatedLogNormal, normal_log_prob, ziln_log_prob
 from .fitted import FittedGIM, Interventions
 from .gim import GIM, OBJECTIVES, Batch, Priors
@@ -18,6 +18,7 @@ from .interventions import (
     n_effects,
 )
 from .mechanisms import KINDS, LATENT, Mechanisms
+from .posterior import Posterior, laplace, mechanism_residuals
 from .sampling import Action, Noise, abduct, counterfactual, draw_action, draw_noise, propagate, touched_genes
 
 __all__ = [

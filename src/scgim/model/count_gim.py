@@ -19,9 +19,10 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor
 
-from .counts import Counting, Posterior, laplace, mechanism_residuals
+from .counts import Counting
 from .gim import GIM, Batch, Objective
 from .interventions import n_effects
+from .posterior import Posterior, laplace, mechanism_residuals
 
 #: Steps of Newton's method per step of the fit, from where a cell was last, and from afar.
 _STEPS, _STEPS_FROM_AFAR = 1, 25

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .._errors import InvalidValue
 from .count_gim import CountGIM
-from .counts import Counting, laplace, mechanism_residuals, rows_at_a_time
+from .counts import Counting
 from .gim import GIM
 from .interventions import n_effects
+from .posterior import laplace, mechanism_residuals, rows_at_a_time
 from .sampling import Action, abduct, draw_action, draw_noise, propagate, touched_genes
 
 #: Quantiles of a gene's latent expression over which a shift is averaged.
