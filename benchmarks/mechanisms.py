@@ -238,8 +238,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         note.table(heading, summary(table), about)
     tidy = pd.concat(frames, ignore_index=True)
     note.text(
-        "Mean over settings, then mean ± standard deviation over seeds. Compared are cells as they are stored, log1p of "
-        "normalised counts. KDE-NLL compares nearly discrete cells by a smooth density: read it with the others."
+        "Mean over settings, then mean ± standard deviation over seeds. Compared are cells as they are stored, log1p "
+        "of normalised counts. KDE-NLL compares nearly discrete cells by a smooth density: read it with the others."
     )
     kept = tidy[tidy["metric"].isin([*COLUMNS, "targets_per_condition", "coverage", "failed"])]
     note.write(args.out, "mechanisms", kept.drop(columns=["task", "n"]))
