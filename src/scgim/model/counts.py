@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 #: Log of the largest rate that is distinguished: counts stay below 2^24, from which float32 has gaps.
 _MOST = 16.0
+#: Log of a rate at which nothing is counted in thousands of cells: no posterior goes below, where nothing holds it.
+_NOTHING = -8.0
 #: Quantiles of the cells' size factors that are kept for new cells.
 N_SIZES = 201
 #: Means of log1p counts: nodes of the latent expression, size factors, and the grid of log rates from -_RAREST on.
@@ -84,7 +86,7 @@ class Counting(nn.Module):
         """Lowest and highest latent expression (cells, genes) under which counts are not all but impossible."""
         more = 3 * self.dispersion.sqrt()
         highest = (counts + 3 * (counts + 1).sqrt() + 2).log() + more
-        lowest = counts.log() - 3 * counts.rsqrt() - more  # minus infinity where nothing is counted
+        lowest = torch.where(counts > 0, counts.log() - 3 * counts.rsqrt() - more, _NOTHING)
         unit = log_size.unsqueeze(-1) + self.baseline[batch]
         return lowest - unit, highest - unit
 
