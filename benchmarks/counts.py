@@ -28,8 +28,18 @@ DEEP = {"mean count 10": (3.0, 0.0)}
 _DOSES = (0.5, 1.0, 1.5, 2.0)
 
 
-def simulate(seed: int, depth: float, dispersion: float, n_genes: int = 20, n_perturbations: int = 40):
-    """Counted cells (a `PerturbationData`), the true graph and the true targets (conditions, genes)."""
+def simulate(
+    seed: int,
+    depth: float,
+    dispersion: float,
+    n_genes: int = 20,
+    n_perturbations: int = 40,
+    cells_per_condition: int = 50,
+):
+    """Counted cells (a `PerturbationData`), the true graph and the true targets (conditions, genes).
+
+    There are 16 times as many controls as cells of a condition; a perturbation has 4 doses.
+    """
     rng = np.random.default_rng(seed)
     graph = random_dag(n_genes, kind="er", rng=rng)
     mechanisms = draw_mechanisms(graph, family="saturating", rng=rng)
@@ -46,12 +56,14 @@ def simulate(seed: int, depth: float, dispersion: float, n_genes: int = 20, n_pe
         targets, effects = atomic_interventions(table.fillna({"dose": 0.0}), signed, genes)
     except ValueError:
         targets, effects = atomic_interventions(table.fillna({"dose": 0.0}), hill, genes)
-    codes = np.repeat(np.arange(len(table)), [800, *([50] * (len(table) - 1))])
+    codes = np.repeat(np.arange(len(table)), [16 * cells_per_condition, *([cells_per_condition] * (len(table) - 1))])
     z = ancestral_sample(graph, mechanisms, targets=targets[codes], effects=effects[codes], hard_variance=0.25, rng=rng)
     basal = np.exp(rng.uniform(np.log(0.5), np.log(5), n_genes)) * depth
     size = np.exp(0.4 * rng.standard_normal(len(z)))
     counts = np.asarray(count_cells(size[:, None] * basal * np.exp(z), overdispersion=dispersion, rng=rng).todense())
-    features = np.column_stack([np.eye(n_perturbations)[np.repeat(np.arange(n_perturbations), 4)], np.tile(_DOSES, 40)])
+    features = np.column_stack(
+        [np.eye(n_perturbations)[np.repeat(np.arange(n_perturbations), 4)], np.tile(_DOSES, n_perturbations)]
+    )
     membership = np.eye(len(table))[:, 1:]
     data = PerturbationData(
         np.log1p(counts / size[:, None]), codes, table, features, membership, table["condition"][1:].tolist(),

@@ -1,4 +1,7 @@
-"""How the time of a fit grows with genes, cells and conditions: the structure search, and a training step."""
+"""How the time of a fit grows with genes, cells and conditions: the structure search, and a training step.
+
+With `--mechanism count` whole fits of counted cells are timed, with their memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from recording import Note, make_parser
-from speed import Step, alone
+from speed import Step, alone, peak_memory
 
 #: What varies -> values, and the other settings of the simulator (`scgim.benchmark.SyntheticTask`).
 SERIES: dict[str, tuple[tuple[int, ...], dict[str, int]]] = {
@@ -78,6 +81,29 @@ def time_one(
     }
 
 
+def fit_counts(vary: str, value: int, threads: int, seed: int, **settings: Any) -> dict[str, Any]:
+    """Time and peak memory of one fit of simulated counts, the same sizes as `system`, with the default settings."""
+    import counts
+    import torch
+
+    from scgim.inference import TrainingData, fit, make_config
+
+    torch.set_num_threads(threads)
+    sizes: dict[str, int] = dict(SERIES[vary][1])
+    if vary == "conditions":
+        sizes |= {"n_perturbations": value, "cells_per_condition": 8_000 // (4 * value)}
+    else:
+        sizes["n_genes" if vary == "genes" else "cells_per_condition"] = value
+    data = TrainingData.of(counts.simulate(seed, 1.0, 0.0, **sizes)[0])
+    cpu, wall = time.process_time(), time.perf_counter()
+    graph = fit(data, make_config(mechanism="count", **settings), rng=seed, progress=False).graph
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {
+        "varied": vary, "genes": data.n_genes, "cells": len(data.x), "conditions": data.n_conditions,
+        "fit (CPU s)": cpu, "fit (s)": wall, "peak memory (GiB)": peak_memory(), "edges found": int(graph.sum()),
+    }  # fmt: skip
+
+
 def exponent(sizes: pd.Series, seconds: pd.Series) -> float:
     """Slope of log time against log size, by least squares."""
     used = seconds.notna() & (seconds > 0)
@@ -90,24 +116,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, data=False, fit=False)
     parser.add_argument("--vary", nargs="+", choices=list(SERIES), default=list(SERIES))
     parser.add_argument("--most", type=int, default=10**9, help="leave out larger values")
-    parser.add_argument("--mechanism", choices=("linear", "mlp", "ziln"), default="ziln")
+    parser.add_argument("--mechanism", choices=("linear", "mlp", "ziln", "count"), default="ziln")
     parser.add_argument("--steps", type=int, default=20, help="training steps that are timed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-search", action="store_true", help="leave the structure search out")
     args = parser.parse_args(argv)
     note = Note(
         "Time against the size of the data",
-        data=f"**simulated** (`scgim.simulate.synthetic`), mechanism {args.mechanism}, 2 edges per gene",
+        data=f"**simulated**, mechanism {args.mechanism}, 2 edges per gene",
         argv=argv,
         script="scaling.py",
         seeds=[args.seed],
     )
-    tables = []
+    tables, counted = [], args.mechanism == "count"
     for vary in args.vary:
+        values = [value for value in SERIES[vary][0] if value <= args.most]
+        if counted:
+            table = pd.DataFrame([alone(fit_counts, vary, value, args.threads, args.seed) for value in values])
+            growth = f"a fit takes CPU time as {vary}^{exponent(table[vary], table['fit (CPU s)']):.1f}"
+            note.table(f"More {vary}", table.drop(columns="varied").round(1), growth)
+            tables.append(table)
+            continue
         rows = [
             alone(time_one, vary, value, args.mechanism, args.threads, args.seed, args.steps, not args.no_search)
-            for value in SERIES[vary][0]
-            if value <= args.most
+            for value in values
         ]
         table = pd.DataFrame(rows)
         growth = f"a step grows as {vary}^{exponent(table[vary], table['step (ms)']):.1f}"
@@ -121,9 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables.append(table)
     note.text(
         f"CPU time of the process, which other work on the machine hardly lengthens; threads of torch: {args.threads}."
-        f" A fit is one search and {FIT_STEPS:,} steps with the default settings."
+        + ("" if counted else f" A fit is one search and {FIT_STEPS:,} steps with the default settings.")
     )
-    note.write(args.out, "scaling", pd.concat(tables))
+    note.write(args.out, "scaling_counts" if counted else "scaling", pd.concat(tables))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ def draw(folder: Path, out: Path) -> None:
     tidy(below, axes, "Expression", columns=3)
     table = pd.read_csv(folder / "evaluation.csv")
     table = table[table["method"] != OWN_CONTROL]  # a longer picture otherwise
-    axes = scgim.pl.metrics(table, metrics=METRICS, ax=bottom.subplots(1, 3))
-    heading(bottom, "Error at the dose left out (left is better)")
+    axes = scgim.pl.metrics(table, metrics=METRICS, legend=False, ax=bottom.subplots(1, 3))
+    heading(bottom, "Error at the dose left out (dashed: two halves of its cells)")
     for panel in axes[1:]:
         panel.set_yticklabels([])
     for panel in axes:

@@ -350,7 +350,8 @@ def test_demo_runs_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert "SIMULATED" in printed
     evaluation = pd.read_csv(out / "evaluation.csv")
-    assert set(evaluation["method"]) == {"gim", *demo.BASELINES}
+    assert set(evaluation["method"]) == {"gim", *demo.BASELINES, "own control", "two halves"}
+    assert "Beyond the noise of sampling cells, gim is" in printed
     assert set(evaluation["condition"]) == {"Dacinostat_10000"}
     assert evaluation["value"].notna().all()
     value = evaluation.set_index(["method", "metric"])["value"]["gim", "mean_distance"]

@@ -256,6 +256,13 @@ def test_scaling(script, tmp_path, monkeypatch):
     page, table = written(tmp_path, "scaling")
     assert table["genes"].tolist() == [6, 9] and (table["step (ms)"] > 0).all() and (table["search (s)"] > 0).all()
     assert "genes^" in page
+    row = scaling.fit_counts("genes", 6, 1, 0, max_steps=2, n_shakes=0)
+    assert (row["genes"], row["cells"], row["conditions"]) == (6, 16 * 20 + 5 * 4 * 20, 21)
+    assert row["fit (CPU s)"] > 0 and row["peak memory (GiB)"] > 0.1
+    monkeypatch.setattr(scaling, "fit_counts", partial(scaling.fit_counts, max_steps=2, n_shakes=0))
+    scaling.main(["--vary", "genes", "--mechanism", "count", "--threads", "1", "--out", str(tmp_path)])
+    page, table = written(tmp_path, "scaling_counts")
+    assert table["genes"].tolist() == [6, 9] and "genes^" in page
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -173,3 +173,15 @@ def test_no_draw_of_a_posterior_passes_its_bounds():
     kept = Posterior(location, factor, bounds).draw(torch.randn(200, 2, generator=torch.Generator().manual_seed(0)))
     assert float(wide.max()) > 10
     torch.testing.assert_close(kept, wide.clamp(max=1.0))
+
+
+def test_a_precision_that_rounding_makes_singular_still_has_a_root_and_one_that_is_not_finite_is_refused():
+    from scgim.model.posterior import _root
+
+    nearly = torch.ones(3, 4, 4)
+    nearly[0] = torch.eye(4)
+    root = _root(nearly.clone())
+    torch.testing.assert_close(root @ root.mT, nearly, atol=1e-3, rtol=0)
+    torch.testing.assert_close(_root(nearly[:1]), torch.linalg.cholesky(nearly[:1]))
+    with pytest.raises(FloatingPointError, match="stopped being finite"):
+        _root(nearly * torch.nan)

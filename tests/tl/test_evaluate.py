@@ -22,6 +22,10 @@ FAST = ["mean_distance", "pearson_delta"]
 DISTANCES = ["mean_distance", "kde_nll", "wasserstein", "e_distance"]
 
 
+class Halves(Control):
+    name = "two halves"
+
+
 @pytest.fixture
 def observed() -> ad.AnnData:
     """Drug A at 1 and 10 (held out), drug B at 1; genes g0-g4 modelled, `other` not."""
@@ -216,6 +220,7 @@ def test_conditions_that_were_never_observed_are_left_out_and_logged(observed, p
         ({"metrics": ["mean_dist"]}, ValueError, "metrics='mean_dist' is unknown"),
         ({"baselines": ["contrl"]}, ValueError, "method='contrl' is unknown"),
         ({"baselines": ["control", Control()]}, ValueError, "'control' would appear twice"),
+        ({"baselines": [Halves()]}, ValueError, "'two halves' would appear twice"),
         ({"conditions": ["C_1"]}, KeyError, "'C_1' is not in predicted"),
         ({"key": "other"}, KeyError, "prepare"),
     ],

@@ -129,6 +129,22 @@ ResidualsOf = Callable[[Tensor], Residuals]
 PriorOf = Callable[[Tensor], Prior]
 
 
+def _root(precision: Tensor) -> Tensor:
+    """Cholesky factors. A gene that its parents nearly determine may make a matrix singular but for rounding."""
+    factor, failed = torch.linalg.cholesky_ex(precision)
+    for ridge in (1e-6, 1e-4, 1e-2):
+        if not bool(failed.any()):
+            return factor
+        own = precision.diagonal(dim1=-2, dim2=-1)
+        factor, failed = torch.linalg.cholesky_ex(precision + torch.diag_embed(ridge * own))
+    if bool(failed.any()):
+        raise FloatingPointError(
+            "The expression behind the counts stopped being finite. Try a smaller learning_rate; look for cells with "
+            "extreme counts, or genes that are hardly ever counted."
+        )
+    return factor
+
+
 @torch.no_grad()
 def laplace(
     counting: Counting,
@@ -174,7 +190,7 @@ def laplace(
         if variance is None:  # of a gene whose neighbours are known
             variance = 1 / (own + counting.slope(counts, log_rate)[1])
         own += counting.slope(counts, log_rate, variance.clamp(max=WIDEST))[1]
-        factor = torch.linalg.cholesky(precision)
+        factor = _root(precision)
         if step == n_steps:
             return Posterior(z, factor)
         if not settled:

@@ -247,7 +247,7 @@ def _fit_baselines(
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise InvalidType(f"baselines must be names or baseline objects, got {wrong[0]!r}.")
-    repeated = sorted({name for name in names if names.count(name) > 1 or name == "gim"})
+    repeated = sorted({name for name in names if names.count(name) > 1 or name in ("gim", OWN_CONTROL, HALVES)})
     if repeated:
         raise InvalidValue(f"baselines: {listing(repeated)} would appear twice in the table; names must differ.")
     fitted: dict[str, bl.Baseline | None] = {}
