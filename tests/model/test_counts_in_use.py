@@ -9,6 +9,7 @@ from pyro.infer import Trace_ELBO
 from scipy import stats
 from small_counts import NOISE, RATE, WEIGHTS, doing, nothing, planted, targeting
 
+from scgim.inference.start import _teach_calls
 from scgim.model import (
     Action,
     Batch,
@@ -274,3 +275,26 @@ def test_noise_of_a_model_behind_counts_is_bounded():
     gim.bound_noise()
     assert float(gim.mechanisms.total_log_scale().detach().exp().max()) == pytest.approx(np.sqrt(2), rel=1e-5)
     assert float(gim.replaced_parameters(torch.full((1, 5, 2), 3.0))["log_scale"].max().exp()) <= np.sqrt(2) + 1e-5
+
+
+def test_new_cells_have_the_targets_that_are_called_not_those_that_are_told_as_sure():
+    fitted = planted()
+    found = targeting(fitted, 2.0, log_scale=-3.0, g4=True)
+    unsure = found._replace(prob=0.6 * found.prob, called=found.prob)
+    np.testing.assert_array_equal(sampled(fitted, unsure, 300), sampled(fitted, found, 300))
+    half = sampled(fitted, unsure._replace(called=None), 300)[:, 4].mean()
+    assert half < 0.8 * sampled(fitted, found, 300)[:, 4].mean()
+
+
+def test_the_network_of_calls_learns_calls_and_keeps_the_odds_of_others():
+    gim = planted().gim
+    features, told = torch.eye(5), torch.full((5, 5), 0.2)
+    told[torch.arange(5), torch.arange(5)] = 1.0
+    _teach_calls(gim.calls, features, told, gim.priors, 400)
+    called = gim.called(features, None, torch.eye(5))
+    assert float(called.diagonal().min()) > 0.9
+    assert float(called[0, 1:].min()) > 0.1 and float(called[0, 1:].max()) < 0.35
+    known = torch.full((5, 5), torch.nan)
+    known[0, 0] = 0.0
+    assert float(gim.called(features, known, torch.eye(5))[0, 0]) < 1e-6
+    assert not any(parameter.requires_grad for parameter in gim.calls.parameters())
