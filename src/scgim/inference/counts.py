@@ -41,6 +41,8 @@ _TARGET_ROUNDS = 3
 _EXACT = 100
 #: Draws from the posterior of each cell.
 _DRAWS = 8
+#: So many times the evidence of a level of its own is that of a level and a spread at most.
+_SPREAD = 3.0
 #: Log odds of targets reach no further.
 _SUREST = 10.0
 
@@ -183,7 +185,8 @@ class _Search:
         """Targets from the larger of two kinds of evidence, which see different things.
 
         One is marginal, of a level of its own. The other is the likelihood ratio of a level and a spread of its own,
-        worth the share of the information that the counts hold, and as much as no misfit explains.
+        worth the share of the information that the counts hold, and as much as no misfit explains; it is bounded by the
+        first, since a spread alone may be that of a few cells.
         """
         treated = self.treated
         n = cells.n_cells.cpu().numpy()
@@ -195,7 +198,8 @@ class _Search:
             fit = self.scores.regression(gene, frozenset(np.flatnonzero(self.graph[:, gene]).tolist()))
             fit.refit(self.targets[:, gene])
             ratio[:, gene] = share[:, gene] * (fit.replaced - fit.own)
-        gains = np.maximum(0.5 * change**2, sound * ratio)
+        marginal = 0.5 * change**2
+        gains = np.maximum(marginal, np.minimum(sound * ratio, _SPREAD * marginal))
         data = self.data
         features = (data.membership @ data.features).cpu().double().numpy()
         related = data.related().cpu().numpy()[np.ix_(treated, treated)]
