@@ -13,6 +13,7 @@ from scgim._rng import torch_generator
 from scgim._validation import plural
 from scgim.model import Counting
 
+from .changes import target_changes
 from .config import FitConfig
 from .data import TrainingData, cap_cells
 from .latent import (
@@ -24,7 +25,6 @@ from .latent import (
     information_without_graph,
     latent_moments,
     log_evidence,
-    target_changes,
     without_graph,
 )
 from .moments import MomentScores

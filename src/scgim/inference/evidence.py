@@ -13,15 +13,16 @@ from scgim._rng import torch_generator
 from scgim.model import CountGIM, mechanism_residuals
 from scgim.model.posterior import ResidualsOf
 
+from .changes import NoiseSums, bounded, changes_of_targets
 from .data import TrainingData
-from .latent import LatentCells, NoiseSums, changes_of_targets
+from .latent import LatentCells
 
 #: Draws from the posterior of each cell, and steps of Newton's method to its mode.
 _DRAWS, _STEPS = 8, 15
 
 
 class FittedMechanisms:
-    """The mechanisms of a fitted model and the interventions of its conditions, in float64 (see `latent.Mechanisms`).
+    """The mechanisms of a fitted model and the interventions of its conditions, in float64 (see `changes.Mechanisms`).
 
     Parameters
     ----------
@@ -79,13 +80,15 @@ def count_changes(gim: CountGIM, graph: np.ndarray, data: TrainingData) -> np.nd
     cells = LatentCells(counts, log_size, data.batch_code, data.condition, data.n_conditions, counting)
     model, generator = FittedMechanisms(gim, graph, data), torch_generator(0)
     zeros = counts.new_zeros(data.n_conditions, data.n_genes)
-    sums = NoiseSums(zeros, zeros, zeros, zeros)
+    sums, mode = NoiseSums(zeros, zeros, zeros, zeros), torch.zeros_like(counts)
     for rows in cells.parts():
         condition = data.condition[rows]
         rate = counting.log_rate(torch.zeros_like(counts[rows]), log_size[rows], data.batch_code[rows]).exp()
         start = ((counts[rows] + 0.5) / (rate + 0.5)).log()
         found = cells.posterior(rows, model.residuals(condition), start, _STEPS)
+        mode[rows] = found.location
         noise = torch.randn(_DRAWS, *start.shape, generator=generator, dtype=torch.float64)
         draws = torch.stack([found.draw(one) for one in noise])
         sums = sums.plus(NoiseSums.of(model, condition, data.n_conditions, found.location, draws))
-    return changes_of_targets(model, sums, cells.n_cells, data.membership.sum(1) == 0).numpy()
+    change = changes_of_targets(model, sums, cells.n_cells, data.membership.sum(1) == 0)
+    return bounded(change, model, cells, mode).numpy()
