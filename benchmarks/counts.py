@@ -8,8 +8,12 @@ negative-binomial counts; the demo's data; and genes that do not depend on each 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,15 +84,16 @@ def measure(seed: int, setting: str, mechanism: str, **settings) -> dict[str, ob
     tensors = TrainingData.of(data)
     prob, _ = result.gim.combine(result.gim.atomic(tensors.features), tensors.membership)
     found = prob.detach().numpy() > 0.5
+    name = mechanism if "counting" not in settings else f"{mechanism}, {settings['counting'].replace('_', ' ')}"
     return {
-        "setting": setting, "mechanism": mechanism, "seed": seed, "mean count": data.counts.mean(),
+        "setting": setting, "mechanism": name, "seed": seed, "mean count": data.counts.mean(),
         "zeros": (data.counts == 0).mean(), "edges": metrics.edge_f1(graph, result.graph),
         "skeleton": metrics.skeleton_f1(graph, result.graph), "targets": metrics.target_f1(targets[1:], found[1:]),
         "found": int(result.graph.sum()), "true": int(graph.sum()), "seconds": time.process_time() - start,
     }  # fmt: skip
 
 
-def measure_demo(seed: int, mechanism: str, steps: int | None = None) -> list[dict[str, object]]:
+def measure_demo(seed: int, mechanism: str, steps: int | None = None) -> dict[str, object]:
     """The demo's data: structure against the truth, and how far the predicted held-out dose is, and ridge's."""
     import scgim
     from scgim.demo import DOSE, DRUG, compare_with_truth
@@ -105,13 +110,11 @@ def measure_demo(seed: int, mechanism: str, steps: int | None = None) -> list[di
     judged = scgim.tl.evaluate(adata, cells, baselines=("ridge",), rng=seed)
     judged = judged[judged["metric"] == "mean_distance"].set_index("method")["value"]
     f1 = compare_with_truth(adata).set_index("what")["f1"]
-    return [
-        {
-            "setting": "demo", "mechanism": mechanism, "seed": seed, "edges": f1["edges"],
-            "skeleton": f1["edges without direction"], "targets": f1["targets"], "seconds": seconds,
-            "mean distance": judged["gim"], "ratio to ridge": judged["gim"] / judged["ridge"],
-        }
-    ]  # fmt: skip
+    return {
+        "setting": "demo", "mechanism": mechanism, "seed": seed, "edges": f1["edges"],
+        "skeleton": f1["edges without direction"], "targets": f1["targets"], "seconds": seconds,
+        "mean distance": judged["gim"], "ratio to ridge": judged["gim"] / judged["ridge"],
+    }  # fmt: skip
 
 
 def measure_nothing(seed: int, noise: str, n_genes: int = 24, n_cells: int = 4000) -> dict[str, object]:
@@ -159,12 +162,21 @@ def draw(table: pd.DataFrame, folder: Path) -> None:
     save(axes, folder, "counts")
 
 
+def in_processes(asked: list[Callable[[], Any]], jobs: int, threads: int) -> list[Any]:
+    """What these give, so many at a time."""
+    if jobs == 1:
+        return [one() for one in asked]
+    with ProcessPoolExecutor(jobs, get_context("spawn"), use_threads, (threads,)) as pool:
+        return [future.result() for future in [pool.submit(one) for one in asked]]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, data=False, fit=False)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(710, 720)), help="systems; by count")
     parser.add_argument("--ziln-seeds", type=int, nargs="*", default=[710, 711, 712], help="systems; by ziln")
     parser.add_argument("--demo-seeds", type=int, nargs="*", default=[0, 1, 2], help="by both")
     parser.add_argument("--null-seeds", type=int, nargs="*", default=[0, 1, 2], help="independent genes, by count")
+    parser.add_argument("--jobs", type=int, default=1, help="fits at a time")
     parser.add_argument("--steps", type=int, help="training steps (default: that of fit_gim)")
     args = parser.parse_args(argv)
     use_threads(args.threads)
@@ -174,18 +186,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv=argv, script="counts.py", seeds=[*args.seeds, *args.demo_seeds],
     )  # fmt: skip
     more = {} if args.steps is None else {"max_steps": args.steps}
-    rows = []
+    few = args.seeds[: len(args.ziln_seeds)]
+    asked: list[Callable[[], Any]] = []
     for setting in SETTINGS:
         for mechanism, seeds in (("ziln", args.ziln_seeds), ("count", args.seeds)):
-            rows += [measure(seed, setting, mechanism, **more) for seed in seeds]
-    few = args.seeds[: len(args.ziln_seeds)]
+            asked += [partial(measure, seed, setting, mechanism, **more) for seed in seeds]
     for setting in DEEP:
-        rows += [measure(seed, setting, mechanism, **more) for mechanism in ("ziln", "count") for seed in few]
-    overdispersed = [measure(seed, list(SETTINGS)[2], "count", counting="negative_binomial", **more) for seed in few]
-    rows += [{**row, "mechanism": "count, negative binomial"} for row in overdispersed]
-    for mechanism in ("ziln", "count"):
-        for seed in args.demo_seeds:
-            rows += measure_demo(seed, mechanism, args.steps)
+        asked += [partial(measure, seed, setting, mechanism, **more) for mechanism in ("ziln", "count") for seed in few]
+    asked += [partial(measure, seed, list(SETTINGS)[2], "count", counting="negative_binomial", **more) for seed in few]
+    asked += [partial(measure_demo, seed, name, args.steps) for name in ("ziln", "count") for seed in args.demo_seeds]
+    empty = [
+        partial(measure_nothing, s, noise) for noise in ("multinomial", "negative binomial") for s in args.null_seeds
+    ]
+    found = in_processes([*asked, *empty], args.jobs, args.threads)
+    rows, null = found[: len(asked)], found[len(asked) :]
     table = pd.DataFrame(rows)
 
     def summary(own: pd.DataFrame) -> pd.Series:
@@ -200,7 +214,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "ratio to ridge: mean distance of the predicted held-out dose, divided by that of ridge; below 1 is nearer. "
         "seconds: of CPU, one fit.",
     )
-    null = [measure_nothing(seed, noise) for noise in ("multinomial", "negative binomial") for seed in args.null_seeds]
     if null:
         found = pd.DataFrame(null).groupby("noise", sort=False)[["false edges", "false targets", "of"]].sum()
         note.table(f"Independent genes, {len(args.null_seeds)} fits each, by count", found.reset_index())
