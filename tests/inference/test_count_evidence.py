@@ -69,7 +69,7 @@ def test_planted_targets_stand_out_and_nothing_else_does(intervention: str, call
     rest[[0, 1], [0, 3]] = np.nan
     assert max(found) < -2.5
     if called:  # g1, g2 and g3 follow g0: what it explains is no evidence
-        assert max(found) < -6
+        assert max(found) < -5  # counts of 80 cells say no more
         assert np.nanmax(np.abs(rest[:2])) < 3
     assert found[0] == np.nanmin(change[1])
     assert found[1] == np.nanmin(change[2])
