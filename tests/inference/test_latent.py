@@ -126,3 +126,18 @@ def test_slopes_of_the_functions():
     for f in range(3):
         (slope,) = torch.autograd.grad(basis(z)[:, f].sum(), z)
         torch.testing.assert_close(slope, basis_slope(z)[:, f].detach())
+
+
+def test_a_combination_whose_parts_never_occur_alone_has_its_targets():
+    rng, n = np.random.default_rng(0), 200
+    codes = np.repeat([0, 1], [2 * n, n])
+    z = 0.5 * rng.standard_normal((3 * n, 4))
+    z[codes == 1, 0] += 2.0
+    counts = rng.poisson(4 * np.exp(z)).astype(np.float32)
+    names = ["control", "A+B"]
+    table = pd.DataFrame({"condition": names, "perturbation": names, "dose": np.nan, "is_control": [True, False]})
+    data = PerturbationData(
+        np.log1p(counts), codes, table, np.eye(2), np.array([[0, 0], [1, 1]]), ["A", "B"],
+        counts=counts, size_factor=np.ones(3 * n),
+    )  # fmt: skip
+    assert targets_of(fitted(data), data)[1].tolist() == [True, False, False, False]

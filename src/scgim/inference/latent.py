@@ -164,10 +164,8 @@ class AdditiveModel:
         self.beta, self.bias = torch.as_tensor(beta).to(origin), torch.as_tensor(bias).to(origin)
         squared = scale.square()
         self.variance = (torch.as_tensor(variance).to(origin) * squared).clamp_min(_LEAST)
-        self.targets, self.edges = (
-            torch.as_tensor(targets).to(origin.device),
-            Edges(torch.as_tensor(graph, device=origin.device)),
-        )
+        self.targets = torch.as_tensor(targets).to(origin.device)
+        self.edges = Edges(torch.as_tensor(graph, device=origin.device))
         self.level = torch.as_tensor(level).to(origin) * scale + (0.0 if self.shift else origin)
         self.spread = (torch.as_tensor(spread).to(origin) * squared).clamp_min(_LEAST)
 

@@ -204,15 +204,16 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountS
         logits = torch.as_tensor(found.logits, device=device)
     gim.graph.set_logits(logits.to(data.x))
     single = data.membership.sum(1) == 1
-    if not bool(single.any()):
-        return
     odds = found.odds if isinstance(found, CountStart) else torch.where(found.targets > 0.5, _FOUND, _POSSIBLE)
-    odds = odds.to(device)[single].to(data.x)  # (conditions, genes)
-    targets = (odds > 0).to(data.x)
-    features = data.membership[single] @ data.features
-    moments = condition_moments(gim, data)[single]  # (conditions, genes, k)
+    odds, moments = odds.to(data.x), condition_moments(gim, data)  # (conditions, genes), (conditions, genes, k)
+    part, rows = data.membership[single].argmax(1), (odds[single], moments[single])
+    if isinstance(found, CountStart):  # targets are not learned any further
+        part, rows = _with_parts_never_alone(data, part, *rows, odds, moments)
+    if not len(part):
+        return
+    odds, moments = rows
+    targets, features = (odds > 0).to(data.x), data.features[part]
     if isinstance(gim.interventions, FreeInterventions):
-        part = data.membership[single].argmax(1)
         gim.interventions.start_at(part, odds, moments)
         return
     # A little weight on everything: untargeted genes get the effects that would make sense were they targets.
@@ -236,6 +237,28 @@ def start_from_search(gim: GIM, data: TrainingData, found: SearchResult | CountS
         # What is called is a target in every cell; of what is not, as much as its odds say.
         called = torch.where(targets > 0.5, targets, torch.sigmoid(odds))
         _teach_calls(gim.calls, features, called, gim.priors, n_steps)
+
+
+def _with_parts_never_alone(
+    data: TrainingData, part: Tensor, odds: Tensor, moments: Tensor, all_odds: Tensor, all_moments: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Parts, odds and moments with rows for the parts that occur in combinations alone.
+
+    Such a part begins with the targets of its combinations that no other part of them has alone, and their moments.
+    """
+    members, apart = data.membership, torch.zeros(len(data.features), dtype=torch.bool, device=data.x.device)
+    apart[part] = True
+    alone = torch.full((len(apart), data.n_genes), -torch.inf).to(odds).index_copy(0, part, odds)
+    for lonely in torch.nonzero(~apart & members.any(0)).flatten().tolist():
+        whole = torch.nonzero(members[:, lonely] > 0).flatten()
+        explained = torch.stack([(alone[members[row] > 0] > 0).any(0) for row in whole])
+        left = torch.where(
+            explained & (all_odds[whole] > 0), torch.full_like(all_odds[whole], _POSSIBLE), all_odds[whole]
+        )
+        part = torch.cat([part, part.new_tensor([lonely])])
+        odds = torch.cat([odds, left.mean(0, keepdim=True)])
+        moments = torch.cat([moments, all_moments[whole].mean(0, keepdim=True)])
+    return part, (odds, moments)
 
 
 def _teach_calls(calls: FeatureNetwork, features: Tensor, targets: Tensor, priors: Priors, n_steps: int) -> None:
