@@ -155,9 +155,8 @@ def _measure(counting: Counting, data: TrainingData, train: Tensor) -> None:
     log_size = data.log_size[train]
     if len(counting.depth):
         features = (data.membership @ data.features).cpu().double().numpy()
-        code = data.condition[train].cpu().numpy()
         away = (log_size - usual[data.batch_code[train]]).cpu().double().numpy()
-        depth = slopes_of_means(away, code, features)
+        depth = slopes_of_means(away, data.condition[train].cpu().numpy(), features)
         counting.depth.copy_(torch.as_tensor(depth))
         log_size = log_size - torch.as_tensor(features @ depth).to(log_size)[data.condition[train]]
     counting.describe(log_size.cpu(), data.batch_code[train].cpu())
