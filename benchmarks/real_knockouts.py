@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FILE = "papalexi2021_thp1_eccite_299genes.h5ad"
 CONTROL = "non-targeting"
-_EVIDENCE = "largest evidence (nats)"
+_EVIDENCE, _WELCH = "largest evidence (nats)", "largest Welch's t"
 #: A specific change of so many standard errors is counted: worth about 14 nats, the price of a target here.
 SPECIFIC = 5.3
 #: Numbers of shared directions to take out; 2 is the default of `target_evidence`.
@@ -228,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             ranks += in_panel_rows(naive, known, by, seed)
         if seed == args.seeds[0]:
             ranks += in_panel_rows(ut_igsp_targets(adata, seed), known, "ut_igsp", seed)
-        calls.append(_calls(adata, learned, evidence, known).assign(seed=seed))
+        largest_t = naive.assign(t=naive["t"].abs()).groupby("condition")["t"].max()
+        found = _calls(adata, learned, evidence, known)
+        calls.append(found.assign(**{_WELCH: found["knock-out"].map(largest_t).round(1), "seed": seed}))
         graph = scgim.get.graph(adata)
         orders.append(pathway_order(graph).assign(seed=seed))
         names = [g for g in (*UPSTREAM, HUB, *DOWNSTREAM) if g in graph]
@@ -374,6 +376,16 @@ def _pages(
         (
             "off-panel knock-outs that are given one of the known targets",
             off.groupby("seed")["one of the known targets called"].sum(),
+        ),
+        (
+            f"off-panel knock-outs with any Welch's t above {SPECIFIC}",
+            off.groupby("seed")[_WELCH].apply(lambda t: (t > SPECIFIC).sum()),
+        ),
+        (
+            "off-panel knock-outs that are given a target without such a t",
+            off.groupby("seed")[["called", _WELCH]].apply(
+                lambda c: ((c["called"] > 0) & (c[_WELCH] <= SPECIFIC)).sum()
+            ),
         ),
         ("genes called per off-panel knock-out", off.groupby("seed")["called"].mean()),
         ("largest evidence of an in-panel knock-out, nats (median)", inside.groupby("seed")[_EVIDENCE].median()),
