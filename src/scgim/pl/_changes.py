@@ -33,7 +33,7 @@ def changes(
     *,
     conditions: str | Iterable[str] | None = None,
     genes: str | Iterable[str] | None = None,
-    n_genes: int = 30,
+    n_genes: int = 20,
     gene_symbols: str | None = None,
     reference: Literal["observed", "predicted"] = "observed",
     cmap: str | Colormap | None = None,

@@ -47,7 +47,7 @@ def name_points(
             for dx, dy in _AROUND:
                 middle = point + (half + step * _NEAR * size) * np.array([dx, dy])
                 box = np.concatenate([middle - half, middle + half])
-                if (box < 0).any() or (box[2:] > scale).any() or any(_overlap(box, other) for other in boxes):
+                if (box < 0.3 * size).any() or (box[2:] > scale).any() or any(_overlap(box, other) for other in boxes):
                     continue
                 covered = ((others > box[:2] - 1) & (others < box[2:] + 1)).all(axis=1).sum()
                 cost = covered + 0.4 * step
