@@ -124,6 +124,24 @@ def test_the_scatter_names_the_worst_genes(fitted, predicted):
     assert scores == f"r = {r:.2f}\nmean error {error.mean():.2g}"
 
 
+def test_the_models_control_is_drawn_where_it_was_sampled(fitted, predicted):
+    """So that a model whose control is off, and which predicts no change, does not look like a success."""
+    control = predicted[predicted.obs["condition"] == HELD_OUT].copy()
+    control.obs["condition"] = "control"
+    both = ad.concat([predicted, control], index_unique="-")
+
+    def crosses(**arguments):
+        (ax,) = scgim.pl.agreement(fitted, conditions=HELD_OUT, **arguments)
+        assert_legible(ax.figure)
+        return [line.get_xydata() for line in ax.lines if line.get_gid() == "control"]
+
+    (drawn_crosses,) = crosses(predicted=both)
+    table = scgim.get.changes(fitted, both, conditions=HELD_OUT)
+    np.testing.assert_allclose(drawn_crosses, table[["observed_change", "predicted_change"]], atol=1e-5)
+    assert crosses(predicted=predicted) == []
+    assert crosses(predicted=both, reference="predicted") == []
+
+
 def test_a_panel_per_condition_in_the_order_of_doses(fitted, predicted):
     axes = scgim.pl.agreement(fitted, predicted, conditions=[HELD_OUT, "Dacinostat_10", "Belinostat_100"], n_named=0)
     titles = ["Belinostat, 100 nM", "Dacinostat, 10 nM", "Dacinostat, 10,000 nM (held out)"]

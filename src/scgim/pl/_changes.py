@@ -16,6 +16,7 @@ from matplotlib.colors import Colormap
 import scgim.get as get
 from scgim._errors import InvalidValue
 from scgim._validation import check_int
+from scgim.get._cells import expression, predicted_labels
 from scgim.get._results import genes_of
 from scgim.slots import read_entry
 
@@ -162,7 +163,8 @@ def agreement(
 
     Changes are of the mean against control. On the line, both are equal. Bars are two standard errors of the observed
     change: a gene whose bar reaches the line cannot be told from a right prediction. Correlation `r` says whether genes
-    change in proportion, the mean error whether they change by as much.
+    change in proportion, the mean error whether they change by as much. Where `predicted` holds control cells, too, a
+    cross per gene is what these score: dots on the crosses show a model's control that is off, and no effect.
 
     Parameters
     ----------
@@ -215,7 +217,11 @@ def agreement(
             "scgim.pl.changes draws predictions alone."
         )
     rows = sort_rows(table[["condition", "perturbation", "dose", "split"]].drop_duplicates("condition"))
-    grid = st.make_panels(len(rows), ax=ax, n_cols=n_cols, size=(19, 18), min_width=28)
+    of_control = (predicted_labels(predicted).astype(str) == slots.control).to_numpy()
+    own = None
+    if of_control.any() and reference == "observed":
+        own = expression(predicted, of_control, labels.index.tolist()).mean(axis=0)
+    grid = st.make_panels(len(rows), ax=ax, n_cols=n_cols, size=(19, 18), min_width=28 if own is None else 40)
     for panel in grid.axes:
         st.clean(panel)
     titles = [st.condition_title(rows, condition, slots.dose_unit) for condition in rows["condition"]]
@@ -228,24 +234,31 @@ def agreement(
         if i + grid.columns >= len(grid.axes) or not grid.own:
             panel.set_xlabel("Observed change", fontsize=st.font_size(0.9))
     for panel, condition in zip(grid.axes, rows["condition"], strict=True):
-        _draw_agreement(panel, table[table["condition"] == condition])
+        _draw_agreement(panel, table[table["condition"] == condition], own)
     grid.header(legend)
     for panel, condition in zip(grid.axes, rows["condition"], strict=True):
         _name_worst(panel, table[table["condition"] == condition], labels, n_named)
     return st.finish(grid.axes, save)
 
 
-def _draw_agreement(ax: Axes, table: pd.DataFrame) -> None:
+def _draw_agreement(ax: Axes, table: pd.DataFrame, own: np.ndarray | None) -> None:
+    """Dots of one condition; crosses where `own`, the means of the predicted control cells (genes,), are given."""
     colors = st.palette(ax)
     x, y = (table[column].to_numpy() for column in ("observed_change", "predicted_change"))
+    look: dict[str, Any]
     bar = 2 * np.nan_to_num(table["standard_error"].to_numpy())
-    low, high = min((x - bar).min(), y.min(), 0.0), max((x + bar).max(), y.max(), 0.0)
+    shown = [x - bar, x + bar, y]
+    if own is not None:
+        shown.append(own - table["control_mean"].to_numpy())
+        look = {"color": colors.control, "markersize": 4, "markeredgewidth": 0.9, "linestyle": "none", "zorder": 3}
+        ax.plot(x, shown[-1], marker="x", label="the model's control", gid="control", **look)
+    low, high = min(0.0, *(values.min() for values in shown)), max(0.0, *(values.max() for values in shown))
     pad = 0.08 * (high - low) or 1.0
     line: dict[str, Any] = {"color": colors.muted, "linewidth": 0.8, "zorder": 1}
     ax.axhline(0, linestyle=":", gid="zero", **line)
     ax.axvline(0, linestyle=":", gid="zero", **line)
     ax.axline((0, 0), slope=1, label="equal", gid="equal", **(line | {"color": colors.ink}))
-    look: dict[str, Any] = {"color": colors.predicted, "markersize": 3.6, "markeredgewidth": 0, "gid": "genes"}
+    look = {"color": colors.predicted, "markersize": 3.6, "markeredgewidth": 0, "gid": "genes"}
     look |= {
         "elinewidth": 0.6,
         "ecolor": colors.muted,
