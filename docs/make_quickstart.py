@@ -24,7 +24,8 @@ WIDTH = 900  # pixels of a figure
 BEGIN, END = "<!-- output: python docs/make_quickstart.py -->", "<!-- end of output -->"
 #: A block of Python with the comment above it and the output of an earlier run below it.
 BLOCK = re.compile(
-    rf"(?P<note>^<!-- (?:not run|needs): (?P<why>[^\n]+) -->\n)?^```python\n(?P<code>.*?)^```\n(?:\n{BEGIN}\n.*?{END}\n)?",
+    r"(?P<note>^<!-- (?:not run|needs): (?P<why>[^\n]+) -->\n)?"
+    rf"^```python\n(?P<code>.*?)^```\n(?:\n{BEGIN}\n.*?{END}\n)?",
     flags=re.M | re.S,
 )
 
