@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FILE = "papalexi2021_thp1_eccite_299genes.h5ad"
 CONTROL = "non-targeting"
-_EVIDENCE = "largest evidence (nats)"
+_EVIDENCE, _WELCH = "largest evidence (nats)", "largest Welch's t"
 #: A specific change of so many standard errors is counted: worth about 14 nats, the price of a target here.
 SPECIFIC = 5.3
 #: Numbers of shared directions to take out; 2 is the default of `target_evidence`.
@@ -195,8 +195,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import scgim
 
     use_threads(args.threads)
+    mechanism = dict(args.set).get("mechanism")
+    page = "real_knockouts" + (f"_{mechanism}" if mechanism else "")
     note = Note(
-        "Known targets: CRISPR knock-outs in THP-1 (ECCITE-seq)",
+        "Known targets: CRISPR knock-outs in THP-1 (ECCITE-seq)" + (f", {mechanism}" if mechanism else ""),
         data=f"**real**: `{FILE}` (Papalexi et al. 2021), raw UMI counts of a panel of 299 genes",
         argv=argv,
         script="real_knockouts.py",
@@ -226,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             ranks += in_panel_rows(naive, known, by, seed)
         if seed == args.seeds[0]:
             ranks += in_panel_rows(ut_igsp_targets(adata, seed), known, "ut_igsp", seed)
-        calls.append(_calls(adata, learned, evidence, known).assign(seed=seed))
+        largest_t = naive.assign(t=naive["t"].abs()).groupby("condition")["t"].max()
+        found = _calls(adata, learned, evidence, known)
+        calls.append(found.assign(**{_WELCH: found["knock-out"].map(largest_t).round(1), "seed": seed}))
         graph = scgim.get.graph(adata)
         orders.append(pathway_order(graph).assign(seed=seed))
         names = [g for g in (*UPSTREAM, HUB, *DOWNSTREAM) if g in graph]
@@ -244,13 +248,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
         )
         if seed == args.seeds[0]:
-            save(scgim.pl.targets(adata), args.out, "real_knockouts_targets")
-            save(scgim.pl.graph(adata), args.out, "real_knockouts_graph")
+            save(scgim.pl.targets(adata), args.out, f"{page}_targets")
+            save(scgim.pl.graph(adata), args.out, f"{page}_graph")
     frames = [pd.DataFrame(ranks), pd.concat(calls), pd.concat(orders), pd.concat(edges)]
     _pages(note, args, adata, missing, *frames, pd.DataFrame(fits), pd.DataFrame(directions))
+    note.text(f"![Targets, first seed]({page}_targets.png)", f"![Graph, first seed]({page}_graph.png)")
     names = ("rank of the true gene", "calls", "order", "pathway edges")
     tidy = pd.concat([frame.assign(table=name) for name, frame in zip(names, frames, strict=True) if len(frame)])
-    note.write(args.out, "real_knockouts", tidy)
+    note.write(args.out, page, tidy)
 
 
 def ut_igsp_targets(adata: AnnData, seed: int) -> pd.DataFrame:
@@ -372,6 +377,16 @@ def _pages(
             "off-panel knock-outs that are given one of the known targets",
             off.groupby("seed")["one of the known targets called"].sum(),
         ),
+        (
+            f"off-panel knock-outs with any Welch's t above {SPECIFIC}",
+            off.groupby("seed")[_WELCH].apply(lambda t: (t > SPECIFIC).sum()),
+        ),
+        (
+            "off-panel knock-outs that are given a target without such a t",
+            off.groupby("seed")[["called", _WELCH]].apply(
+                lambda c: ((c["called"] > 0) & (c[_WELCH] <= SPECIFIC)).sum()
+            ),
+        ),
         ("genes called per off-panel knock-out", off.groupby("seed")["called"].mean()),
         ("largest evidence of an in-panel knock-out, nats (median)", inside.groupby("seed")[_EVIDENCE].median()),
         ("largest evidence of an off-panel knock-out, nats (median)", off.groupby("seed")[_EVIDENCE].median()),
@@ -408,7 +423,6 @@ def _pages(
         often = often.rename(columns={"size": f"in how many of {n_seeds} fits", "mean": "mean probability where found"})
         note.table("Edges among the pathway's genes", often)
     note.table("Fits", fits)
-    note.text("![Targets, first seed](real_knockouts_targets.png)", "![Graph, first seed](real_knockouts_graph.png)")
 
 
 if __name__ == "__main__":
