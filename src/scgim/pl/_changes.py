@@ -237,7 +237,7 @@ def agreement(
         _draw_agreement(panel, table[table["condition"] == condition], own)
     grid.header(legend)
     for panel, condition in zip(grid.axes, rows["condition"], strict=True):
-        _name_worst(panel, table[table["condition"] == condition], labels, n_named)
+        _name_worst(panel, table[table["condition"] == condition], labels, n_named, own)
     return st.finish(grid.axes, save)
 
 
@@ -275,8 +275,8 @@ def _draw_agreement(ax: Axes, table: pd.DataFrame, own: np.ndarray | None) -> No
             color=colors.ink)  # fmt: skip
 
 
-def _name_worst(ax: Axes, table: pd.DataFrame, labels: pd.Series, n: int) -> None:
-    """Names of the genes furthest from the line; the corner of the scores stays free."""
+def _name_worst(ax: Axes, table: pd.DataFrame, labels: pd.Series, n: int, own: np.ndarray | None) -> None:
+    """Names of the genes furthest from the line, off dots, line and crosses; the corner of the scores stays free."""
     xy = table[["observed_change", "predicted_change"]].to_numpy()
     worst = np.argsort(-np.abs(xy[:, 1] - xy[:, 0]), kind="stable")[:n]
     width, height = st.axes_size(ax)
@@ -285,4 +285,7 @@ def _name_worst(ax: Axes, table: pd.DataFrame, labels: pd.Series, n: int) -> Non
     names = labels[table["gene"].iloc[worst]].tolist()
     low, high = ax.get_xlim()
     line = np.linspace(low, high, 80)
-    name_points(ax, xy[worst], names, np.vstack([xy, np.column_stack([line, line])]), size=em, taken=[corner])
+    drawn = [xy, np.column_stack([line, line])]
+    if own is not None:
+        drawn.append(np.column_stack([xy[:, 0], own - table["control_mean"].to_numpy()]))
+    name_points(ax, xy[worst], names, np.vstack(drawn), size=em, taken=[corner])
