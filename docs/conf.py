@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from scgim import __version__
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 # sphinx-autodoc-typehints calls what Sphinx 10 will remove, and says so for every function.
@@ -21,7 +23,7 @@ warnings.filterwarnings("ignore", message=".*sphinx_autodoc_typehints.* is depre
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 project = PROJECT["name"]
-version = release = PROJECT["version"]
+version = release = __version__
 author = PROJECT["authors"][0]["name"]
 copyright = author
 

@@ -1,14 +1,17 @@
-"""Run the code of docs/quickstart.md and put what it prints and draws below each block: python docs/make_quickstart.py
+"""Run the code of a page and put what it prints and draws below each block: python docs/make_quickstart.py [recipes]
 
-All data are SIMULATED. Takes two or three minutes; blocks marked `not run` stay as they are.
+The page is docs/quickstart.md, or docs/recipes.md. All data are SIMULATED. Takes two or three minutes; blocks marked
+`not run` stay as they are, as do those that need a package that is not installed.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.util
 import io
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,12 @@ import pandas as pd
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE / "quickstart.md"
 WIDTH = 900  # pixels of a figure
 BEGIN, END = "<!-- output: python docs/make_quickstart.py -->", "<!-- end of output -->"
 #: A block of Python with the comment above it and the output of an earlier run below it.
 BLOCK = re.compile(
-    rf"(?P<note>^<!-- not run: [^\n]+ -->\n)?^```python\n(?P<code>.*?)^```\n(?:\n{BEGIN}\n.*?{END}\n)?",
+    r"(?P<note>^<!-- (?:not run|needs): (?P<why>[^\n]+) -->\n)?"
+    rf"^```python\n(?P<code>.*?)^```\n(?:\n{BEGIN}\n.*?{END}\n)?",
     flags=re.M | re.S,
 )
 
@@ -30,21 +33,27 @@ BLOCK = re.compile(
 def main() -> None:
     plt.switch_backend("agg")
     pd.set_option("display.width", 86, "display.precision", 3, "display.max_columns", 12)
-    PAGE.write_text(with_outputs(PAGE.read_text(encoding="utf-8"), HERE), encoding="utf-8")
+    name = sys.argv[1] if len(sys.argv) > 1 else "quickstart"
+    page = HERE / f"{name}.md"
+    page.write_text(with_outputs(page.read_text(encoding="utf-8"), HERE, name), encoding="utf-8")
 
 
-def with_outputs(text: str, folder: Path) -> str:
-    """A page with what its blocks print and draw, run from top to bottom; figures are written into `folder`."""
+def with_outputs(text: str, folder: Path, name: str = "quickstart") -> str:
+    """A page with what its blocks print and draw, run from top to bottom; figures `name_1.png` go into `folder`."""
     space: dict[str, Any] = {}
     pictures: list[str] = []
 
     def renewed(block: re.Match[str]) -> str:
         code = f"```python\n{block['code']}```\n"
-        if block["note"]:
-            return block["note"] + code
+        note = block["note"] or ""
+        if "not run" in note:
+            return note + code
+        if note and importlib.util.find_spec(block["why"]) is None:
+            return block[0]
+        code = note + code
         parts = [f"```text\n{printed}\n```"] if (printed := run(block["code"], space)) else []
         for number in plt.get_fignums():
-            pictures.append(f"{PAGE.stem}_{len(pictures) + 1}.png")
+            pictures.append(f"{name}_{len(pictures) + 1}.png")
             save(plt.figure(number), folder / pictures[-1])
             parts.append(f"![What the code above draws, on simulated data]({pictures[-1]})")
         plt.close("all")
@@ -59,8 +68,8 @@ def run(code: str, space: dict[str, Any]) -> str:
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        exec(compile(tree, PAGE.name, "exec"), space)
-        value = None if last is None else eval(compile(ast.Expression(last.value), PAGE.name, "eval"), space)
+        exec(compile(tree, "page", "exec"), space)
+        value = None if last is None else eval(compile(ast.Expression(last.value), "page", "eval"), space)
         if value is not None and not plt.get_fignums():
             print(value)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -193,8 +193,29 @@ def test_typed_marker_ships() -> None:
 def test_one_version() -> None:
     citation = re.search(r"^version: (.+)$", (REPOSITORY / "CITATION.cff").read_text(), flags=re.M)
     assert citation is not None
-    assert citation[1].strip("\"'") == PROJECT["project"]["version"] == scgim.__version__
-    assert scgim.__version__ in (REPOSITORY / "CHANGELOG.md").read_text()
+    assert citation[1].strip("\"'") == scgim.__version__
+    assert PROJECT["project"]["dynamic"] == ["version"] and "version" not in PROJECT["project"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "src/scgim/__init__.py"
+    heading = re.search(r"^## (\S+) \((.+)\)$", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.M)
+    assert heading is not None
+    release, _, development = scgim.__version__.partition(".dev")
+    assert heading[1] == release
+    assert (heading[2] == "unreleased") == bool(development), "a release has a date, and no .dev in its version"
+
+
+def test_the_entry_for_scverse_says_what_is_missing() -> None:
+    """Fields that its schema requires, and that only people can fill in, are named where these look for them."""
+    text = (REPOSITORY / ".github/scverse-ecosystem/packages/scgim/meta.yaml").read_text()
+    entry = dict(re.findall(r"^(\w+): *(.*)$", text, flags=re.M))
+    assert entry["name"] == PROJECT["project"]["name"]
+    assert entry["license"] == PROJECT["project"]["license"]
+    assert entry["version"] == scgim.__version__.partition(".dev")[0]
+    required = {"name", "description", "project_home", "documentation_home", "install", "license", "tags", "version"}
+    todo = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    missing = (required | {"contact"}) - set(entry)
+    assert all(f"`{field}`" in todo for field in missing), missing
+    command = entry["test_command"]
+    assert any(command.removeprefix("pip install ") in line for line in readme_blocks("bash")[1].splitlines())
 
 
 def readme_blocks(language: str) -> list[str]:

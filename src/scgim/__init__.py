@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import ScgimError
 
-__version__ = "0.1.0"
+#: The one place of the version; `CITATION.cff` and `CHANGELOG.md` are held to it by a test.
+__version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
     from . import baselines, benchmark, data, datasets, get, inference, metrics, model, pl, pp, simulate, tl  # noqa: F401

@@ -49,8 +49,21 @@ def test_outputs_stand_below_the_code_and_are_replaced(make_quickstart: ModuleTy
     assert make_quickstart.with_outputs(once, tmp_path) == once
 
 
-def test_every_block_of_the_quick_start_has_been_run(make_quickstart: ModuleType) -> None:
-    blocks = list(make_quickstart.BLOCK.finditer((DOCS / "quickstart.md").read_text(encoding="utf-8")))
+def test_a_block_whose_package_is_not_there_stays_as_it_is(make_quickstart: ModuleType, tmp_path: Path) -> None:
+    matplotlib.use("agg")
+    old = "<!-- needs: no_such_package -->\n```python\n1 + 1\n```\n"
+    old += f"\n{make_quickstart.BEGIN}\nold\n{make_quickstart.END}\n"
+    new = "\n<!-- needs: json -->\n```python\n1 + 2\n```\n"
+    page = make_quickstart.with_outputs(old + new, tmp_path, "page")
+    assert page.startswith(old)
+    assert page.endswith(f"{new}\n{make_quickstart.BEGIN}\n```text\n3\n```\n{make_quickstart.END}\n")
+
+
+@pytest.mark.parametrize(("name", "least"), [("quickstart", 8), ("recipes", 14)])
+def test_every_block_has_been_run(make_quickstart: ModuleType, name: str, least: int) -> None:
+    blocks = list(make_quickstart.BLOCK.finditer((DOCS / f"{name}.md").read_text(encoding="utf-8")))
     shown = [block for block in blocks if make_quickstart.BEGIN in block[0]]
-    assert len(shown) >= 8
-    assert all(not block["note"] for block in shown)
+    assert len(shown) >= least
+    assert all("not run" not in (block["note"] or "") for block in shown)
+    needed = [block for block in blocks if "needs: " in (block["note"] or "")]
+    assert all(block in shown for block in needed)

@@ -14,11 +14,12 @@ from matplotlib.ticker import NullLocator
 
 from scgim._errors import InvalidValue
 from scgim._validation import listing
+from scgim.get._cells import cells_of, expression, predicted_labels, require_genes
 from scgim.get._results import check_known, genes_of
 from scgim.slots import Entry, read_entry
 
 from . import _style as st
-from ._cells import cells_of, choose_genes, expression, expression_label, gene_labels, predicted_labels, require_genes
+from ._genes import choose_genes, expression_label, gene_labels
 
 _SAMPLED = 500  # cells per dose of a curve that is sampled here
 _BETWEEN = 2  # doses sampled between two neighbours of the data

@@ -23,7 +23,7 @@ from scgim.get._results import check_known
 from scgim.slots import read_entry
 
 from . import _style as st
-from ._cells import gene_labels
+from ._genes import gene_labels
 from ._layout import Layout, arrange, place
 
 # Lengths in multiples of the font size.

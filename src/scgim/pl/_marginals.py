@@ -12,13 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter1d
 
-from scgim._errors import InvalidValue
-from scgim._validation import listing
-from scgim.get._results import check_known, genes_of
+from scgim.get._cells import cells_of, expression, one_condition, predicted_labels, require_genes
+from scgim.get._results import genes_of
 from scgim.slots import read_entry
 
 from . import _style as st
-from ._cells import cells_of, choose_genes, expression, expression_label, gene_labels, predicted_labels, require_genes
+from ._genes import choose_genes, expression_label, gene_labels
 
 _GRID = 400  # points of a density
 _FEWEST = 5  # values of which a density is drawn; fewer are marks
@@ -89,7 +88,7 @@ def marginals(
     >>> scgim.pl.marginals(adata, new, genes=["ANGPTL4", "CDKN1A"])  # doctest: +SKIP
     """
     slots = read_entry(adata, key, group, fitted=True)
-    condition = _one_condition(predicted, condition)
+    condition = one_condition(predicted, condition)
     nodes = genes_of(adata, slots)
     labels = gene_labels(adata, nodes, gene_symbols)
     of_condition = (predicted_labels(predicted).astype(str) == condition).to_numpy()
@@ -110,15 +109,6 @@ def marginals(
     name = st.condition_title(slots.conditions, condition, slots.dose_unit) if title else ""
     grid.header(legend, title=name)
     return st.finish(grid.axes, save)
-
-
-def _one_condition(predicted: ad.AnnData, condition: str | None) -> str:
-    labels = predicted_labels(predicted).astype(str).drop_duplicates().tolist()
-    if condition is not None:
-        return check_known(condition, labels, "condition of predicted")[0]
-    if len(labels) != 1:
-        raise InvalidValue(f"predicted holds {len(labels)} conditions: pass condition= one of {listing(labels)}.")
-    return labels[0]
 
 
 def _draw(ax: Axes, cells: dict[str, np.ndarray], colors: st.Palette, zeros: bool) -> None:
