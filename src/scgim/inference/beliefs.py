@@ -1,0 +1,41 @@
+"""What is believed of single edges and targets before the data, in nats that they cost less (`own`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .config import FitConfig
+from .data import TrainingData
+
+#: A belief counts so many times its log odds: cells say more than they should where the model is not quite right.
+_WORTH = 1.0
+#: A belief lowers or raises a price by no more than this share of it: what the data do not support is not found.
+_MOST = 0.8
+
+
+def informed(data: TrainingData, config: FitConfig) -> TrainingData:
+    """The data with beliefs in nats, of edges and of the targets of conditions; `config` with its sparsities.
+
+    An edge of which nothing is said has the odds 1 / genes^2, a target 1 / genes, as the automatic sparsities have it.
+    An edge of probability 1 or 0 is certain: infinite. A target never is; that is for `known_targets` to say.
+    """
+    n = data.n_genes
+    if data.prior_edges is not None:
+        odds = _nats(data.prior_edges, 2 * math.log(max(2, n)), float(config.graph_sparsity))
+        odds = torch.where(data.prior_edges == 1, torch.inf, torch.where(data.prior_edges == 0, -torch.inf, odds))
+        data = replace(data, edge_odds=odds)
+    if data.prior_targets is not None:
+        price = float(config.target_sparsity)
+        odds = data.membership @ _nats(data.prior_targets, math.log(max(2, n)), price)  # (conditions, genes)
+        data = replace(data, target_odds=odds.clamp(-_MOST * price, _MOST * price))
+    return data
+
+
+def _nats(probability: Tensor, unknown: float, price: float) -> Tensor:
+    """0 where the probability is NaN; `unknown`: minus the log odds that it then has."""
+    nats = _WORTH * (torch.logit(probability, eps=1e-6) + unknown)
+    return torch.nan_to_num(nats, nan=0.0).clamp(-_MOST * price, _MOST * price)
