@@ -100,8 +100,12 @@ class TrainingData:
             more = (*self.counts.T, self.log_size, self.batch_code)  # cells may be alike in x alone
             keys = (*(values.cpu().numpy() for values in more), *keys)
         order = torch.as_tensor(np.lexsort(keys), device=self.x.device)
-        of_cells = ("x", "condition", "valid", "counts", "log_size", "batch_code")
-        return replace(self, **{n: value[order] for n in of_cells if (value := getattr(self, n)) is not None})
+        return self.of_cells(order)
+
+    def of_cells(self, rows: Tensor) -> TrainingData:
+        """The same with these cells."""
+        names = ("x", "condition", "valid", "counts", "log_size", "batch_code")
+        return replace(self, **{name: value[rows] for name in names if (value := getattr(self, name)) is not None})
 
     def known_condition_targets(self) -> Tensor | None:
         """(conditions, genes) known targets: NaN where any part's targets are to be learned."""

@@ -18,7 +18,7 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
-from scgim.inference import FitConfig, TrainingData, check_suited, fit
+from scgim.inference import FitConfig, TrainingData, check_suited, fit, fit_members
 from scgim.inference.suited import automatic, tell_batches, tell_combinations
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
@@ -60,6 +60,8 @@ def fit_gim(
     prior_targets: pd.DataFrame | Mapping[str, Mapping[str, float]] | str | Path | None = None,
     batch_key: str | None = None,
     size_key: str | None = None,
+    n_members: int = 1,
+    n_jobs: int | None = None,
     preset: str | FitConfig = "default",
     groupby: str | list[str] | None = None,
     key_added: str = "gim",
@@ -112,6 +114,11 @@ def fit_gim(
     size_key
         For ``count``: column of `obs` with size factors (above 0; only their ratios matter). None: total counts, as
         `prepare` used them.
+    n_members
+        Fits in all. Those after the first are to cells drawn again with replacement within every condition, with other
+        seeds; probabilities of edges and targets are the means over all. The first, to all cells, predicts cells.
+    n_jobs
+        Processes for those at a time, as in joblib: None means 1, or what `joblib.parallel_config` says; -1 all cores.
     preset
         ``"default"``, or ``"paper"``: random start and log-mean-exp objective; or a `scgim.inference.FitConfig`.
     groupby
@@ -173,7 +180,7 @@ def fit_gim(
     given = {
         "preset": preset, "mechanism": mechanism, "intervention": intervention, "hold_out": hold_out,
         "known_targets": known_targets, "known_interventions": known_interventions, "batch_key": batch_key,
-        "size_key": size_key, "groupby": groupby, "group": group, "device": device,
+        "size_key": size_key, "n_members": n_members, "groupby": groupby, "group": group, "device": device,
         "rng": rng if isinstance(rng, int | np.integer) else None,
         "checkpoint": None if checkpoint is None else str(checkpoint),
     }  # fmt: skip
@@ -182,7 +189,7 @@ def fit_gim(
     believed: dict[str, Any] = {
         "prior_edges": prior_edges, "forbidden_edges": forbidden_edges, "prior_targets": prior_targets,
     }  # fmt: skip
-    chosen = check_settings(**{**given, "checkpoint": checkpoint}, **believed, **settings)
+    chosen = check_settings(**{**given, "checkpoint": checkpoint}, **believed, n_jobs=n_jobs, **settings)
     given["device"], tables = str(chosen), read_tables(**believed)
     generator = as_generator(rng)
     names = [group] if groups is None or group is not None else groups
@@ -200,7 +207,7 @@ def fit_gim(
             entries = [read_entry(adata, key_added, name) for name in names]
         jobs = [_Job.of(adata, entry, given, tables, settings) for entry in entries]
         for job in jobs:
-            job.run(adata, chosen, draw_seed(generator), progress, checkpoint)
+            job.run(adata, chosen, draw_seed(generator), progress, checkpoint, n_jobs)
     except BaseException:
         restore(adata, undo)
         raise
@@ -241,7 +248,13 @@ class _Job:
         return cls(entry, data, config, known, beliefs, cells, given)
 
     def run(
-        self, adata: AnnData, device: torch.device, seed: int, progress: bool, checkpoint: str | Path | None
+        self,
+        adata: AnnData,
+        device: torch.device,
+        seed: int,
+        progress: bool,
+        checkpoint: str | Path | None,
+        n_jobs: int | None,
     ) -> None:
         """Fit, and write the result."""
         keys, data = self.entry.keys, self.data
@@ -255,9 +268,16 @@ class _Job:
         if self.config.intervention == "hard" and self.known[1] is None:
             tell_combinations(self.cells)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)
+        more = int(self.given["n_members"]) - 1
+        members, failures = fit_members(data, self.config, more, seed=seed, n_jobs=n_jobs, device=device)
+        if failures:
+            logger.warning(
+                "fit %r: %d of %d members failed, and are left out: %s", keys.prefix, len(failures), more + 1,
+                "; ".join(dict.fromkeys(failures)),
+            )  # fmt: skip
         control = data.x[data.membership[data.condition].sum(1) == 0]
-        given = {**self.given, **self.beliefs.tables(self.entry), "seed": str(seed)}
-        store_fit(adata, self.entry, result, given, self.known, control.mean(0).numpy(), self.cells.measured)
+        given = {**self.given, **self.beliefs.tables(self.entry), "seed": str(seed), "failed_members": failures}
+        store_fit(adata, self.entry, result, given, self.known, control.mean(0).numpy(), self.cells.measured, members)
 
 
 def _check_groupby(entry: Entry, groupby: Any) -> None:
