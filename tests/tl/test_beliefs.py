@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,12 @@ from small_fits import GENES, QUICK, drug_cells, fitted, prepared, prepared_coun
 
 import scgim
 from scgim._errors import InvalidType, InvalidValue, NotFound
+from scgim.data import PerturbationData
+from scgim.inference import TrainingData, build, find_structure, make_config, resolve_sparsity
+from scgim.inference.beliefs import informed
+from scgim.inference.counts import find_latent_structure
+from scgim.slots import read_entry
+from scgim.tl._beliefs import Beliefs, read_tables
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
 
@@ -70,27 +78,52 @@ def test_a_belief_decides_where_cells_do_not():
         assert (effect, cause) not in edges_of(adata)
 
 
-def weak_target(**arguments):
-    """Targets of a perturbation whose cells hardly differ from the control."""
-    adata = drug_cells(n=15)
-    shift = 0.25 * (adata.obs["perturbation"] == "C").to_numpy()
-    adata.X[:, 4] += shift  # g4, which nothing else acts on
-    scgim.pp.prepare(adata, dose_key="dose", input="continuous", genes=GENES, min_cells=1)
-    fit(adata, mechanism="linear", max_steps=60, **arguments)
-    rows = scgim.get.targets(adata, perturbations="C", genes="g4")
-    return rows["probability"].mean()
+def found_targets(mechanism: str, prior_targets=None, shift: float = 0.3, n: int = 20) -> pd.DataFrame:
+    """Targets that the search finds, conditions x genes: A acts on g0, B on g1, C on g3 and, weakly, on g4."""
+    if mechanism == "count":
+        adata = prepared_counts(n_genes=5, n=n)
+    else:
+        adata = drug_cells(n=n)
+        adata.X[:, 4] += shift * (adata.obs["perturbation"] == "C").to_numpy()
+        scgim.pp.prepare(adata, dose_key="dose", input="continuous", genes=GENES, min_cells=1)
+    entry = read_entry(adata)
+    cells = PerturbationData.from_anndata(adata, counts=mechanism == "count")
+    believed = Beliefs.of(entry, **read_tables(None, None, prior_targets)).targets
+    data = TrainingData.of(replace(cells, prior_targets=believed)).sorted_by_cell()
+    config = resolve_sparsity(make_config(mechanism=mechanism), data)
+    data, rng = informed(data, config), np.random.default_rng(0)
+    if mechanism == "count":
+        gim = build(config, data, rng)
+        found = find_latent_structure(config, data, gim.counting, rng, lambda text: None).odds > 0
+    else:
+        found = find_structure(config, data, rng, lambda text: None).targets
+    return pd.DataFrame(np.asarray(found, dtype=bool), entry.labels, entry.genes)
 
 
-def test_beliefs_of_targets_move_their_probabilities():
-    likely, unlikely = (weak_target(prior_targets={"C": {"g4": p}}) for p in (0.95, 0.001))
-    assert unlikely <= weak_target() <= likely
-    assert unlikely < likely
+@pytest.mark.parametrize("mechanism", ["linear", "mlp"])
+def test_a_belief_decides_on_a_weak_target(mechanism):
+    plain = found_targets(mechanism)
+    likely, unlikely = (found_targets(mechanism, {"C": {"g4": p}}) for p in (0.95, 1e-4))
+    assert unlikely.loc[["C_1", "C_10"], "g4"].sum() <= plain.loc[["C_1", "C_10"], "g4"].sum()
+    assert likely.loc[["C_1", "C_10"], "g4"].sum() > unlikely.loc[["C_1", "C_10"], "g4"].sum()
+    pd.testing.assert_frame_equal(likely.drop(columns="g4"), plain.drop(columns="g4"))
 
 
-def test_a_wrong_belief_of_a_target_is_overruled():
-    adata = fit(prepared(n=60), mechanism="linear", max_steps=60, prior_targets={"A": {"g0": 0.02, "g4": 0.8}})
-    called = scgim.get.targets(adata, conditions="A_10", called_only=True)["gene"].tolist()
-    assert called == ["g0"]
+@pytest.mark.parametrize("mechanism", ["linear", "mlp", "count"])
+def test_a_wrong_belief_of_a_target_is_overruled(mechanism):
+    wrong = {"A": {"g0": 0.2, "g4": 0.8}, "B_10": {"g2": 0.8}}
+    found, plain = (found_targets(mechanism, told, shift=0.0, n=60) for told in (wrong, None))
+    pd.testing.assert_frame_equal(found, plain)
+    assert found.loc["A_10", "g0"]
+
+
+def test_a_belief_of_a_target_reaches_the_probabilities():
+    """The networks learn what the search found, and the objective holds it."""
+    told = [
+        fit(prepared(n=20), mechanism="linear", max_steps=400, prior_targets={"C": {"g4": p}}).varm["gim_target_prob"]
+        for p in (0.5, 1e-4)
+    ]
+    assert told[0][4, 5:].sum() > told[1][4, 5:].sum()
 
 
 @pytest.mark.parametrize(("kind", "mechanism"), [("continuous", "mlp"), ("counts", "count")])
@@ -130,7 +163,10 @@ def test_networks_with_weights_and_from_files(tmp_path, caplog):
     network.to_csv(tmp_path / "network.csv", index=False)
     pd.DataFrame({"g4": [0.9]}, index=["A"]).to_csv(tmp_path / "targets.tsv", sep="\t")
     again = fit(
-        prepared(), mechanism="linear", prior_edges=tmp_path / "network.csv", prior_targets=str(tmp_path / "targets.tsv")
+        prepared(),
+        mechanism="linear",
+        prior_edges=tmp_path / "network.csv",
+        prior_targets=str(tmp_path / "targets.tsv"),
     )
     pd.testing.assert_frame_equal(scgim.get.params(again)["fit"]["prior_edges"], stored)
     about = scgim.get.params(again)["fit"]["prior_targets"]

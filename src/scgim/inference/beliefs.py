@@ -14,7 +14,7 @@ from .data import TrainingData
 #: A belief counts so many times its log odds: cells say more than they should where the model is not quite right.
 _WORTH = 1.0
 #: A belief lowers or raises a price by no more than this share of it: what the data do not support is not found.
-_MOST = 0.8
+_MOST = 0.5
 
 
 def informed(data: TrainingData, config: FitConfig) -> TrainingData:
