@@ -1,4 +1,4 @@
-"""What is believed before the data: it tips what the cells leave open, is overruled, is stored, and is checked first."""
+"""What is believed before the data: it tips what the cells leave open, is overruled, stored, and checked first."""
 
 from __future__ import annotations
 

@@ -160,3 +160,21 @@ def test_bad_numbers_are_refused(wrong, error):
     with pytest.raises(error, match=next(iter(wrong))):
         scgim.tl.fit_gim(adata, **{**QUICK, **wrong})
     assert "graph" not in adata.uns["gim"]
+
+
+def test_figures_show_how_sure(three):
+    import scgim.pl
+
+    (panel,) = scgim.pl.dose_response(three, perturbation="A", genes="g0")
+    (sure,) = [area for area in panel.collections if area.get_gid() == "members"]
+    cells = scgim.tl.sample_cells(three, perturbations=[("A", 10.0)], n=500, members=True)
+    means = [cells[cells.obs["gim_member"] == m, "g0"].X.mean() for m in "012"]
+    corners = sure.get_paths()[0].vertices
+    at_ten = corners[np.isclose(corners[:, 0], 10.0), 1]
+    assert min(means) - 0.2 < at_ten.min() < at_ten.max() < max(means) + 0.2
+    (plain,) = scgim.pl.dose_response(fitted(n=12), perturbation="A", genes="g0")
+    assert not [area for area in plain.collections if area.get_gid() == "members"]
+    drawn = scgim.pl.graph(three, threshold=0.3)
+    assert {patch.get_gid() for patch in drawn.patches if str(patch.get_gid()).startswith("edge:")} == {
+        f"edge:{cause}->{effect}" for cause, effect in scgim.get.graph(three, threshold=0.3).edges
+    }
