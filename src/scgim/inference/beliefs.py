@@ -11,10 +11,9 @@ from torch import Tensor
 from .config import FitConfig
 from .data import TrainingData
 
-#: A belief counts so many times its log odds: cells say more than they should where the model is not quite right.
-_WORTH = 1.0
-#: A belief lowers or raises a price by no more than this share of it: what the data do not support is not found.
-_MOST = 0.5
+#: A belief lowers or raises a price by this share of it, and no more, where the probability is `_FULL`: what the data do
+#: not support is not found. In between it counts by its log odds.
+_MOST, _FULL = 0.5, 0.99
 
 
 def informed(data: TrainingData, config: FitConfig) -> TrainingData:
@@ -37,5 +36,5 @@ def informed(data: TrainingData, config: FitConfig) -> TrainingData:
 
 def _nats(probability: Tensor, unknown: float, price: float) -> Tensor:
     """0 where the probability is NaN; `unknown`: minus the log odds that it then has."""
-    nats = _WORTH * (torch.logit(probability, eps=1e-6) + unknown)
-    return torch.nan_to_num(nats, nan=0.0).clamp(-_MOST * price, _MOST * price)
+    odds = (torch.logit(probability, eps=1e-6) + unknown) / (math.log(_FULL / (1 - _FULL)) + unknown)
+    return _MOST * price * torch.nan_to_num(odds, nan=0.0).clamp(-1.0, 1.0)
