@@ -23,7 +23,8 @@ from scgim import metrics
 from scgim._rng import torch_generator
 from scgim.benchmark import SyntheticTask
 from scgim.data import PerturbationData
-from scgim.inference import TrainingData, fit, fit_members, make_config, resolve_sparsity
+from scgim.inference import TrainingData, fit, make_config, resolve_sparsity
+from scgim.inference.ensemble import fit_members
 from scgim.model import FittedGIM
 from scgim.simulate import sample_truth
 

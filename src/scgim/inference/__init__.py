@@ -11,7 +11,6 @@ from .config import (
     make_config,
 )
 from .data import BalancedSampler, TrainingData
-from .ensemble import fit_members
 from .fit import HISTORY, FitResult, fit, held_out_loss
 from .refit import refit_effects
 from .schedule import AugmentedLagrangian, half_cosine
@@ -41,7 +40,6 @@ __all__ = [
     "condition_moments",
     "find_structure",
     "fit",
-    "fit_members",
     "half_cosine",
     "held_out_loss",
     "make_config",

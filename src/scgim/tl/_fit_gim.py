@@ -18,7 +18,8 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
-from scgim.inference import FitConfig, TrainingData, check_suited, fit, fit_members
+from scgim.inference import FitConfig, TrainingData, check_suited, fit
+from scgim.inference.ensemble import fit_members
 from scgim.inference.suited import automatic, tell_batches, tell_combinations
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
