@@ -195,8 +195,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import scgim
 
     use_threads(args.threads)
+    mechanism = dict(args.set).get("mechanism")
+    page = "real_knockouts" + (f"_{mechanism}" if mechanism else "")
     note = Note(
-        "Known targets: CRISPR knock-outs in THP-1 (ECCITE-seq)",
+        "Known targets: CRISPR knock-outs in THP-1 (ECCITE-seq)" + (f", {mechanism}" if mechanism else ""),
         data=f"**real**: `{FILE}` (Papalexi et al. 2021), raw UMI counts of a panel of 299 genes",
         argv=argv,
         script="real_knockouts.py",
@@ -244,13 +246,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
         )
         if seed == args.seeds[0]:
-            save(scgim.pl.targets(adata), args.out, "real_knockouts_targets")
-            save(scgim.pl.graph(adata), args.out, "real_knockouts_graph")
+            save(scgim.pl.targets(adata), args.out, f"{page}_targets")
+            save(scgim.pl.graph(adata), args.out, f"{page}_graph")
     frames = [pd.DataFrame(ranks), pd.concat(calls), pd.concat(orders), pd.concat(edges)]
     _pages(note, args, adata, missing, *frames, pd.DataFrame(fits), pd.DataFrame(directions))
+    note.text(f"![Targets, first seed]({page}_targets.png)", f"![Graph, first seed]({page}_graph.png)")
     names = ("rank of the true gene", "calls", "order", "pathway edges")
     tidy = pd.concat([frame.assign(table=name) for name, frame in zip(names, frames, strict=True) if len(frame)])
-    note.write(args.out, "real_knockouts", tidy)
+    note.write(args.out, page, tidy)
 
 
 def ut_igsp_targets(adata: AnnData, seed: int) -> pd.DataFrame:
@@ -408,7 +411,6 @@ def _pages(
         often = often.rename(columns={"size": f"in how many of {n_seeds} fits", "mean": "mean probability where found"})
         note.table("Edges among the pathway's genes", often)
     note.table("Fits", fits)
-    note.text("![Targets, first seed](real_knockouts_targets.png)", "![Graph, first seed](real_knockouts_graph.png)")
 
 
 if __name__ == "__main__":

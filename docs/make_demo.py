@@ -19,7 +19,7 @@ import make_hero
 import pandas as pd
 import torch
 
-from scgim.demo import BASELINES, run_demo
+from scgim.demo import BASELINES, COUNT, run_demo
 from scgim.metrics import METRICS
 
 HERE = Path(__file__).resolve().parent
@@ -59,7 +59,7 @@ _HEAD = """\
 - Data: **simulated** (`scgim.datasets.simulated_sciplex3`): no real cell is in these numbers
 - Machine: {threads} thread(s) of {machine}; Python {python}, torch {torch}; commit {commit}
 
-In how many seeds the fit predicts the held-out dose better than each baseline does:"""
+In how many seeds each fit predicts the held-out dose better than each baseline does:"""
 
 
 def about(threads: int) -> dict[str, object]:
@@ -77,18 +77,19 @@ def about(threads: int) -> dict[str, object]:
 
 
 def wins(evaluation: pd.DataFrame) -> str:
-    """How often gim is better, as a Markdown table: baselines x metrics."""
+    """How often each fit is better, as a Markdown table: fits and baselines x metrics."""
     wide = evaluation.pivot(index=["metric", "seed"], columns="method", values="value")
     metrics = evaluation["metric"].drop_duplicates().tolist()
-    rows = ["| against | " + " | ".join(metrics) + " |", "| --- |" + " --- |" * len(metrics)]
-    for baseline in BASELINES:
-        cells = []
-        for metric in metrics:
-            pair = wide.loc[metric]
-            gain = pair[baseline] - pair["gim"]
-            better = (gain < 0) if METRICS[metric].better == "higher" else (gain > 0)
-            cells.append(f"{int(better.sum())} of {len(pair)}")
-        rows.append(f"| {baseline} | " + " | ".join(cells) + " |")
+    rows = ["| fit | against | " + " | ".join(metrics) + " |", "| --- | --- |" + " --- |" * len(metrics)]
+    for method, baselines in (("gim", BASELINES), (COUNT, ("gim", *BASELINES))):
+        for baseline in baselines:
+            cells = []
+            for metric in metrics:
+                pair = wide.loc[metric]
+                gain = pair[baseline] - pair[method]
+                better = (gain < 0) if METRICS[metric].better == "higher" else (gain > 0)
+                cells.append(f"{int(better.sum())} of {len(pair)}")
+            rows.append(f"| {method} | {baseline} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 

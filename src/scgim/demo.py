@@ -5,19 +5,28 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 
+from ._apart import Apart
+from .baselines.protocol import Baseline, draw_cells
+
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from ._rng import RngLike
+    from .data import Condition, PerturbationData
 
 DRUG, DOSE = "Dacinostat", 10_000.0
 #: Doses in nM of the predicted curve: those of the design, and four between and below them.
 CURVE = (3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
 BASELINES = ("control", "next_lower_dose", "mean_shift", "ridge")
+#: Name of the second fit, behind the counts, among the methods; the first is "gim".
+COUNT = "gim (count)"
 #: What `quick` changes: it shows that everything runs, not how well.
 QUICK: dict[str, Any] = {"n_genes": 20, "max_steps": 200}
 
@@ -26,7 +35,8 @@ class Demo(NamedTuple):
     """What `run_demo` found."""
 
     adata: AnnData  # the cells with the fit
-    cells: AnnData  # predicted, over the doses of the curve
+    counts: AnnData  # the same with the fit of mechanism="count"
+    cells: AnnData  # predicted by the first, over the doses of the curve
     evaluation: pd.DataFrame  # as `scgim.tl.evaluate` returns it
     truth: pd.DataFrame  # as `compare_with_truth` returns it
 
@@ -41,6 +51,9 @@ def run_demo(
     progress: bool = True,
 ) -> Demo:
     """Simulate, prepare, fit with one dose held out, predict it, compare, draw and write everything.
+
+    Two models are fitted side by side, in two processes: that of `scgim.tl.fit_gim` by default, and
+    ``mechanism="count"``.
 
     Parameters
     ----------
@@ -58,9 +71,10 @@ def run_demo(
     Returns
     -------
     Demo
-        The cells with the fit, the predicted cells, the comparison with baselines and that with the truth.
-        Written into `out`: `fit.h5ad`, `cells.h5ad`, `evaluation.csv`, `truth.csv`, and the figures
-        `marginals.png`, `graph.png`, `targets.png`, `dose_response.png`, `history.png`, `metrics.png`.
+        The cells with each fit, the predicted cells, the comparison with baselines and that with the truth.
+        Written into `out`: `fit.h5ad`, `fit_count.h5ad`, `cells.h5ad`, `evaluation.csv`, `truth.csv`, and the figures
+        `marginals.png`, `graph.png`, `graph_count.png`, `targets.png`, `targets_count.png`, `dose_response.png`,
+        `history.png`, `metrics.png`.
 
     Raises
     ------
@@ -85,22 +99,54 @@ def run_demo(
     )
     start = time.perf_counter()
     limit = {} if max_steps is None else {"max_steps": max_steps}
-    tl.fit_gim(adata, rng=seed, device=device, progress=progress, **limit)
+    settings = {"rng": seed, "device": device, **limit}
+    beside = Apart(_fit_behind_counts, adata, settings)
+    try:
+        tl.fit_gim(adata, progress=progress, **settings)
+        if str(adata.uns["gim"]["params"]["fit"]["stopped"]) == "interrupted":
+            raise KeyboardInterrupt  # half a fit would be no demonstration
+        counts = beside.result()
+    finally:
+        beside.end()
     seconds = time.perf_counter() - start
-    if str(adata.uns["gim"]["params"]["fit"]["stopped"]) == "interrupted":
-        raise KeyboardInterrupt  # half a fit would be no demonstration
     cells = tl.sample_cells(adata, perturbations=[(DRUG, dose) for dose in CURVE], n=500, rng=seed)
     held_out = cells[cells.obs["dose"] == DOSE].copy()
-    evaluation = tl.evaluate(adata, held_out, baselines=BASELINES, rng=seed)
-    demo = Demo(adata, cells, evaluation, compare_with_truth(adata))
+    other = _BehindCounts(tl.sample_cells(counts, perturbations=[(DRUG, DOSE)], n=500, rng=seed))
+    evaluation = tl.evaluate(adata, held_out, baselines=[other, *BASELINES], rng=seed)
+    truth = pd.concat([compare_with_truth(adata), compare_with_truth(counts)], keys=["gim", COUNT], names=["method"])
+    demo = Demo(adata, counts, cells, evaluation, truth.reset_index(level="method"))
 
     adata.write_h5ad(folder / "fit.h5ad")
+    counts.write_h5ad(folder / "fit_count.h5ad")
     cells.write_h5ad(folder / "cells.h5ad")
     evaluation.to_csv(folder / "evaluation.csv", index=False)
     demo.truth.to_csv(folder / "truth.csv", index=False)
-    _draw(folder, adata, cells, held_out, evaluation)
+    _draw(folder, demo, held_out)
     print(report(demo, seconds, folder))
     return demo
+
+
+def _fit_behind_counts(limited: AbstractContextManager[None], adata: AnnData, settings: dict[str, Any]) -> AnnData:
+    from . import tl
+
+    with limited:
+        tl.fit_gim(adata, mechanism="count", progress=False, **settings)
+    return adata
+
+
+class _BehindCounts(Baseline):
+    """Cells that the second fit predicts, as a method to compare with."""
+
+    name: ClassVar[str] = COUNT
+
+    def __init__(self, cells: AnnData) -> None:
+        self.cells = np.asarray(cells.X)
+
+    def fit(self, data: PerturbationData, rng: RngLike = 0) -> Self:
+        return self
+
+    def sample(self, condition: Condition, n: int, rng: RngLike = 0) -> np.ndarray:
+        return draw_cells(self.cells, n, rng)
 
 
 def compare_with_truth(adata: AnnData, *, key: str = "gim", group: str | None = None) -> pd.DataFrame:
@@ -186,19 +232,21 @@ def count_downstream(adata: AnnData, *, key: str = "gim", group: str | None = No
     return pd.DataFrame(counts, index=["called", "all"], columns=["wrong", "downstream"])
 
 
-def _draw(folder: Path, adata: AnnData, cells: AnnData, held_out: AnnData, evaluation: pd.DataFrame) -> None:
+def _draw(folder: Path, demo: Demo, held_out: AnnData) -> None:
     import matplotlib.pyplot as plt
 
     from . import pl
 
-    condition = str(held_out.obs["condition"].iloc[0])
+    adata, condition = demo.adata, str(held_out.obs["condition"].iloc[0])
     drawings: dict[str, Callable[[], Any]] = {
         "marginals": lambda: pl.marginals(adata, held_out),
         "graph": lambda: pl.graph(adata, condition=condition),
+        "graph_count": lambda: pl.graph(demo.counts, condition=condition),
         "targets": lambda: pl.targets(adata),
-        "dose_response": lambda: pl.dose_response(adata, predicted=cells, perturbation=DRUG),
+        "targets_count": lambda: pl.targets(demo.counts),
+        "dose_response": lambda: pl.dose_response(adata, predicted=demo.cells, perturbation=DRUG),
         "history": lambda: pl.history(adata),
-        "metrics": lambda: pl.metrics(evaluation),
+        "metrics": lambda: pl.metrics(demo.evaluation),
     }
     for name, draw in drawings.items():
         axes = draw()
@@ -214,13 +262,16 @@ def report(demo: Demo, seconds: float, folder: Path) -> str:
     wide = demo.evaluation.pivot(index="method", columns="metric", values="value")
     wide = wide.loc[methods, metrics].rename_axis(index=None, columns=None)
     conclusion = textwrap.fill(demo.evaluation.attrs["conclusion"], 95)
-    counts = count_downstream(demo.adata)
-    share = counts["downstream"] / counts["wrong"].clip(lower=1)
+    downstream = "\n".join(_downstream(name, fit) for name, fit in (("gim", demo.adata), (COUNT, demo.counts)))
+    rows = demo.truth.set_index(["what", "method"]).rename_axis([None, None])
+    rows = rows.loc[[(what, name) for what in demo.truth["what"].unique() for name in ("gim", COUNT)]]
     n_genes, n_conditions = int(demo.adata.var["gim"].sum()), len(demo.adata.uns["gim"]["conditions"])
     n_cells = int(demo.adata.obs["gim_condition"].notna().sum())
     return f"""
 SIMULATED DATA: no real cell is in these numbers.
 {n_genes} genes, {n_conditions} conditions, {n_cells} cells; fitted in {seconds:.0f} s; {DRUG} at {DOSE:g} nM held out.
+
+gim is the default, {COUNT} is mechanism="count": the same model behind the raw counts.
 
 Predicted against held-out cells, {DRUG} at {DOSE:g} nM (pearson_delta and de_overlap: higher is
 better; other columns: lower is better; own control: model without drug; two halves: of the cells):
@@ -228,8 +279,16 @@ better; other columns: lower is better; own control: model without drug; two hal
 {conclusion}
 
 Learned against true structure, among the modelled genes (f1_random: as many drawn at random):
-{demo.truth.set_index("what").rename_axis(None).to_string(float_format="{:.2f}".format)}
-Of the {counts.loc["called", "wrong"]} called targets that are no direct ones, {share["called"]:.0%} \
-lie downstream of a direct one (of all genes that are none: {share["all"]:.0%}).
+{rows.to_string(float_format="{:.2f}".format)}
+{downstream}
 
-Written to {folder}: fit.h5ad, cells.h5ad, evaluation.csv, truth.csv and six figures."""
+Written to {folder}: fit.h5ad, fit_count.h5ad, cells.h5ad, evaluation.csv, truth.csv and eight figures."""
+
+
+def _downstream(name: str, adata: AnnData) -> str:
+    counts = count_downstream(adata)
+    share = counts["downstream"] / counts["wrong"].clip(lower=1)
+    return (
+        f"{name}: of the {counts.loc['called', 'wrong']} called targets that are no direct ones, {share['called']:.0%} "
+        f"lie downstream of a direct one (of all genes that are none: {share['all']:.0%})."
+    )

@@ -9,6 +9,7 @@ from small_counts import N_GENES, nothing, planted, targeting
 
 from scgim.inference import TrainingData
 from scgim.inference.evidence import count_changes
+from scgim.inference.start import slopes_of_means
 from scgim.model import FittedGIM
 
 #: Cells of the control and of each other condition.
@@ -86,3 +87,16 @@ def test_the_order_of_the_cells_does_not_matter() -> None:
     turned = TrainingData(**{**vars(data), **{name: getattr(data, name)[order] for name in names}})
     first, second = (count_changes(fitted.gim, fitted.graph, d) for d in (data, turned))
     np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+def test_depth_that_grows_with_a_feature_is_learned_and_chance_is_not():
+    rng = np.random.default_rng(0)
+    dose = np.repeat([0.0, 1.0, 2.0, 3.0], 2)
+    features = np.stack([dose, np.tile([0.0, 1.0], 4) * (dose > 0)], 1)
+    code = rng.integers(0, 8, 4000)
+    chance = 0.5 * rng.normal(size=4000)
+    np.testing.assert_allclose(slopes_of_means(chance, code, features), 0.0, atol=0.05)
+    found = slopes_of_means(chance + 0.3 * features[code, 0], code, features)
+    np.testing.assert_allclose(found, [0.3, 0.0], atol=0.06)
+    none = slopes_of_means(chance, np.zeros(4000, dtype=int), features[:1])  # control cells only
+    np.testing.assert_array_equal(none, 0.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from scipy import stats
-from small_counts import NOISE, RATE, WEIGHTS, doing, nothing, planted, targeting
+from small_counts import N_GENES, NOISE, RATE, WEIGHTS, doing, nothing, planted, targeting
 
 from scgim.inference.start import _teach_calls
 from scgim.model import (
@@ -298,3 +298,15 @@ def test_the_network_of_calls_learns_calls_and_keeps_the_odds_of_others():
     known[0, 0] = 0.0
     assert float(gim.called(features, known, torch.eye(5))[0, 0]) < 1e-6
     assert not any(parameter.requires_grad for parameter in gim.calls.parameters())
+
+
+def test_a_condition_changes_the_depth_of_its_cells_and_the_control_has_the_usual_one():
+    fitted = planted()
+    fitted.gim.counting.depth[:] = torch.tensor([0.7, -0.5, 0.0, 0.0, 0.0])
+    members = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    found = fitted.interventions(torch.eye(N_GENES)[:2], members)
+    sizes = [np.log(fitted.sample_counts(found, row, 4000, generator(1)).size_factor) for row in range(4)]
+    away = [own.mean() - sizes[0].mean() for own in sizes]
+    np.testing.assert_allclose(away, [0.0, 0.7, -0.5, 0.2], atol=1e-5)  # the same draws, moved
+    given = fitted.sample_counts(found, 1, 3, generator(1), size_factor=np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(given.size_factor, [1.0, 2.0, 3.0])

@@ -250,11 +250,12 @@ def test_genes_in_another_order_are_still_the_same_genes(count_fit: ad.AnnData) 
 
 
 def test_effects_are_the_means_of_sampled_cells() -> None:
-    """All genes are targets, so that nothing but the effects decides; X is log1p of counts over size factors."""
+    """All genes are targets, so that nothing but the effects decides; in cells as deep as controls."""
     genes = [f"g{i}" for i in range(10)]
     adata = fitted_counts(fit={"known_targets": {"A": genes}})
     table = scgim.tl.predict_targets(adata, perturbations=[("A", 10)]).set_index("gene").loc[genes]
-    x = scgim.tl.sample_cells(adata, perturbations=[("A", 10)], n=20_000)[:, genes].X
+    depth = scgim.tl.sample_cells(adata, perturbations=["control"], n=20_000).obs["gim_size_factor"]
+    x = scgim.tl.sample_cells(adata, perturbations=[("A", 10)], n=20_000, size_factor=depth)[:, genes].X
     error = x.std(0) / np.sqrt(len(x))
     assert (np.abs(x.mean(0) - table["effect"]) < 5 * error).all()
     stored = scgim.get.targets(adata, conditions="A_10").set_index("gene").loc[genes]

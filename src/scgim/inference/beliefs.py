@@ -11,8 +11,8 @@ from torch import Tensor
 from .config import FitConfig
 from .data import TrainingData
 
-#: A belief lowers or raises a price by this share of it, and no more, where the probability is `_FULL`: what the data do
-#: not support is not found. In between it counts by its log odds.
+#: A belief of probability `_FULL` lowers a price by this share of it, and none moves it by more: what the data do not
+#: support is not found. Others count in proportion to their log odds.
 _MOST, _FULL = 0.5, 0.99
 
 

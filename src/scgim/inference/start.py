@@ -124,7 +124,8 @@ def new_model(
     calls = None
     if config.amortised:
         calls = FeatureNetwork(n_features, n_genes, config.network_hidden, config.linear_skip, generator)
-    return CountGIM(*parts, counting=Counting(n_genes, n_batches), calls=calls)
+    counting = Counting(n_genes, n_batches, n_features if config.amortised else 0)
+    return CountGIM(*parts, counting=counting, calls=calls)
 
 
 def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GIM:
@@ -147,11 +148,42 @@ def _measure(counting: Counting, data: TrainingData, train: Tensor) -> None:
     """Rates of genes in the control cells of every batch, and the cells' size factors."""
     assert data.counts is not None and data.log_size is not None and data.batch_code is not None
     control = train & (data.membership.sum(1) == 0)[data.condition]
+    usual = data.log_size.new_zeros(len(counting.baseline))  # log size factor of controls
     for code in range(len(counting.baseline)):
         cells = control & (data.batch_code == code)
         total, size = data.counts[cells].sum(0).cpu(), data.log_size[cells].exp().sum().cpu()
         counting.baseline[code] = ((total + 0.5) / (size + 0.5)).log()
-    counting.describe(data.log_size[train].cpu(), data.batch_code[train].cpu())
+        usual[code] = data.log_size[cells].mean()
+    log_size = data.log_size[train]
+    if len(counting.depth):
+        features = (data.membership @ data.features).cpu().double().numpy()
+        away = (log_size - usual[data.batch_code[train]]).cpu().double().numpy()
+        depth = slopes_of_means(away, data.condition[train].cpu().numpy(), features)
+        counting.depth.copy_(torch.as_tensor(depth))
+        log_size = log_size - torch.as_tensor(features @ depth).to(log_size)[data.condition[train]]
+    counting.describe(log_size.cpu(), data.batch_code[train].cpu())
+
+
+def slopes_of_means(values: np.ndarray, code: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """(p,) by how much conditions' means of `values` (cells,) grow with their features (conditions, p).
+
+    Bayesian ridge regression without intercept; the variance of the slopes has the highest marginal likelihood, none
+    among them: where conditions do not differ, or by chance only, slopes are 0. `code` (cells,): each cell's condition.
+    """
+    n = np.bincount(code, minlength=len(features))
+    seen = (n > 0) & features.any(1)
+    if not seen.any():
+        return np.zeros(features.shape[1])
+    mean = np.bincount(code, values, len(features))[seen] / n[seen]
+    within = (values - (np.bincount(code, values, len(features)) / n.clip(1))[code]).var() / n[seen]
+    inside, best, highest = features[seen], np.zeros(features.shape[1]), -np.inf
+    for variance in (0.0, *np.logspace(-4, 2, 25)):
+        total = variance * inside @ inside.T + np.diag(within + 1e-9)
+        solved = np.linalg.solve(total, mean)
+        likelihood = -0.5 * (np.linalg.slogdet(total)[1] + mean @ solved)
+        if likelihood > highest:
+            best, highest = variance * inside.T @ solved, likelihood
+    return best
 
 
 def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generator, report) -> SearchResult:

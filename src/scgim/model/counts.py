@@ -31,8 +31,8 @@ class Counting(nn.Module):
 
     Parameters
     ----------
-    n_genes, n_batches
-        Sizes. Without a batch column there is one batch.
+    n_genes, n_batches, n_features
+        Sizes. Without a batch column there is one batch; without features depth does not depend on the condition.
 
     Attributes
     ----------
@@ -41,7 +41,11 @@ class Counting(nn.Module):
     dispersion
         (genes,) of the negative binomial, variance = mean + dispersion * mean^2; 0: Poisson.
     log_sizes
-        (N_SIZES,) quantiles of the training cells' log size factors, from which those of new cells are drawn.
+        (N_SIZES,) quantiles of the training cells' log size factors, from which those of new cells are drawn; without
+        what their conditions change.
+    depth
+        (features,) by how much a unit of each feature changes a cell's log size factor: drugs change how much RNA a
+        cell holds, or which cells are left.
     lowest
         (genes,) lowest latent expression of a training cell: a gene held at no expression counts as that to its
         children, which have never seen less.
@@ -54,15 +58,17 @@ class Counting(nn.Module):
 
     dispersion: Tensor
     log_sizes: Tensor
+    depth: Tensor
     lowest: Tensor
     highest: Tensor
     shares: Tensor
 
-    def __init__(self, n_genes: int, n_batches: int = 1) -> None:
+    def __init__(self, n_genes: int, n_batches: int = 1, n_features: int = 0) -> None:
         super().__init__()
         self.baseline = nn.Parameter(torch.zeros(n_batches, n_genes), requires_grad=False)
         self.register_buffer("dispersion", torch.zeros(n_genes))
         self.register_buffer("log_sizes", torch.zeros(N_SIZES))
+        self.register_buffer("depth", torch.zeros(n_features))
         self.register_buffer("lowest", torch.full((n_genes,), -3.0))
         self.register_buffer("highest", torch.full((n_genes,), torch.inf))
         self.register_buffer("shares", torch.full((n_batches,), 1.0 / n_batches))
@@ -111,8 +117,12 @@ class Counting(nn.Module):
         damped = 1 + self.dispersion * rate
         return (counts - rate) / damped, rate / damped
 
+    def change_of_size(self, features: Tensor, membership: Tensor) -> Tensor:
+        """(conditions,) change of a cell's log size factor, from features of parts (parts, p)."""
+        return membership @ (features @ self.depth) if len(self.depth) else membership.new_zeros(len(membership))
+
     def draw_sizes(self, n_cells: int, generator: torch.Generator) -> Tensor:
-        """(cells,) log size factors, as the training cells have them."""
+        """(cells,) log size factors, as unperturbed training cells have them."""
         place = torch.rand(n_cells, generator=generator) * (N_SIZES - 1)
         low = place.long().clamp(max=N_SIZES - 2)
         return torch.lerp(self.log_sizes[low], self.log_sizes[low + 1], place - low)

@@ -26,13 +26,15 @@ class Interventions(NamedTuple):
 
     prob (conditions, genes): of being a target; effects (conditions, genes, k): mean of psi; held (conditions, genes):
     values of genes that a condition holds (`do`), NaN elsewhere, or None; called (conditions, genes): probability of
-    being a target in a new cell, where it is another than that which is told (`CountGIM.calls`), or None.
+    being a target in a new cell, where it is another than that which is told (`CountGIM.calls`), or None; log_size
+    (conditions,): change of the log size factor (`Counting.depth`), or None.
     """
 
     prob: Tensor
     effects: Tensor
     held: Tensor | None = None
     called: Tensor | None = None
+    log_size: Tensor | None = None
 
 
 class CountedCells(NamedTuple):
@@ -91,18 +93,19 @@ class FittedGIM:
             k = n_effects(self.gim.intervention, self.gim.mechanisms.is_ziln)
             return Interventions(torch.zeros(shape), torch.zeros(*shape, k))
         prob, effects = self.gim.combine(self.gim.atomic(features, known_targets), membership)
-        called = None
+        called = log_size = None
         if isinstance(self.gim, CountGIM):
             called = self.gim.called(features, known_targets, membership)
+            log_size = self.gim.counting.change_of_size(features, membership)
         if known_values is None:
-            return Interventions(prob, effects, called=called)
+            return Interventions(prob, effects, called=called, log_size=log_size)
         held = torch.full_like(prob, torch.nan)
         for part, given in enumerate(known_values):
             told = (membership[:, part] > 0).unsqueeze(1) & ~torch.isnan(given)
             held = torch.where(told, given, held)
         free, one = torch.isnan(held), torch.ones_like(prob)
         called = None if called is None else torch.where(free, called, one)
-        return Interventions(torch.where(free, prob, one), effects, held, called)
+        return Interventions(torch.where(free, prob, one), effects, held, called, log_size)
 
     def action(self, found: Interventions, row: int, n: int, generator: torch.Generator) -> Action:
         """What condition `row` does to each of `n` cells: t ~ Bernoulli, psi ~ Normal."""
@@ -140,13 +143,16 @@ class FittedGIM:
     ) -> CountedCells:
         """Counts of `n` cells of condition `row`.
 
-        Size factors and batches are drawn as the training cells have them where they are not given.
+        Size factors and batches are drawn where they are not given: as the training cells have them, the former changed
+        as the features of the condition say.
         """
         counting = self.counting
         assert counting is not None
         action = self.action(found, row, n, generator)
         z = propagate(self.gim, self.graph, draw_noise(self.gim, n, generator), action)
         log_size = counting.draw_sizes(n, generator) if size_factor is None else torch.as_tensor(size_factor).log()
+        if size_factor is None and found.log_size is not None:
+            log_size = log_size + found.log_size[row]
         code = torch.multinomial(counting.shares, n, replacement=True, generator=generator)
         code = code if batch is None else torch.as_tensor(batch)
         held = None if found.held is None else found.held[row]

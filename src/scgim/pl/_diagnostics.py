@@ -271,4 +271,6 @@ def _draw_metric(ax: Axes, compared: pd.DataFrame, table: pd.DataFrame, rows: li
 
 
 def _method(name: str) -> str:
+    if name.startswith("gim ("):  # a second fit, of another kind
+        return f"GIM{name[3:]}"
     return _NAMES.get(name) or st.shorten(name.replace("_", " "))
