@@ -45,7 +45,8 @@ class StoredModel:
 
     def target_prob(self, conditions: Sequence[Sequence[Part]], user_features: Any = None) -> np.ndarray:
         """(conditions, genes) probability of being a target, the mean over the members."""
-        return np.mean([one.interventions(conditions, user_features).prob.numpy() for one in self.members], axis=0)
+        each = [one.interventions(conditions, user_features).prob.numpy() for one in self.members]
+        return each[0] if len(each) == 1 else np.mean(each, axis=0)
 
     @property
     def control_mean(self) -> np.ndarray:
