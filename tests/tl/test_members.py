@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import anndata as ad
 import joblib
@@ -117,6 +118,21 @@ def test_members_that_fail_are_counted_and_the_rest_goes_on(monkeypatch, caplog)
     (said,) = scgim.get.params(adata)["fit"]["failed_members"]
     assert "stopped being finite" in said
     assert any("1 of 4 members failed" in record.message for record in caplog.records)
+
+
+def test_an_interruption_keeps_what_is_fitted(monkeypatch):
+    fit, calls = ensemble.fit, []
+
+    def interrupted(data, config, **kwargs):
+        calls.append(1)
+        result = fit(data, config, **kwargs)
+        return replace(result, stopped="interrupted") if len(calls) == 2 else result
+
+    monkeypatch.setattr(ensemble, "fit", interrupted)
+    adata = fitted(n=12, fit={"n_members": 5})
+    assert len(calls) == 2  # the others are not begun
+    assert len(load(adata).members) == 2
+    assert len(scgim.get.params(adata)["fit"]["failed_members"]) == 3
 
 
 def test_a_degenerate_member_is_left_out(monkeypatch):

@@ -54,8 +54,8 @@ def fit_members(
     found: list[FittedGIM | str] = []
     try:
         found.extend(joblib.Parallel(jobs, backend=backend, return_as="generator", pre_dispatch=jobs)(tasks))
-    except (TerminatedWorkerError, OSError) as error:
-        found += [f"its process is gone ({type(error).__name__})"] * (n - len(found))
+    except (TerminatedWorkerError, OSError, KeyboardInterrupt) as error:
+        found += [f"it was ended ({type(error).__name__})"] * (n - len(found))
     return [one for one in found if isinstance(one, FittedGIM)], [one for one in found if isinstance(one, str)]
 
 
@@ -64,6 +64,8 @@ def _member(data: TrainingData, config: FitConfig, seed: list[int], device: str)
     rng = np.random.default_rng(seed)
     try:
         result = fit(resampled(data, rng).to(device), config, rng=rng, progress=False)
+        if result.stopped == "interrupted":
+            raise KeyboardInterrupt
         if share_targeted(result, data.to(device)) > DEGENERATE:
             return "it has degenerated: typical conditions target more than half of the genes"
     except Exception as error:  # whatever it is, the others go on

@@ -148,9 +148,10 @@ def fit_gim(
     - ``varp["gim_edge_prob"]``: CSR float32 (genes, genes), row = cause, column = effect
     - ``varm["gim_target_prob"]``, ``varm["gim_effect"]``: (genes, conditions), NaN outside the graph. The
       effect is the mean expression under the replaced mechanism (hard) or the shift of the location (shift).
-    - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``;
-      ``["params"]["fit"]``: every argument. These are for reading. ``["state"]``: the record from which the fit is
-      read back, including the weights, with its SHA-256.
+    - ``uns["gim"]["graph"]``: the DAG's edges (with several members, those of probability 0.1 or more);
+      ``["targets"]``: condition x gene table; ``["history"]``; ``["params"]["fit"]``: every argument, of beliefs what
+      was used. These are for reading. ``["state"]``: the record from which the fit is read back, including the weights
+      of all members, with its SHA-256.
 
     Raises
     ------
@@ -269,7 +270,7 @@ class _Job:
         if self.config.intervention == "hard" and self.known[1] is None:
             tell_combinations(self.cells)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)
-        more = int(self.given["n_members"]) - 1
+        more = 0 if result.stopped == "interrupted" else int(self.given["n_members"]) - 1
         members, failures = fit_members(data, self.config, more, seed=seed, n_jobs=n_jobs, device=device)
         if failures:
             logger.warning(
