@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Note", "data_file", "make_parser", "mean_and_spread", "use_threads"]
 Arrays = dict[str, np.ndarray]
+
+
+def need(module: str, install: str) -> None:
+    """End the script with a sentence where a suite is not installed."""
+    if importlib.util.find_spec(module) is None:
+        sys.exit(f"The package {module} was not found: {install}.")
 
 
 def fitted(method: Method, train: PerturbationData, seed: int) -> tuple[Baseline, float]:

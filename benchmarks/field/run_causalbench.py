@@ -283,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help="names of methods, as the tables have them (default: all)")
     parser.add_argument("--work", type=Path, required=True, help="folder for finished fits: an interrupted run goes on")
     args = parser.parse_args(argv)
+    need("causalscbench", "pip install --no-deps causalbench")
     use_threads(args.threads)
     path = data_file(args.data, FILE)
     note = Note(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from cell_eval_tables import CEILING, HALVES, OBSERVED, best_values, judged, means, shown, standing
-from keeping import Arrays, Note, about, commits, data_file, fitted, gim, kept, make_parser, use_threads
+from keeping import Arrays, Note, about, commits, data_file, fitted, gim, kept, make_parser, need, use_threads
 from mechanisms import COMBINATIONS, DOSES, DRUG, STANDIN, prepared_combinations, prepared_doses
 
 from scgim.benchmark import Method, extract
@@ -115,6 +115,11 @@ def combinations(args: Any) -> Iterator[Setting]:
         yield Setting(f"combinations-{size}genes-seed{seed}", seed, load, own)
 
 
+#: Below the tables with split control cells.
+SPLIT = (
+    "One half of the observed control cells beside the observed, the other beside the predicted cells of every method: "
+    "no noise of control cells is shared, as it is not in the two halves."
+)
 #: Name -> (settings, heading, what was asked).
 SETS = {
     "demo": (
@@ -189,9 +194,10 @@ def judge_setting(setting: Setting, args: Any) -> tuple[list[pd.DataFrame], list
     counts = {label: int(of[label]) for label in (entry.control, *labels)}
     frames, fits, real = [], [], None
 
-    def judge(name: str, what: dict[str, Any], predicted: AnnData | None) -> None:
-        for key, table in kept_table(folder, name, what, real, predicted, setting.seed).items():
-            frames.append(table.assign(setting=setting.name, seed=setting.seed, method=key or name))
+    def judge(name: str, what: dict[str, Any], real: AnnData, predicted: AnnData | None, split: bool = False) -> None:
+        file = name + ", split" * split
+        for key, table in kept_table(folder, file, what, real, predicted, setting.seed).items():
+            frames.append(table.assign(setting=setting.name, seed=setting.seed, split=split, method=key or name))
 
     for method in setting.methods:
         what = {"data": about(train), "labels": counts, "options": method.options, "kind": method.cls.name}
@@ -202,12 +208,14 @@ def judge_setting(setting: Setting, args: Any) -> tuple[list[pd.DataFrame], list
             continue
         what, cells = {**what, "cells": digest(found)}, as_predicted(found, counts, entry.genes)
         real, predicted = prediction_pair(adata, cells, conditions=labels)
-        judge(method.name, what, predicted)
+        judge(method.name, what, real, predicted)
         if not np.allclose(control_mean(predicted), control_mean(real), atol=1e-5):  # it has control cells of its own
             _, predicted = prediction_pair(adata, cells, conditions=labels, control="observed")
-            judge(method.name + OBSERVED, what, predicted)
+            judge(method.name + OBSERVED, what, real, predicted)
+        pair = prediction_pair(adata, cells, conditions=labels, control="split", rng=setting.seed)
+        judge(method.name, what, *pair, split=True)
     if real is not None:
-        judge(HALVES, {"data": about(train), "labels": counts}, None)
+        judge(HALVES, {"data": about(train), "labels": counts}, real, None)
     print(f"{setting.name}: {len(fits)} methods", flush=True)
     return frames, fits
 
@@ -237,6 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for finished fits: an interrupted run goes on")
     parser.add_argument("--quick", action="store_true", help="ten genes: it shows that the script runs")
     args = parser.parse_args(argv)
+    need("cell_eval", 'pip install -c constraints.txt -e ".[eval]"')
     use_threads(args.threads)
     logging.getLogger("cell_eval").setLevel(logging.CRITICAL)
     note = Note(
@@ -250,9 +259,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = [judge_setting(setting, args) for setting in settings_of(args)]
         table = pd.concat([frame for frames, _ in found for frame in frames], ignore_index=True)
         fits += [{"data": name, **row} for _, rows in found for row in rows]
-        own = means(table)
+        alone = table["method"].isin([HALVES, CEILING])  # the halves have control cells of their own
+        own, split = means(table[~table["split"]]), means(table[table["split"] | alone])
         summary += [standing(name, own, best, observed=observed) for observed in (False, True)]
+        summary.append({**standing(name, split, best, observed=False), "control cells": "split"})
         tables.append((heading, shown(own, best), text))
+        tables.append((f"{heading}: control cells split", shown(split, best), SPLIT))
         tidy.append(table.assign(data=name))
     note.text(
         "Mean over perturbations, then over seeds (± standard deviation where there are several). Bold: best of the "

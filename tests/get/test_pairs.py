@@ -71,6 +71,19 @@ def test_observed_control_cells_stand_on_both_sides(fit, sampled):
     np.testing.assert_array_equal(other.X, predicted.X)
 
 
+def test_a_half_of_the_observed_control_cells_on_each_side(fit, sampled):
+    real, predicted = prediction_pair(fit, sampled, control="split")
+    halves = [set(own.obs_names[own.obs["condition"] == "control"]) for own in (real, predicted)]
+    assert not halves[0] & halves[1] and abs(len(halves[0]) - len(halves[1])) <= 1
+    assert halves[0] | halves[1] == set(fit.obs_names[fit.obs["gim_condition"] == "control"])
+    for name in ("control", "A_10"):
+        own = predicted.obs_names[predicted.obs["condition"] == name]
+        source = fit if name == "control" else sampled
+        np.testing.assert_array_equal(predicted[own].X, np.asarray(source[own, GENES].X))
+    again = [prediction_pair(fit, sampled, control="split", rng=seed)[0].obs_names.tolist() for seed in (0, 1)]
+    assert again[0] == real.obs_names.tolist() != again[1]
+
+
 def test_without_control_cells_it_says_where_they_may_come_from(fit, sampled):
     alone = sampled[sampled.obs["condition"] != "control"]
     with pytest.raises(ValueError, match=r"no cells of the control 'control'.*sample_cells.*control='observed'"):

@@ -12,6 +12,7 @@ from anndata.utils import make_index_unique
 
 from scgim._errors import InvalidType, InvalidValue, NotFound
 from scgim._logging import logger
+from scgim._rng import RngLike, as_generator
 from scgim._validation import check_choice, holds_counts, listing, plural
 from scgim.slots import Entry, read_entry
 from scgim.slots.keys import COUNTS_LAYER
@@ -68,8 +69,9 @@ def prediction_pair(
     predicted: AnnData,
     *,
     conditions: str | Sequence[str] | None = None,
-    control: Literal["predicted", "observed"] = "predicted",
+    control: Literal["predicted", "observed", "split"] = "predicted",
     column: str = "condition",
+    rng: RngLike = 0,
     key: str = "gim",
     group: str | None = None,
 ) -> tuple[AnnData, AnnData]:
@@ -91,9 +93,12 @@ def prediction_pair(
     control
         Where the control cells beside the predicted ones come from. "predicted": from `predicted`, so that the
         method's error on unperturbed cells counts; these must be there. "observed": the same observed control cells on
-        both sides, as for methods that predict none; changes then share the noise of these cells and look more alike.
+        both sides, as is usual for methods that predict none; changes then share the noise of these cells and look more
+        alike than two experiments do. "split": one random half of the observed control cells on each side.
     column
         Name of the column of perturbations in both results.
+    rng
+        Seed or generator, of "split".
     key, group
         Which preparation.
 
@@ -132,7 +137,7 @@ def prediction_pair(
     >>> judge = MetricsEvaluator(predicted, real, pert_col="condition", control_pert="control")  # doctest: +SKIP
     >>> per_perturbation, summary = judge.compute()  # doctest: +SKIP
     """
-    check_choice(control, "control", ("predicted", "observed"))
+    check_choice(control, "control", ("predicted", "observed", "split"))
     entry = read_entry(adata, key, group)
     if entry.arguments["input"] == "continuous":
         raise InvalidValue(
@@ -151,21 +156,26 @@ def prediction_pair(
     labels = _compared(conditions, entry, given, np.unique(codes[codes >= 0]), np.unique(held_out))
     rows = _observed_rows(entry, codes, entry.split(adata), [entry.control, *labels])
     real_labels = np.array(entry.labels, dtype=object)[codes[rows]]
-    observed = entry.read_cells(adata, rows, codes)
-    real = _as_anndata(observed, real_labels, adata.obs_names[rows], entry, labels, column)
+    x_real, names_real = entry.read_cells(adata, rows, codes), adata.obs_names[rows]
     used = np.isin(given, [entry.control, *labels])
     x, given, names = x[used], given[used].astype(object), predicted.obs_names[used]
-    if control == "observed":
-        own, theirs = real_labels == entry.control, given != entry.control
-        x, given = np.concatenate([observed[own], x[theirs]]), np.concatenate([real_labels[own], given[theirs]])
-        names = real.obs_names[own].append(names[theirs])
+    if control != "predicted":
+        own = np.flatnonzero(real_labels == entry.control)
+        kept, theirs = np.arange(len(rows)), given != entry.control
+        if control == "split":
+            own = np.sort(as_generator(rng).permutation(own)[: len(own) // 2])
+            kept = np.setdiff1d(kept, own)
+        x, given = np.concatenate([x_real[own], x[theirs]]), np.concatenate([real_labels[own], given[theirs]])
+        names = names_real[own].append(names[theirs])
+        x_real, real_labels, names_real = x_real[kept], real_labels[kept], names_real[kept]
     elif entry.control not in given:
         raise InvalidValue(
             f"predicted has no cells of the control {entry.control!r}, from which its changes would be measured. "
             f"Predict some (scgim.tl.sample_cells(adata, perturbations=[{labels[0]!r}, {entry.control!r}]); or control "
-            "cells as the method gives them), or pass control='observed': then observed control cells stand on both "
-            "sides."
+            "cells as the method gives them), or pass control='observed' or 'split': then observed control cells "
+            "stand on both sides."
         )
+    real = _as_anndata(x_real, real_labels, names_real, entry, labels, column)
     return real, _as_anndata(x, given, names, entry, labels, column)
 
 
