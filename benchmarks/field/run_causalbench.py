@@ -21,8 +21,9 @@ from keeping import (
     kept,
     make_parser,
     mean_and_spread,
+    need,
     use_threads,
-)  # fmt: skip
+)
 from real_knockouts import CONTROL, FILE, prepare
 
 from scgim.benchmark import Method
