@@ -63,12 +63,13 @@ def matrix(own: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
 
 
 def near_best(values: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
-    """bool (metrics, methods): best of the methods, or within 1 % of it."""
+    """bool (metrics, methods): best of the methods, or within 1 % of it; nowhere if all methods have the same value."""
     plain = values.drop(columns=[HALVES, CEILING], errors="ignore")
     up = pd.Series(best).loc[plain.index] == 1
     top = plain.max(axis=1).where(up, plain.min(axis=1))
     worse = plain.rsub(top, axis=0).where(up, -plain.rsub(top, axis=0), axis=0)
-    return worse.le(0.01 * top.abs() + 1e-12, axis=0)
+    alike = plain.max(axis=1) - plain.min(axis=1) < 1e-9
+    return worse.le(0.01 * top.abs() + 1e-12, axis=0).mask(alike, False)
 
 
 def distinct(values: pd.DataFrame) -> dict[str, list[str]]:
@@ -106,6 +107,7 @@ def standing(name: str, own: pd.DataFrame, best: dict[str, float], *, observed: 
     firsts = [method.removesuffix(OBSERVED) for method in twice]
     values = values.drop(columns=firsts if observed else twice).rename(columns=dict(zip(twice, firsts, strict=True)))
     near = near_best(values.loc[list(distinct(values))], best)
+    near = near[near.any(axis=1)]  # without those in which nothing differs
     ours = [method for method in near.columns if method.startswith("GIM")]
     row: dict[str, Any] = {"data": name, "control cells": "observed" if observed else "own", "metrics": len(near)}
     row |= {method: int(near[method].sum()) for method in [*ours, *near.columns.difference(ours, sort=False)]}

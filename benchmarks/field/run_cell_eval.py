@@ -268,9 +268,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         tidy.append(table.assign(data=name))
     note.text(
         "Mean over perturbations, then over seeds (± standard deviation where there are several). Bold: best of the "
-        "methods, or within 1 % of the best. Metrics at several numbers of genes that agree count once. As many cells "
-        "are predicted for every condition as were observed. Control cells beside the predicted ones: GIM samples its "
-        f"own; {OBSERVED[2:]!r} puts the observed ones there; all other methods have these anyway. "
+        "methods, or within 1 % of the best. Metrics at several numbers of genes that agree count once, those in "
+        "which all methods agree not at all. As many cells are predicted for every condition as were observed. Control "
+        f"cells beside the predicted ones: GIM samples its own; {OBSERVED[2:]!r} puts the observed ones there; all "
+        "other methods have these anyway. "
         f'"{HALVES}": one half of the observed cells against the other, at half the number of cells. "{CEILING}": what '
         "cell-eval makes of it for the full number (Spearman-Brown), where it has such a value."
     )

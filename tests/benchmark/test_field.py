@@ -42,6 +42,9 @@ def test_best_and_near_best_are_told_apart_from_the_others(script, own):
     assert near.columns.tolist() == ["GIM (a)", "GIM (a), observed control", "ridge"]  # halves are no method
     assert near.loc["good"].tolist() == [True, False, True]  # 0.90 is within 1 % of 0.905
     assert near.loc["bad"].tolist() == [False, True, False]
+    same = own.assign(value=own["value"].where(own["metric"] != "good", 0.5))
+    assert not tables.near_best(tables.matrix(same, BEST), BEST).loc["good"].any()
+    assert tables.standing("data", same, BEST, observed=True)["metrics"] == 3
 
 
 def test_metrics_of_a_family_that_agree_count_once(script, own):
@@ -50,7 +53,7 @@ def test_metrics_of_a_family_that_agree_count_once(script, own):
     assert page["metric"].tolist() == ["good ↑", "bad ↓", "x_at_50, _100 ↑", "y_at_50 ↑"]
     assert page["ridge"].tolist() == ["**0.905**", "1.500", "0.500", "0.500"]
     row = tables.standing("data", own, BEST, observed=False)
-    assert (row["metrics"], row["GIM (a)"], row["ridge"]) == (4, 3, 4)
+    assert (row["metrics"], row["GIM (a)"], row["ridge"]) == (2, 1, 2)  # in x and y the two methods agree
     assert row["no GIM near the best in"] == "bad"
     row = tables.standing("data", own, BEST, observed=True)
     assert (row["metrics"], row["GIM (a)"], row["ridge"]) == (4, 3, 1)
