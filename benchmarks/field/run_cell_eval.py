@@ -265,7 +265,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary.append({**standing(name, split, best, observed=False), "control cells": "split"})
         tables.append((heading, shown(own, best), text))
         tables.append((f"{heading}: control cells split", shown(split, best), SPLIT))
-        tidy.append(table.assign(data=name))
+        keys = ["setting", "seed", "split", "method", "metric"]
+        tidy.append(table.groupby(keys, sort=False)["value"].agg(value="mean", perturbations="size").reset_index())
     note.text(
         "Mean over perturbations, then over seeds (± standard deviation where there are several). Bold: best of the "
         "methods, or within 1 % of the best. Metrics at several numbers of genes that agree count once, those in "

@@ -143,9 +143,8 @@ def test_cell_eval_script(script, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "out" / "cell_eval.csv")
     assert "semi-synthetic" in page and str(tmp_path) not in page
     assert {"GIM (ziln)", "GIM (ziln), observed control", "ridge", "two halves", "ceiling"} == set(table["method"])
-    assert set(table.loc[table["method"] == "ridge", "perturbation"]) == {
-        "Belinostat_10000", "Dacinostat_10000", "Givinostat_1000", "Quisinostat_1000"
-    }  # fmt: skip
+    mae = table.query("method == 'ridge' and metric == 'mae'")
+    assert mae["split"].tolist() == [False, True] and (mae["perturbations"] == 4).all()
     fits = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.npz")}
     module.main(words)  # again: nothing is fitted
     assert fits == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.npz")}
