@@ -8,6 +8,7 @@ import warnings
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from keeping import mean_and_spread
 
@@ -110,6 +111,32 @@ def standing(name: str, own: pd.DataFrame, best: dict[str, float], *, observed: 
     near = near[near.any(axis=1)]  # without those in which nothing differs
     ours = [method for method in near.columns if method.startswith("GIM")]
     row: dict[str, Any] = {"data": name, "control cells": "observed" if observed else "own", "metrics": len(near)}
-    row |= {method: int(near[method].sum()) for method in [*ours, *near.columns.difference(ours, sort=False)]}
     row["no GIM near the best in"] = ", ".join(near.index[~near[ours].any(axis=1)]) or "none"
-    return row
+    return row | {method: str(near[method].sum()) for method in [*ours, *near.columns.difference(ours, sort=False)]}
+
+
+def properties(real: AnnData, predicted: AnnData) -> dict[str, float]:
+    """What the predicted cells are like, mean over perturbations; changes are from the observed control cells."""
+    from scgim.metrics import e_distance
+
+    control, *labels = real.obs["condition"].cat.categories
+
+    def cells(own: AnnData, name: str) -> np.ndarray:
+        return own.X[(own.obs["condition"] == name).to_numpy()]
+
+    start, own, rows = cells(real, control).mean(0), cells(predicted, control).mean(0), []
+    for name in labels:
+        x, y = cells(real, name), cells(predicted, name)
+        true, change = x.mean(0) - start, y.mean(0) - start
+        rows.append(
+            {
+                "E-distance to the observed cells": e_distance(x, y),
+                "size of the change (observed: 1)": np.linalg.norm(y.mean(0) - start)
+                / np.linalg.norm(x.mean(0) - start),
+                "spread (observed: 1)": y.std(0).mean() / x.std(0).mean(),
+                "zeros, observed": (x == 0).mean(),
+                "zeros, predicted": (y == 0).mean(),
+                "control off by (mean of genes)": np.abs(own - start).mean(),
+            }
+        )
+    return pd.DataFrame(rows).astype(float).mean().to_dict()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from cell_eval_tables import CEILING, HALVES, OBSERVED, best_values, judged, means, shown, standing
+from cell_eval_tables import CEILING, HALVES, OBSERVED, best_values, judged, means, properties, shown, standing
 from keeping import Arrays, Note, about, commits, data_file, fitted, gim, kept, make_parser, need, use_threads
 from mechanisms import COMBINATIONS, DOSES, DRUG, STANDIN, prepared_combinations, prepared_doses
 
@@ -209,6 +209,7 @@ def judge_setting(setting: Setting, args: Any) -> tuple[list[pd.DataFrame], list
         what, cells = {**what, "cells": digest(found)}, as_predicted(found, counts, entry.genes)
         real, predicted = prediction_pair(adata, cells, conditions=labels)
         judge(method.name, what, real, predicted)
+        fits[-1] |= properties(real, predicted)
         if not np.allclose(control_mean(predicted), control_mean(real), atol=1e-5):  # it has control cells of its own
             _, predicted = prediction_pair(adata, cells, conditions=labels, control="observed")
             judge(method.name + OBSERVED, what, real, predicted)
@@ -283,8 +284,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     declined = table[["data", "method", "declined"]].drop_duplicates() if "declined" in table else pd.DataFrame()
     for row in declined.dropna().itertuples() if len(declined) else ():
         note.text(f"{row.method} has no prediction ({row.data}): {row.declined}")
-    cost = table.reindex(columns=["cpu_seconds", "edges"]).groupby([table["data"], table["method"]], sort=False).mean()
-    note.table("Fits (means)", cost.round(1).fillna("-").reset_index())
+    groups = table.groupby(["data", "method"], sort=False)
+    known = {"data", "method", "setting", "seed", "commit", "cpu_seconds", "edges", "declined"}
+    like = groups[[name for name in table if name not in known]].mean().round(2)
+    note.table("What the predicted cells are like (means)", like.reset_index())
+    cost = groups[["cpu_seconds", "edges"]].mean().round(1).fillna("-")
+    note.table("Fits (means)", cost.reset_index())
     note.text(f"Fitted at commit {commits(list(table['commit']))}; fits of an interrupted run are kept.")
     note.write(args.out, "cell_eval", pd.concat(tidy, ignore_index=True))
 

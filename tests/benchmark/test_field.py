@@ -53,11 +53,28 @@ def test_metrics_of_a_family_that_agree_count_once(script, own):
     assert page["metric"].tolist() == ["good ↑", "bad ↓", "x_at_50, _100 ↑", "y_at_50 ↑"]
     assert page["ridge"].tolist() == ["**0.905**", "1.500", "0.500", "0.500"]
     row = tables.standing("data", own, BEST, observed=False)
-    assert (row["metrics"], row["GIM (a)"], row["ridge"]) == (2, 1, 2)  # in x and y the two methods agree
+    assert (row["metrics"], row["GIM (a)"], row["ridge"]) == (2, "1", "2")  # in x and y the two methods agree
     assert row["no GIM near the best in"] == "bad"
     row = tables.standing("data", own, BEST, observed=True)
-    assert (row["metrics"], row["GIM (a)"], row["ridge"]) == (4, 3, 1)
+    assert (row["metrics"], row["GIM (a)"], row["ridge"]) == (4, "3", "1")
     assert row["no GIM near the best in"] == "good"
+
+
+def test_what_predicted_cells_are_like(script):
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"condition": pd.Categorical(["no"] * 50 + ["A"] * 50, categories=["no", "A"])})
+    obs.index = obs.index.astype(str)
+    x = rng.normal(4, 1, (100, 3))
+    x[50:] += 2
+    own = x.copy()
+    own[50:] = 5 + (x[50:] - 6) / 2  # half the change, half the spread
+    real, predicted = (ad.AnnData(cells.astype(np.float32), obs=obs) for cells in (x, own))
+    found = script("cell_eval_tables").properties(real, predicted)
+    assert found["spread (observed: 1)"] == pytest.approx(0.5, abs=1e-3)
+    assert found["size of the change (observed: 1)"] == pytest.approx(0.5, abs=0.1)
+    assert found["control off by (mean of genes)"] == 0 == found["zeros, predicted"]
+    exact = script("cell_eval_tables").properties(real, real)
+    assert exact["E-distance to the observed cells"] < found["E-distance to the observed cells"]
 
 
 def test_what_was_fitted_is_kept_and_a_refusal_as_well(script, tmp_path):
