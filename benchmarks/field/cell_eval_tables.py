@@ -131,8 +131,7 @@ def properties(real: AnnData, predicted: AnnData) -> dict[str, float]:
         rows.append(
             {
                 "E-distance to the observed cells": e_distance(x, y),
-                "size of the change (observed: 1)": np.linalg.norm(y.mean(0) - start)
-                / np.linalg.norm(x.mean(0) - start),
+                "size of the change (observed: 1)": np.linalg.norm(change) / np.linalg.norm(true),
                 "spread (observed: 1)": y.std(0).mean() / x.std(0).mean(),
                 "zeros, observed": (x == 0).mean(),
                 "zeros, predicted": (y == 0).mean(),
