@@ -115,6 +115,7 @@ def combinations(args: Any) -> Iterator[Setting]:
         yield Setting(f"combinations-{size}genes-seed{seed}", seed, load, own)
 
 
+KINDS = {"demo": "**simulated**", "doses": "**real**", "combinations": "**real**", "stand-in": "**semi-synthetic**"}
 #: Below the tables with split control cells.
 SPLIT = (
     "One half of the observed control cells beside the observed, the other beside the predicted cells of every method: "
@@ -251,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("cell_eval").setLevel(logging.CRITICAL)
     note = Note(
         "cell-eval: predicted cells, its full profile" + " (quick setting)" * args.quick,
-        data="**simulated**, **real** and **semi-synthetic**, see each table",
+        data=" and ".join(dict.fromkeys(KINDS[name] for name in args.sets)) + ", see each table",
         argv=argv, script="field/run_cell_eval.py", seeds=args.seeds,
     )  # fmt: skip
     best, summary, tables, tidy, fits = best_values(), [], [], [], []
