@@ -318,8 +318,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "the gene changed under the knock-out, and its distance is the Wasserstein distance of the gene's values from "
         f"control. Bold: a method's own network. Below it, networks of the same size: GIM's most probable pairs; "
         f"{RANDOM} (expected); {TRAINING}: a plain test. UT-IGSP, GnIES and JCI-PC learn a class, from which one graph "
-        "is drawn. To end in time, GnIES starts from one order (and without the cells of knock-outs in which a gene has "
-        "one value only) and JCI-PC conditions on at most two genes. False omission rate: share of true pairs among "
+        "is drawn. To end in time, GnIES starts from one order (and without the cells of knock-outs in which a gene "
+        "has one value only) and JCI-PC conditions on at most two genes. False omission rate: share of true pairs among "
         "those left out."
     )
     for question, (heading, below) in QUESTIONS.items():
