@@ -271,7 +271,7 @@ QUESTIONS = {
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds; the own network of a method first, in bold."""
-    names = {"pairs": 1, "true positives": 1, "false positives": 1, "mean distance": 3, "false omission rate": 3}
+    names = {"pairs": 0, "true positives": 1, "false positives": 1, "mean distance": 3, "false omission rate": 3}
     lines = []
     for (at, method), own in rows.groupby(["at the number of", "method"], sort=False):
         share = own["true positives"] / own["pairs"].where(own["pairs"] > 0)
@@ -319,8 +319,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"control. Bold: a method's own network. Below it, networks of the same size: GIM's most probable pairs; "
         f"{RANDOM} (expected); {TRAINING}: a plain test. UT-IGSP, GnIES and JCI-PC learn a class, from which one graph "
         "is drawn. To end in time, GnIES starts from one order (and without the cells of knock-outs in which a gene "
-        "has one value only) and JCI-PC conditions on at most two genes. False omission rate: share of true pairs among "
-        "those left out."
+        "has one value only) and JCI-PC conditions on at most two genes. False omission rate: share of true pairs "
+        "among those left out."
     )
     for question, (heading, below) in QUESTIONS.items():
         own = table[table["question"] == question]
