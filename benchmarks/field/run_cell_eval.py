@@ -140,7 +140,8 @@ SETS = {
     ),
     "stand-in": (
         stand_in, "SciPlex3's design (semi-synthetic stand-in)",
-        'Real design, simulated counts; held out as in the demo, per cell line; 50 marker genes; `features="potency"`. '
+        "Real design, simulated counts; held out as in the demo, in as many of the cell lines A549, K562 and MCF7 as "
+        '`--lines` says; 50 marker genes; `features="potency"`. '
         "**No number of this table is one on SciPlex3.**",
     ),
 }  # fmt: skip
