@@ -23,6 +23,8 @@ from scgim.benchmark.tasks import options_of_data
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from scgim.data import PerturbationData
+
 STANDIN = "sciplex3_standin.h5ad"
 #: Metric -> its column.
 COLUMNS = {
@@ -72,16 +74,23 @@ class DoseTask(_PreparedTask):
 
     def load(self) -> Task:
         """Read and prepare."""
-        import scgim
         from scgim.baselines import training_data
         from scgim.pp._labels import part_label
 
-        adata = read(Path(self.file))
-        scgim.pp.prepare(
-            adata, perturbation_key="treatment", dose_key="dose", dose_unit_key="dose_unit", control=None,
-            min_counts=10, silent_genes="drop", n_genes=self.n_genes, hold_out={DRUG: self.dose}, rng=self.seed,
-        )  # fmt: skip
+        adata = prepared_doses(self.file, self.dose, self.n_genes, self.seed)
         return self.task(adata, training_data(adata, counts=True), [part_label(DRUG, self.dose)])
+
+
+def prepared_doses(file: str, hold_out: float | Sequence[float], n_genes: int, seed: int) -> AnnData:
+    """The dose series without the doses to hold out."""
+    import scgim
+
+    adata = read(Path(file))
+    scgim.pp.prepare(
+        adata, perturbation_key="treatment", dose_key="dose", dose_unit_key="dose_unit", control=None,
+        min_counts=10, silent_genes="drop", n_genes=n_genes, hold_out={DRUG: hold_out}, rng=seed,
+    )  # fmt: skip
+    return adata
 
 
 @dataclass(frozen=True)
@@ -97,24 +106,29 @@ class CombinationTask(_PreparedTask):
 
     def load(self) -> Task:
         """Read and prepare."""
-        import anndata as ad
+        return self.task(*prepared_combinations(self.file, self.n_genes, self.seed))
 
-        import scgim
-        from scgim.baselines import training_data
-        from scgim.slots import read_entry
 
-        adata = ad.read_h5ad(self.file)
-        found, others = predictable(adata.obs["perturbation"].astype(str))
-        tested = [canonical(name) for name in found]
-        counts, size = recover_counts(adata)
-        scgim.pp.prepare(
-            adata, input="log1p", n_genes=self.n_genes, n_top_genes=500, min_cells=5, silent_genes="drop",
-            hold_out=[*tested, *(canonical(name) for name in others)], rng=self.seed,
-        )  # fmt: skip
-        entry, train = read_entry(adata), training_data(adata)
-        cells = (entry.codes(adata) >= 0) & np.isin(entry.split(adata), ["train", "valid"])
-        own = counts[cells][:, entry.positions(adata)].astype(np.float32)
-        return self.task(adata, replace(train, counts=own, size_factor=size[cells]), tested)
+def prepared_combinations(file: str, n_genes: int, seed: int) -> tuple[AnnData, PerturbationData, list[str]]:
+    """Single perturbations to train on, with their recovered counts, and the doubles to predict from them."""
+    import anndata as ad
+
+    import scgim
+    from scgim.baselines import training_data
+    from scgim.slots import read_entry
+
+    adata = ad.read_h5ad(file)
+    found, others = predictable(adata.obs["perturbation"].astype(str))
+    tested = [canonical(name) for name in found]
+    counts, size = recover_counts(adata)
+    scgim.pp.prepare(
+        adata, input="log1p", n_genes=n_genes, n_top_genes=500, min_cells=5, silent_genes="drop",
+        hold_out=[*tested, *(canonical(name) for name in others)], rng=seed,
+    )  # fmt: skip
+    entry, train = read_entry(adata), training_data(adata)
+    cells = (entry.codes(adata) >= 0) & np.isin(entry.split(adata), ["train", "valid"])
+    own = counts[cells][:, entry.positions(adata)].astype(np.float32)
+    return adata, replace(train, counts=own, size_factor=size[cells]), tested
 
 
 def recover_counts(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:

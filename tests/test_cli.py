@@ -157,6 +157,8 @@ def _not_h5ad(folder: Path) -> Path:
         ({"--set": "colour=blue"}, "colour"),
         ({"--set": "mechanism=cubic"}, "cubic"),
         ({"--device": "abacus"}, "abacus"),
+        ({"--prior-edges": "network.csv"}, "--prior-edges network.csv is no file"),
+        ({"--n-members": "0"}, "--n-members must be at least 1"),
     ],
 )
 def test_bad_input(

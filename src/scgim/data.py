@@ -76,6 +76,9 @@ class PerturbationData:
     known_targets, known_values
         (parts, genes): 1 for a known target, 0 for none, and the values that genes are held at; NaN where not known.
         For `scgim.tl.fit_gim`; baselines learn all targets.
+    prior_edges, prior_targets
+        (genes, genes) row = cause, and (parts, genes): probabilities of edges and targets as they are believed before
+        the data; NaN where nothing is. For `scgim.tl.fit_gim` as well.
     graded
         The features grow with the size of the effect, as those of ``features="potency"`` in `scgim.pp.prepare` do.
     counts, size_factor, batch
@@ -111,6 +114,8 @@ class PerturbationData:
     valid: np.ndarray = _DEFAULT  # (cells,)
     known_targets: np.ndarray | None = None  # (parts, genes)
     known_values: np.ndarray | None = None  # (parts, genes)
+    prior_edges: np.ndarray | None = None  # (genes, genes)
+    prior_targets: np.ndarray | None = None  # (parts, genes)
     graded: bool = False
     counts: np.ndarray | None = None  # (cells, genes)
     size_factor: np.ndarray | None = None  # (cells,)
@@ -161,12 +166,18 @@ class PerturbationData:
             "membership": ("conditions, parts", (n_conditions, n_parts)),
             "known_targets": ("parts, genes", (n_parts, n_genes)),
             "known_values": ("parts, genes", (n_parts, n_genes)),
+            "prior_edges": ("genes, genes", (n_genes, n_genes)),
+            "prior_targets": ("parts, genes", (n_parts, n_genes)),
         }
         for name, (axes, shape) in shapes.items():
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise InvalidValue(f"`{name}` must be ({axes}), here {shape}, got {value.shape}.")
         self._check_counted()
+        for name in ("prior_edges", "prior_targets"):
+            value = getattr(self, name)
+            if value is not None and ((value < 0) | (value > 1)).any():
+                raise InvalidValue(f"`{name}` must be probabilities, between 0 and 1, or NaN.")
         for name in ("x", "part_features"):
             if not np.isfinite(getattr(self, name)).all():
                 raise InvalidValue(f"`{name}` has values that are not finite (NaN or infinite).")
@@ -284,7 +295,7 @@ class PerturbationData:
         """The same without conditions that have no cells, and without parts that are then in no condition."""
         used, codes = np.unique(self.codes, return_inverse=True)
         parts = self.membership[used].any(axis=0)
-        of_parts = ("part_features", "known_targets", "known_values")
+        of_parts = ("part_features", "known_targets", "known_values", "prior_targets")
         kept = {name: value[parts] for name in of_parts if (value := getattr(self, name)) is not None}
         kept |= {"membership": self.membership[used][:, parts], "parts": compress(self.parts, parts)}
         return replace(self, codes=codes, conditions=self.conditions.iloc[used], **kept)

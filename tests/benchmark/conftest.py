@@ -15,8 +15,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a script as `python benchmarks/<name>.py` or `python benchmarks/paper/<name>.py` would."""
-    for folder in (BENCHMARKS, BENCHMARKS / "paper"):
+    """Imports a script as `python benchmarks/<name>.py` (or in `paper/`, `field/`) would."""
+    for folder in (BENCHMARKS, BENCHMARKS / "paper", BENCHMARKS / "field"):
         monkeypatch.syspath_prepend(str(folder))
     yield importlib.import_module
     for name, module in list(sys.modules.items()):

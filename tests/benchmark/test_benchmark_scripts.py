@@ -265,6 +265,22 @@ def test_scaling(script, tmp_path, monkeypatch):
     assert table["genes"].tolist() == [6, 9] and "genes^" in page
 
 
+def test_uncertainty(script, tmp_path, monkeypatch):
+    uncertainty = script("uncertainty")
+    # 10 entries said to be .3 of which 3 are true, and 10 said to be .9 of which 8 are
+    said, true = np.repeat([0.3, 0.9], 10), np.repeat([1, 0, 1, 0], [3, 7, 8, 2])
+    assert uncertainty.calibration_error(true, said) == pytest.approx((0 + 0.1) / 2)
+    tiny = {"n_genes": 5, "n_perturbations": 4, "n_features": 4, "n_new_targets": 2}
+    monkeypatch.setattr(uncertainty, "SyntheticTask", partial(uncertainty.SyntheticTask, **tiny))
+    argv = ["--mechanisms", "linear", "--seeds", "0", "--shares", "0.4", "--belief-shares", "0.4"]
+    uncertainty.main([*argv, "--members", "3", "--steps", "2", "--threads", "1", "--out", str(tmp_path)])
+    page, table = written(tmp_path, "uncertainty")
+    assert table["fit"].dropna().tolist() == ["one fit", "3 members"]
+    assert table["beliefs"].dropna().tolist() == ["none", "100% true", "50% true", "0% true"]
+    assert table["edge ECE"].dropna().between(0, 1).all() and table["covered, new_dose"].dropna().between(0, 1).all()
+    assert "**simulated**" in page and (tmp_path / "uncertainty.png").is_file()
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_absent_data_end_with_a_sentence(script, tmp_path, monkeypatch, name):
     monkeypatch.setenv("SCGIM_SHARED_DATA", str(tmp_path / "nowhere"))

@@ -166,7 +166,7 @@ def _fit(args: argparse.Namespace) -> None:
 def _given(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of `pp.prepare` and of `tl.fit_gim`, from options and --set, checked as far as no data are needed."""
     from scgim.pp._prepare import check_settings as check_prepare
-    from scgim.tl._fit_gim import check_settings as check_fit
+    from scgim.tl._settings import check_settings as check_fit
 
     prepare, fit, settings = fit_arguments()
     given = {name: value for name, value in vars(args).items() if name in {**prepare, **fit, **settings}}

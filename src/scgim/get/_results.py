@@ -30,8 +30,8 @@ def graph(
     adata
         Fitted with `tl.fit_gim`. Nothing is written.
     threshold
-        Keep only the edges with at least this probability. None keeps the graph of the fit, whose edges
-        have a probability above 1/2.
+        Keep only the edges with at least this probability. None: those with a probability of 1/2 or more, which is
+        the graph of the fit. Below that there are edges only of a fit with several members.
     key, group
         The `key_added` that was given to `pp.prepare`, and the value of its `groupby` column.
 
@@ -55,7 +55,7 @@ def graph(
     >>> list(nx.topological_generations(dag))  # doctest: +SKIP
     """
     entry = read_entry(adata, key, group, fitted=True)
-    least = _probability(threshold, "threshold")
+    least = 0.5 if threshold is None else _probability(threshold, "threshold")
     dag = nx.DiGraph()
     dag.add_nodes_from(genes_of(adata, entry))
     edges = stored_table(entry, "graph", ("source", "target", "probability"))

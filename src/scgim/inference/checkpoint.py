@@ -28,7 +28,10 @@ def _fingerprint(config: FitConfig, seed: int, data: TrainingData) -> str:
         # A longer fit may go on from a shorter one; after a search the learning rates follow max_steps.
         settings["max_steps"] = None
     digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True, default=str).encode())
-    more = (data.known_targets, data.known_values, data.counts, data.log_size, data.batch_code)
+    more = (
+        data.known_targets, data.known_values, data.counts, data.log_size, data.batch_code, data.prior_edges,
+        data.prior_targets,
+    )  # fmt: skip
     for tensor in (data.x, data.condition, data.valid, data.features, data.membership, *more):
         digest.update(b"none" if tensor is None else tensor.cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from scgim.model import Counting
 
 from .changes import target_changes
 from .config import FitConfig
-from .data import TrainingData, cap_cells
+from .data import CERTAIN, TrainingData, cap_cells
 from .latent import (
     AdditiveModel,
     Latent,
@@ -82,6 +82,9 @@ class _Search:
         most = np.where(self.treated, config.search_cells, 8 * config.search_cells)
         self.cells = self._some(train[cap_cells(data.condition[train], most, rng)])
         self.known = data.known_condition_targets()
+        self.edge_odds, self.target_odds = (
+            None if odds is None else odds.cpu().double().numpy() for odds in (data.edge_odds, data.target_odds)
+        )
         self.generator = torch_generator(rng)
         self.graph = np.zeros((data.n_genes, data.n_genes), dtype=bool)
         self.odds = np.full((data.n_conditions, data.n_genes), -_SUREST)
@@ -128,9 +131,13 @@ class _Search:
             n, latent_moments(self.cells, self.latent, self.center, self.scale), self.treated,
             shift=self.shift,
             graph_sparsity=float(config.graph_sparsity) / self.worth,
-            target_sparsity=(float(config.target_sparsity) + spread) / noise,
+            target_sparsity=(float(config.target_sparsity) + spread - self._believed()) / noise,
             known_targets=None if self.known is None else self.known.cpu().numpy(),
         )  # fmt: skip
+
+    def _believed(self) -> np.ndarray | float:
+        """(conditions, genes) nats that are believed of targets."""
+        return 0.0 if self.target_odds is None else self.target_odds
 
     def _climb(self, known: Tensor, reliable: Tensor) -> SearchResult:
         vars(self).pop("scores", None)  # the moments of before make room
@@ -143,6 +150,7 @@ class _Search:
             n_candidates=self.config.n_candidates,
             max_shakes=2 * self.data.n_genes if shakes == "auto" else int(shakes),
             report=self.report,
+            odds=None if self.edge_odds is None else self.edge_odds / self.worth,
         )
         self.graph, self.targets = found.graph, found.targets.numpy().astype(bool)
         return found
@@ -204,7 +212,12 @@ class _Search:
         features = (data.membership @ data.features).cpu().double().numpy()
         related = data.related().cpu().numpy()[np.ix_(treated, treated)]
         odds = how_sure(
-            gains[treated], change[treated], features[treated], related, n[treated], float(self.config.target_sparsity)
+            (gains + self._believed())[treated],
+            change[treated],
+            features[treated],
+            related,
+            n[treated],
+            float(self.config.target_sparsity),
         )
         self.odds = np.full_like(gains, -_SUREST)
         self.odds[treated] = odds.clip(-_SUREST, _SUREST)
@@ -222,7 +235,8 @@ class _Search:
             sets = [parents, *(parents - {parent} for parent in sorted(parents))]
             (whole, _), *fewer = self.scores.score(child, sets[:1]) + self.scores.score(child, sets[1:])
             for parent, (value, _) in zip(sorted(parents), fewer, strict=True):
-                logits[parent, child] = tempered(np.maximum(worth * (whole - value), 0.5))
+                believed = 0.0 if self.edge_odds is None else min(self.edge_odds[parent, child], CERTAIN)
+                logits[parent, child] = tempered(np.maximum(worth * (whole - value) + believed, 0.5))
         return logits
 
     def _everywhere(self, model: AdditiveModel) -> Latent:

@@ -14,6 +14,9 @@ from scgim._errors import InvalidValue
 from scgim.data import PerturbationData
 from scgim.model import Batch
 
+#: Nats of an edge that is certain.
+CERTAIN = 1e3
+
 
 @dataclass
 class TrainingData:
@@ -23,7 +26,8 @@ class TrainingData:
     convergence; features (parts, p), membership (conditions, parts), known targets and values (parts, genes) float32.
     perturbation (conditions,) long: conditions of the same number are doses of one. Behind counts: counts (cells,
     genes), log_size (cells,) float32, batch_code (cells,) long; `x` is then set to a draw of the latent expression
-    once there is one.
+    once there is one. Beliefs: prior_edges (genes, genes), prior_targets (parts, genes) probabilities, NaN where there
+    is none; `beliefs.informed` makes nats of them, edge_odds (genes, genes) and target_odds (conditions, genes).
     """
 
     x: Tensor
@@ -38,6 +42,10 @@ class TrainingData:
     counts: Tensor | None = None
     log_size: Tensor | None = None
     batch_code: Tensor | None = None
+    prior_edges: Tensor | None = None
+    prior_targets: Tensor | None = None
+    edge_odds: Tensor | None = None
+    target_odds: Tensor | None = None
 
     @classmethod
     def of(cls, data: PerturbationData) -> Self:
@@ -55,6 +63,8 @@ class TrainingData:
             membership=torch.tensor(data.membership),
             known_targets=tensor(data.known_targets),
             known_values=tensor(data.known_values),
+            prior_edges=tensor(data.prior_edges),
+            prior_targets=tensor(data.prior_targets),
             graded=data.graded,
             perturbation=torch.tensor(pd.factorize(data.conditions["perturbation"].astype(str))[0]),
             counts=tensor(data.counts),
@@ -90,8 +100,12 @@ class TrainingData:
             more = (*self.counts.T, self.log_size, self.batch_code)  # cells may be alike in x alone
             keys = (*(values.cpu().numpy() for values in more), *keys)
         order = torch.as_tensor(np.lexsort(keys), device=self.x.device)
-        of_cells = ("x", "condition", "valid", "counts", "log_size", "batch_code")
-        return replace(self, **{n: value[order] for n in of_cells if (value := getattr(self, n)) is not None})
+        return self.of_cells(order)
+
+    def of_cells(self, rows: Tensor) -> TrainingData:
+        """The same with these cells."""
+        names = ("x", "condition", "valid", "counts", "log_size", "batch_code")
+        return replace(self, **{name: value[rows] for name in names if (value := getattr(self, name)) is not None})
 
     def known_condition_targets(self) -> Tensor | None:
         """(conditions, genes) known targets: NaN where any part's targets are to be learned."""
@@ -119,12 +133,17 @@ class TrainingData:
             self.membership,
             self.known_targets,
             self.known_values,
-            *((None,) * 4 if self.counts is None else (self._picked(index))),
+            **self._counted(index),
+            edge_odds=None if self.edge_odds is None else self.edge_odds.nan_to_num(posinf=CERTAIN, neginf=0.0),
+            target_odds=self.target_odds,
         )
 
-    def _picked(self, index: Tensor) -> tuple[Tensor | None, ...]:
-        assert self.counts is not None and self.log_size is not None and self.batch_code is not None
-        return self.counts[index], self.log_size[index], self.batch_code[index], index
+    def _counted(self, index: Tensor) -> dict[str, Tensor]:
+        if self.counts is None:
+            return {}
+        assert self.log_size is not None and self.batch_code is not None
+        of_cells = {"counts": self.counts, "log_size": self.log_size, "batch_code": self.batch_code}
+        return {name: values[index] for name, values in of_cells.items()} | {"index": index}
 
 
 class BalancedSampler:

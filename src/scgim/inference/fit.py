@@ -25,6 +25,7 @@ from scgim._validation import plural
 from scgim.model import GIM, Batch, CountGIM, break_cycles, is_acyclic, spectral_radius
 from scgim.model.posterior import rows_at_a_time
 
+from .beliefs import informed
 from .checkpoint import load_checkpoint, restore, save_checkpoint
 from .config import FitConfig
 from .counts import CountStart, find_latent_structure
@@ -125,8 +126,8 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
     start_time = time.perf_counter()
     rng = np.random.default_rng(seed)
     config = resolve_sparsity(config, data)
+    original, data = data, informed(data, config)
     gim = build(config, data, rng)
-    original = data
     resumed = load_checkpoint(checkpoint, config, seed, data)
     if config.init == "search" and resumed is None:
         data = _start(gim, data, config, rng, progress)
@@ -144,21 +145,24 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
     def save() -> None:
         if checkpoint is not None:
             latent = (gim.mode, gim.variance, data.x) if isinstance(gim, CountGIM) else None
-            moving = gim, run.optimiser, run.lagrangian, run.progress
-            save_checkpoint(checkpoint, config, seed, original, *moving, latent)
+            moving = gim, run.optimiser, run.lagrangian, run.progress, latent
+            save_checkpoint(checkpoint, config, seed, original, *moving)
 
     stopped = run.to_the_end(progress, save)
     if isinstance(gim, CountGIM):
         data = replace(data, x=data.x.clone())
         gim.finish(_parts(data), data.x)
     refit_effects(gim, data, float(config.effect_pull), float(config.effect_spread))
-    graph, n_dropped = break_cycles(gim.graph.probabilities().detach().cpu().numpy())
+    probability = gim.graph.probabilities().detach().cpu().numpy()
+    if data.edge_odds is not None:
+        probability[(data.edge_odds == torch.inf).cpu().numpy()] = 2.0  # certain edges are not dropped
+    graph, n_dropped = break_cycles(probability)
     if n_dropped:
         logger.warning("the graph had cycles: its weakest edges on them were dropped (%d)", n_dropped)
     if isinstance(gim, CountGIM):
         gim.mode = gim.variance = None
-    seconds = time.perf_counter() - start_time
-    return FitResult(gim, graph, n_dropped, run.progress.history, config, seconds, run.progress.step, stopped)
+    seconds, state = time.perf_counter() - start_time, run.progress
+    return FitResult(gim, graph, n_dropped, state.history, config, seconds, state.step, stopped)
 
 
 class _Run:
@@ -199,8 +203,7 @@ class _Run:
             except KeyboardInterrupt:
                 stopped = "interrupted"
                 logger.warning("interrupted at step %d: the best state so far is kept", state.step)
-        if state.done:
-            stopped = "converged"
+        stopped = "converged" if state.done else stopped
         # After a search the settled state is the estimate: an earlier one with a better held-out loss has not yet
         # let go of edges and targets that the priors do not pay for.
         if state.best_state is not None and (config.init == "random" or stopped == "interrupted"):
@@ -333,9 +336,8 @@ def require_finite(gim: GIM, objective: Tensor, step: int) -> None:
 @torch.no_grad()
 def held_out_loss(gim: GIM, data: TrainingData) -> float:
     """Negative log likelihood per held-out cell under the thresholded graph (per training cell if none is held out)."""
-    index = torch.nonzero(data.valid).squeeze(1)
-    if len(index) == 0:
-        index = torch.arange(len(data.x), device=data.x.device)
+    held_out = data.valid if bool(data.valid.any()) else ~data.valid
+    index = torch.nonzero(held_out).squeeze(1)
     if isinstance(gim, CountGIM):
         parts = [gim.evidence(batch).sum() for _, batch in _parts(data, index)]
         return -float(torch.stack(parts).sum()) / len(index)

@@ -78,7 +78,7 @@ class MomentScores:
     graph_sparsity
         Nats per edge.
     target_sparsity
-        (genes,) nats per target.
+        (genes,) or (conditions, genes) nats per target.
     known_targets
         (conditions, genes) in {0, 1}, NaN where to be found.
     candidates
@@ -133,7 +133,7 @@ class MomentScores:
         return [self.cache[gene, parents] for parents in parent_sets]
 
     def _score(self, gene: int, parents: frozenset[int], start: Tensor | None) -> tuple[float, Tensor]:
-        fit, sparsity = self.regression(gene, parents), self.target_sparsity[gene]
+        fit, sparsity = self.regression(gene, parents), self.target_sparsity[..., gene]
         may, told = self.targetable, np.zeros(self.n_conditions, dtype=bool)
         if self.known_targets is not None:
             known = self.known_targets[:, gene]

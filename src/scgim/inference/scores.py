@@ -63,6 +63,8 @@ class LocalScores:
         (conditions, genes) in {0, 1}, NaN where to be found.
     graph_sparsity, target_sparsity
         Nats per edge, and per target and condition.
+    target_odds
+        (conditions, genes) nats that a target costs less.
     n_features
         Random features.
     """
@@ -83,6 +85,7 @@ class LocalScores:
         target_sparsity: float,
         generator: torch.Generator,
         known_targets: Tensor | None = None,
+        target_odds: Tensor | None = None,
         n_features: int = 200,
         chunk: int = 64,
     ) -> None:
@@ -91,7 +94,7 @@ class LocalScores:
         self.ziln, self.linear, self.shift = ziln, linear, shift
         self.outlier_share = outlier_share("shift" if shift else "hard", ziln)
         self.graph_sparsity, self.target_sparsity = graph_sparsity, target_sparsity
-        self.targetable, self.known_targets = targetable, known_targets
+        self.targetable, self.known_targets, self.target_odds = targetable, known_targets, target_odds
         self.n_scored = 0
         self.cache: dict[tuple[int, frozenset[int]], tuple[float, Tensor]] = {}
         index, owner = _chunks(condition.cpu().numpy(), chunk)
@@ -193,10 +196,10 @@ class LocalScores:
             targets = torch.where(y.may, targets, y.told)
             for factor in factors:
                 own, replaced, _ = refit(targets)
-                better = (replaced - own) > factor * self.target_sparsity
+                better = (replaced - own) > factor * y.price
                 targets = torch.where(y.may, better, targets)
             own, replaced, log_scale = refit(targets)
-            explained = torch.where(targets, replaced - self.target_sparsity, own).sum()
+            explained = torch.where(targets, replaced - y.price, own).sum()
             value = float(explained + spread_log_prior(log_scale))
             if best is None or value > best[0]:
                 best = (value, targets)
@@ -236,7 +239,7 @@ class _Response:
 
     response, weight (chunks, chunk); count: cells with a response per condition; own_zeros: rate of zeros per
     condition; free: log likelihood of each condition under marginals of its own; may: where targets are to be found;
-    told: the known ones elsewhere.
+    told: the known ones elsewhere; price: nats of a target (in each condition).
     """
 
     def __init__(self, scores: LocalScores, gene: int) -> None:
@@ -253,6 +256,9 @@ class _Response:
         mean, log_scale = marginals(self.count, total, square, self.trust)
         around = (self.response - mean[scores.owner].unsqueeze(1)) * self.weight
         self.free = self.log_likelihood(around, log_scale, self.own_zeros) + spread_log_prior(log_scale)
+        self.price: float | Tensor = scores.target_sparsity
+        if scores.target_odds is not None:
+            self.price = scores.target_sparsity - scores.target_odds[:, gene]
         self.may, self.told = scores.targetable, torch.zeros_like(scores.targetable)
         if scores.known_targets is not None:
             known = scores.known_targets[:, gene]

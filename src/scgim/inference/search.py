@@ -37,13 +37,42 @@ class Scores(Protocol):
     """What the search asks of scores."""
 
     n_genes: int
-    n_scored: int
+
+    @property
+    def n_scored(self) -> int: ...
 
     def score(
         self, gene: int, parent_sets: list[frozenset[int]], start: Tensor | None = None
     ) -> list[tuple[float, Tensor]]: ...
 
     def screen(self, n_candidates: int) -> list[set[int]]: ...
+
+
+class _Believed:
+    """Scores to which is added what is believed of edges, odds (genes, genes) in nats; certain where infinite."""
+
+    def __init__(self, scores: Scores, odds: np.ndarray) -> None:
+        self.scores, self.odds, self.n_genes = scores, odds, scores.n_genes
+        self.nats = np.where(np.isfinite(odds), odds, 0.0)
+
+    @property
+    def n_scored(self) -> int:
+        return self.scores.n_scored
+
+    def score(
+        self, gene: int, parent_sets: list[frozenset[int]], start: Tensor | None = None
+    ) -> list[tuple[float, Tensor]]:
+        found = self.scores.score(gene, parent_sets, start)
+        believed = [float(self.nats[sorted(parents), gene].sum()) for parents in parent_sets]
+        return [(value + nats, targets) for (value, targets), nats in zip(found, believed, strict=True)]
+
+    def screen(self, n_candidates: int) -> list[set[int]]:
+        """Genes of which an edge is believed are candidates as well; certain edges are not up for choice."""
+        likely, sure = (self.odds > 0) | (self.odds > 0).T, np.isinf(self.odds)
+        return [
+            (own | set(np.flatnonzero(likely[:, j]).tolist())) - set(np.flatnonzero(sure[:, j]).tolist())
+            for j, own in enumerate(self.scores.screen(n_candidates))
+        ]
 
 
 class _State:
@@ -171,6 +200,7 @@ def search_structure(
     max_parents: int = 10,
     n_candidates: int = 20,
     max_shakes: int = 0,
+    odds: np.ndarray | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> SearchResult:
     """Climb from the empty graph; then shake a few random genes loose and climb again, keeping what is better.
@@ -187,10 +217,17 @@ def search_structure(
         Possible parents per gene, chosen by correlation where there are more genes.
     max_shakes
         How often a random set of up to half the genes is shaken loose (all their edges removed).
+    odds
+        (genes, genes) nats that an edge is believed; infinite: it is there, or is not, for certain.
     report
         Called with a short text now and then, and after every move.
     """
+    certain = [frozenset[int]()] * scores.n_genes
+    if odds is not None:
+        scores = _Believed(scores, odds)
+        certain = [frozenset(np.flatnonzero(column == np.inf).tolist()) for column in odds.T]
     state = _State(scores, scores.screen(n_candidates))
+    state.restore(certain)
     state.refresh_all(report)
     moves = state.climb(max_parents, report)
     best, kept = state.total(), list(state.parents)
@@ -198,7 +235,7 @@ def search_structure(
         size = int(generator.integers(1, max(2, state.n // 2)))
         loose = set(generator.choice(state.n, size=size, replace=False).tolist())
         for j in range(state.n):
-            remaining = frozenset() if j in loose else state.parents[j] - loose
+            remaining = certain[j] if j in loose else certain[j] | (state.parents[j] - loose)
             if remaining != state.parents[j]:
                 state.set_parents(j, remaining)
         moves += state.climb(max_parents, report)

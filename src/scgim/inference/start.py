@@ -133,6 +133,8 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
     n_parts, n_features = data.features.shape
     n_batches = 1 if data.batch_code is None else int(data.batch_code.max()) + 1
     gim = new_model(config, data.n_genes, n_features, n_parts, torch_generator(rng), n_batches)
+    if data.edge_odds is not None:
+        gim.graph.allowed &= data.edge_odds.cpu() > -torch.inf
     train = ~data.valid
     control = (data.membership.sum(1) == 0)[data.condition[train]]
     if isinstance(gim, CountGIM):
@@ -204,10 +206,13 @@ def find_structure(config: FitConfig, data: TrainingData, rng: np.random.Generat
         target_sparsity=float(config.target_sparsity),
         generator=torch_generator(rng),
         known_targets=data.known_condition_targets(),
+        target_odds=data.target_odds,
         n_features=config.n_features,
     )
+    odds = None if data.edge_odds is None else data.edge_odds.cpu().numpy() * (1.0 if ratio > 0.99 else max(ratio, 0.2))
     return search_structure(
         scores,
+        odds=odds,
         generator=rng,
         max_parents=config.max_parents,
         n_candidates=config.n_candidates,

@@ -79,6 +79,7 @@ class Batch:
     known_values (parts, genes): `do(x = value)`, NaN where there is none.
     Behind counts: counts (cells, genes), log_size (cells,), batch_code (cells,) long, index (cells,) long: which of the
     training cells they are.
+    Of what is believed: edge_odds (genes, genes) and target_odds (conditions, genes), nats that each costs less.
     """
 
     x: Tensor
@@ -92,6 +93,8 @@ class Batch:
     log_size: Tensor | None = None
     batch_code: Tensor | None = None
     index: Tensor | None = None
+    edge_odds: Tensor | None = None
+    target_odds: Tensor | None = None
 
 
 class GIM(nn.Module):
@@ -256,10 +259,14 @@ class GIM(nn.Module):
         prior = self.graph.log_prior() + self.mechanisms.log_prior(priors.mechanism_scale)
         prior = prior + self.interventions.log_prior(priors.intervention_scale, priors.target_scale)
         prior = prior - priors.graph_sparsity * self.graph.probabilities().sum()
+        if batch.edge_odds is not None:
+            prior = prior + (batch.edge_odds * self.graph.probabilities()).sum()
         prob, effects, fixed = self.condition_interventions(batch)
         if self.intervention == "hard":  # a spread of its own, where it is used
             used = prob if fixed is None else prob * ~fixed
             prior = prior + (used * spread_log_prior(effects[..., 1])).sum()
+        if batch.target_odds is not None:
+            prior = prior + (batch.target_odds * prob).sum()
         return prior - target_sparsity * prob.sum()
 
     def _sample_latents(self, batch: Batch, n_graphs: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
@@ -22,6 +23,7 @@ from . import _style as st
 from ._genes import choose_genes, expression_label, gene_labels
 
 _SAMPLED = 500  # cells per dose of a curve that is sampled here
+_SURE = (5, 95)  # percentiles of the members' means
 _BETWEEN = 2  # doses sampled between two neighbours of the data
 
 
@@ -33,6 +35,7 @@ class _Means(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     held_out: np.ndarray  # (doses,)
+    members: np.ndarray | None = None  # (2, doses, genes) range of the means of an ensemble's members
 
 
 def dose_response(
@@ -75,7 +78,8 @@ def dose_response(
     gene_symbols
         Column of `adata.var` to label the genes by. None labels them by their names.
     band
-        Two percentiles of the predicted cells. None draws no band.
+        Two percentiles of the predicted cells. None draws no band. Of a fit with several members a narrower, darker
+        band is added: where nine in ten of their means lie.
     n_cols
         Panels per row.
     unit
@@ -114,8 +118,8 @@ def dose_response(
     name = _one_perturbation(slots, predicted or None, perturbation)
     observed = _observe(adata, slots, name, nodes)
     if predicted is None and len(observed.dose) and observed.dose[0] > 0:
-        predicted = _sample(adata, name, observed.dose, key, group)
-    curve = _summarise(predicted, name, nodes, band or (50, 50)) if predicted else None
+        predicted = _sample(adata, name, observed.dose, "member_graphs" in slots.fitted, key, group)
+    curve = _summarise(predicted, name, nodes, band or (50, 50), slots.keys.member) if predicted else None
     doses = sorted({*observed.dose, *(curve.dose if curve else ())})
     if not doses or doses[0] <= 0:
         raise InvalidValue(f"'{name}' has no positive doses: a dose response needs them (found {doses}).")
@@ -170,25 +174,36 @@ def _observe(adata: ad.AnnData, slots: Entry, name: str, genes: list[str]) -> _M
     return _Means(dose, mean, mean - error, mean + error, held_out)
 
 
-def _sample(adata: ad.AnnData, name: str, doses: np.ndarray, key: str, group: str | None) -> ad.AnnData:
+def _sample(adata: ad.AnnData, name: str, doses: np.ndarray, members: bool, key: str, group: str | None) -> ad.AnnData:
     """Predicted cells at `doses` and between them."""
     from scgim.tl import sample_cells
 
     between = [np.geomspace(low, high, _BETWEEN + 2)[1:-1] for low, high in pairwise(doses)]
     asked = [(name, float(dose)) for dose in np.sort(np.concatenate([doses, *between]))]
-    return sample_cells(adata, perturbations=asked, n=_SAMPLED, key=key, group=group)
+    return sample_cells(adata, perturbations=asked, n=_SAMPLED, members=members, key=key, group=group)
 
 
-def _summarise(predicted: ad.AnnData, name: str, genes: list[str], band: tuple[float, float]) -> _Means | None:
-    """Means of the predicted cells of one perturbation, with percentiles; None where it has no dose."""
+def _summarise(
+    predicted: ad.AnnData, name: str, genes: list[str], band: tuple[float, float], member: str
+) -> _Means | None:
+    """Means of the predicted cells of one perturbation, with percentiles; None where it has no dose.
+
+    Of the fit to all cells, where the column `member` of `obs` says which these are.
+    """
     of_drug = (predicted_labels(predicted, "perturbation").astype(str) == name).to_numpy()
     dose = predicted_labels(predicted, "dose").to_numpy(dtype=float)
     doses = np.unique(dose[of_drug & ~np.isnan(dose)])
     if len(doses) == 0:
         return None
-    cells = [expression(predicted, of_drug & (dose == d), genes) for d in doses]
-    low, high = np.array([np.percentile(c, band, axis=0) for c in cells]).swapaxes(0, 1)
-    return _Means(doses, np.array([c.mean(axis=0) for c in cells]), low, high, np.zeros(len(doses), dtype=bool))
+    whose = predicted.obs[member].astype(str).to_numpy() if member in predicted.obs else np.full(len(dose), "0")
+    cells = [
+        [expression(predicted, of_drug & (dose == d) & (whose == one), genes) for d in doses]
+        for one in pd.unique(whose)  # the fit to all cells first
+    ]
+    low, high = np.array([np.percentile(c, band, axis=0) for c in cells[0]]).swapaxes(0, 1)
+    means = np.array([[c.mean(axis=0) for c in own] for own in cells])  # (members, doses, genes)
+    sure = np.percentile(means, _SURE, axis=0) if len(means) > 1 else None
+    return _Means(doses, means[0], low, high, np.zeros(len(doses), dtype=bool), sure)
 
 
 def _draw_curve(
@@ -209,6 +224,13 @@ def _draw_curve(
         for part in (slice(0, first + 1), slice(last, None)):
             ax.plot(dose[part], mean[part], linestyle=":", label=label, gid="extrapolated", **line)
             label = ""
+    if curve.members is not None:
+        ends: dict[str, Any] = {"color": colors.predicted, "alpha": 0.35, "zorder": 2.5, "gid": "members"}
+        ends["label"] = "90 % of members"
+        if one:
+            ax.vlines(dose, *curve.members[:, :, j], linewidth=9, **ends)
+        else:
+            ax.fill_between(dose, *curve.members[:, :, j], linewidth=0, **ends)
     if band is not None:
         area: dict[str, Any] = {"color": colors.predicted, "zorder": 2, "gid": "band"}
         area["label"] = f"{band[0]:g}–{band[1]:g} % of cells"

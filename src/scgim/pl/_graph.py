@@ -60,7 +60,8 @@ def graph(
     """Draw the learned graph, causes left of their effects.
 
     An arrow raises its effect, a bar lowers it: the sign of the mean derivative of the effect's location along its
-    cause, over unperturbed cells of the model. Edges are wider and stronger in colour the more probable they are;
+    cause, over unperturbed cells of the model (and over its members, if there are several). Edges are wider and
+    stronger in colour the more probable they are;
     those of one cause leave it as one line that branches. Genes without edges stand in rows below; of a graph without
     any edge, only the called targets are drawn.
 
@@ -161,7 +162,8 @@ def _looks(
     from scgim.tl._stored import load
 
     model = load(adata, key, group)
-    sign = pd.DataFrame(np.sign(model.fitted.slopes()).astype(int), model.entry.genes, model.entry.genes)
+    slopes = np.sum([one.fitted.slopes() for one in model.members], axis=0)
+    sign = pd.DataFrame(np.sign(slopes).astype(int), model.entry.genes, model.entry.genes)
     return {
         (u, v): _Edge(int(sign.at[u, v]), probability, called is not None and u not in called)
         for u, v, probability in dag.edges(data="probability")
@@ -196,7 +198,7 @@ def _canvas(ax: Axes | None, size: tuple[float, float], strip: float, heading: s
 
 def _arrow(points: np.ndarray, edge: _Edge, colors: st.Palette, size: float, **style: Any) -> FancyArrowPatch:
     """An arrow along Bezier curves, or a line that ends in a bar, where the cause lowers its effect."""
-    weight = float(np.clip(2 * edge.probability - 1, 0, 1))
+    weight = float(np.clip(2 * edge.probability - 1, -0.4, 1))
     color, strength = (colors.ink, 0.4) if edge.muted else (colors.of_sign(edge.sign), 1.0)
     look: dict[str, Any] = {
         "arrowstyle": "-[,widthB=0.32,lengthB=0" if edge.sign < 0 else "-|>,head_length=0.55,head_width=0.2",

@@ -80,6 +80,11 @@ class Keys:
         """obs of predicted cells: float, how deeply a cell is counted."""
         return f"{self.prefix}_size_factor"
 
+    @property
+    def member(self) -> str:
+        """obs of predicted cells: which member of an ensemble predicted a cell; 0 is the fit to all cells."""
+        return f"{self.prefix}_member"
+
     def fit_slots(self) -> list[tuple[str, str]]:
         """(attribute of the AnnData, name) of what a fit writes, `uns` aside."""
         return [("varp", self.edge_prob), ("varm", self.target_prob), ("varm", self.effect)]

@@ -5,6 +5,7 @@ from ._evaluate import evaluate
 from ._evidence import target_evidence
 from ._fit_gim import fit_gim
 from ._sample import intervene, predict_targets, sample_cells
+from ._suggest import suggest_perturbations
 
 __all__ = [
     "counterfactual",
@@ -13,5 +14,6 @@ __all__ = [
     "intervene",
     "predict_targets",
     "sample_cells",
+    "suggest_perturbations",
     "target_evidence",
 ]

@@ -17,12 +17,13 @@ from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_choice, check_int, listing
+from scgim.get._pairs import predicted_cells
 from scgim.metrics import METRICS
 from scgim.metrics.table import DEFAULT, HALVES, OWN_CONTROL
 from scgim.slots import Entry, read_entry
 
 from ._noise import bootstrap, conclude, differs, halves
-from ._predicted import own_control, predicted_cells
+from ._predicted import own_control
 
 if TYPE_CHECKING:
     from scgim.slots.keys import Keys

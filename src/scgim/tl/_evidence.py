@@ -112,7 +112,7 @@ def target_evidence(adata: AnnData, *, n_programs: int = 2, key: str = "gim", gr
         evidence = 0.5 * changes**2
     else:
         changes, evidence = _unexplained(model.fitted, data), _evidence(model.fitted, data).numpy()
-    probability = model.interventions([entry.parts_of(label) for label in entry.labels]).prob.numpy()
+    probability = model.target_prob([entry.parts_of(label) for label in entry.labels])
     labels = np.array(entry.labels, dtype=object)[used]
     counts = np.bincount(data.condition.numpy(), minlength=len(used))
     treated = np.flatnonzero(~entry.is_control[used])

@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
-from scgim._errors import InvalidType, InvalidValue
+from scgim._errors import InvalidValue
 from scgim._logging import logger
 from scgim._process import undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed
 from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
-from scgim.inference import FitConfig, TrainingData, check_suited, fit, make_config
+from scgim.inference import FitConfig, TrainingData, check_suited, fit
+from scgim.inference.ensemble import fit_members
 from scgim.inference.suited import automatic, tell_batches, tell_combinations
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
 
+from ._beliefs import Beliefs, read_tables
 from ._known import check_known_values, known_arrays
+from ._settings import check_columns, check_settings, config_of
 from ._store import check_free, remember, restore, store_fit
 
 if TYPE_CHECKING:
@@ -52,8 +56,13 @@ def fit_gim(
     intervention: Literal["hard", "shift"] = "hard",
     known_targets: Mapping[str, Any] | None = None,
     known_interventions: Mapping[str, Mapping[str, float]] | None = None,
+    prior_edges: pd.DataFrame | str | Path | None = None,
+    forbidden_edges: pd.DataFrame | str | Path | None = None,
+    prior_targets: pd.DataFrame | Mapping[str, Mapping[str, float]] | str | Path | None = None,
     batch_key: str | None = None,
     size_key: str | None = None,
+    n_members: int = 1,
+    n_jobs: int | None = None,
     preset: str | FitConfig = "default",
     groupby: str | list[str] | None = None,
     key_added: str = "gim",
@@ -90,12 +99,27 @@ def fit_gim(
         these targets are not learned.
     known_interventions
         Perturbation -> {gene: value}: atomic interventions `do(gene = value)`, in units of `adata.X`.
+    prior_edges
+        What is believed of edges before the data: a table, or a CSV file, with the columns `source`, `target` and
+        `probability`. 1 and 0 are certain; of pairs that it does not name nothing is believed. Instead of probabilities
+        `weight`, of any sign (as of decoupler's CollecTRI): the largest counts as 0.5. Genes that are not modelled are
+        counted and left out.
+    forbidden_edges
+        Edges that there are not: a table with `source` and `target`, or a table of True and False, genes x genes.
+    prior_targets
+        Probabilities with which a perturbation (or perturbation with dose) targets a gene: ``{"A": {"gene": 0.9}}``, a
+        table of perturbations x genes, or a CSV file of one. Unlike `known_targets` the data may overrule it.
     batch_key
         For ``count``: column of `obs` with the batch of each cell (lane, plate, donor). Every gene has a rate of its
         own in every batch, learned from its control cells, of which every batch needs some.
     size_key
         For ``count``: column of `obs` with size factors (above 0; only their ratios matter). None: total counts, as
         `prepare` used them.
+    n_members
+        Fits in all. Those after the first are to cells drawn again with replacement within every condition, with other
+        seeds; probabilities of edges and targets are the means over all. The first, to all cells, predicts cells.
+    n_jobs
+        Processes for those at a time, as in joblib: None means 1, or what `joblib.parallel_config` says; -1 all cores.
     preset
         ``"default"``, or ``"paper"``: random start and log-mean-exp objective; or a `scgim.inference.FitConfig`.
     groupby
@@ -124,9 +148,10 @@ def fit_gim(
     - ``varp["gim_edge_prob"]``: CSR float32 (genes, genes), row = cause, column = effect
     - ``varm["gim_target_prob"]``, ``varm["gim_effect"]``: (genes, conditions), NaN outside the graph. The
       effect is the mean expression under the replaced mechanism (hard) or the shift of the location (shift).
-    - ``uns["gim"]["graph"]``: the DAG's edges; ``["targets"]``: condition x gene table; ``["history"]``;
-      ``["params"]["fit"]``: every argument. These are for reading. ``["state"]``: the record from which the fit is
-      read back, including the weights, with its SHA-256.
+    - ``uns["gim"]["graph"]``: the DAG's edges (with several members, those of probability 0.1 or more);
+      ``["targets"]``: condition x gene table; ``["history"]``; ``["params"]["fit"]``: every argument, of beliefs what
+      was used. These are for reading. ``["state"]``: the record from which the fit is read back, including the weights
+      of all members, with its SHA-256.
 
     Raises
     ------
@@ -157,14 +182,17 @@ def fit_gim(
     given = {
         "preset": preset, "mechanism": mechanism, "intervention": intervention, "hold_out": hold_out,
         "known_targets": known_targets, "known_interventions": known_interventions, "batch_key": batch_key,
-        "size_key": size_key, "groupby": groupby, "group": group, "device": device,
+        "size_key": size_key, "n_members": n_members, "groupby": groupby, "group": group, "device": device,
         "rng": rng if isinstance(rng, int | np.integer) else None,
         "checkpoint": None if checkpoint is None else str(checkpoint),
     }  # fmt: skip
     groups = groups_of(adata, key_added)
     # Everything that can be refused is refused before any work.
-    chosen = check_settings(**{**given, "checkpoint": checkpoint}, **settings)
-    given["device"] = str(chosen)
+    believed: dict[str, Any] = {
+        "prior_edges": prior_edges, "forbidden_edges": forbidden_edges, "prior_targets": prior_targets,
+    }  # fmt: skip
+    chosen = check_settings(**{**given, "checkpoint": checkpoint}, **believed, n_jobs=n_jobs, **settings)
+    given["device"], tables = str(chosen), read_tables(**believed)
     generator = as_generator(rng)
     names = [group] if groups is None or group is not None else groups
     entries = [read_entry(adata, key_added, name) for name in names]
@@ -179,9 +207,9 @@ def fit_gim(
 
             choose_hold_out(adata, hold_out=hold_out, key=key_added, group=group)
             entries = [read_entry(adata, key_added, name) for name in names]
-        jobs = [_Job.of(adata, entry, given, settings) for entry in entries]
+        jobs = [_Job.of(adata, entry, given, tables, settings) for entry in entries]
         for job in jobs:
-            job.run(adata, chosen, draw_seed(generator), progress, checkpoint)
+            job.run(adata, chosen, draw_seed(generator), progress, checkpoint, n_jobs)
     except BaseException:
         restore(adata, undo)
         raise
@@ -195,29 +223,40 @@ class _Job:
     data: TrainingData
     config: FitConfig
     known: tuple[np.ndarray | None, np.ndarray | None]
+    beliefs: Beliefs
     cells: PerturbationData
     given: dict[str, Any]
 
     @classmethod
-    def of(cls, adata: AnnData, entry: Entry, given: dict[str, Any], settings: dict[str, Any]) -> _Job:
+    def of(
+        cls, adata: AnnData, entry: Entry, given: dict[str, Any], tables: dict[str, Any], settings: dict[str, Any]
+    ) -> _Job:
         kind = automatic(str(entry.arguments["input"]), given["preset"], settings)
-        config = _config(given["preset"], given["mechanism"], given["intervention"], settings, kind)
+        config = config_of(given["preset"], given["mechanism"], given["intervention"], settings, kind)
         size_key, batch_key = given["size_key"], given["batch_key"]
         check_columns(config, batch_key, size_key)
         known = known_arrays(entry, given["known_targets"], given["known_interventions"])
         check_known_values(known[1], entry.genes, config.mechanism)
+        beliefs = Beliefs.of(entry, **tables)
         cells = PerturbationData.from_anndata(
             adata, key=entry.keys.key, group=entry.keys.group, counts=config.latent, size_key=size_key,
             batch_key=batch_key,
         )  # fmt: skip
         check_suited(cells, config.mechanism, entry.genes)
+        cells = replace(cells, prior_edges=beliefs.edges, prior_targets=beliefs.targets)
         data = TrainingData.of(replace(cells, known_targets=known[0], known_values=known[1]))
         if data.n_conditions < 2:
             raise InvalidValue("There is one condition only: nothing to learn about perturbations.")
-        return cls(entry, data, config, known, cells, given)
+        return cls(entry, data, config, known, beliefs, cells, given)
 
     def run(
-        self, adata: AnnData, device: torch.device, seed: int, progress: bool, checkpoint: str | Path | None
+        self,
+        adata: AnnData,
+        device: torch.device,
+        seed: int,
+        progress: bool,
+        checkpoint: str | Path | None,
+        n_jobs: int | None,
     ) -> None:
         """Fit, and write the result."""
         keys, data = self.entry.keys, self.data
@@ -231,67 +270,16 @@ class _Job:
         if self.config.intervention == "hard" and self.known[1] is None:
             tell_combinations(self.cells)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)
+        more = 0 if result.stopped == "interrupted" else int(self.given["n_members"]) - 1
+        members, failures = fit_members(data, self.config, more, seed=seed, n_jobs=n_jobs, device=device)
+        if failures:
+            logger.warning(
+                "fit %r: %d of %d members failed, and are left out: %s", keys.prefix, len(failures), more + 1,
+                "; ".join(dict.fromkeys(failures)),
+            )  # fmt: skip
         control = data.x[data.membership[data.condition].sum(1) == 0]
-        given = {**self.given, "seed": str(seed)}
-        store_fit(adata, self.entry, result, given, self.known, control.mean(0).numpy(), self.cells.measured)
-
-
-def check_settings(
-    *,
-    preset: str | FitConfig = "default",
-    mechanism: str = "auto",
-    intervention: str = "hard",
-    device: str = "auto",
-    known_targets: Any = None,
-    known_interventions: Any = None,
-    batch_key: Any = None,
-    size_key: Any = None,
-    checkpoint: Any = None,
-    hold_out: Any = None,
-    groupby: Any = None,
-    group: Any = None,
-    rng: Any = None,
-    **settings: Any,
-) -> torch.device:
-    """Check what needs no data; the device."""
-    config = _config(preset, mechanism, intervention, settings)
-    if not config.amortised:
-        raise InvalidValue(
-            "amortised=False gives no model of new perturbations to store: use "
-            'scgim.baselines.fit(adata, method="bacadi").'
-        )
-    for name, value in (("known_targets", known_targets), ("known_interventions", known_interventions)):
-        if value is not None and not isinstance(value, Mapping):
-            raise InvalidType(f"{name} must be a dict, such as {{'A': 'gene'}}; got {value!r}.")
-    if mechanism != "auto":
-        check_columns(config, batch_key, size_key)
-    if checkpoint is not None and not isinstance(checkpoint, str | Path):
-        raise InvalidType(f"checkpoint must be the name of a file; got {checkpoint!r}.")
-    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
-        raise InvalidValue(f"checkpoint={str(checkpoint)!r}: there is no folder {str(Path(checkpoint).parent)!r}.")
-    return resolve_device(device)
-
-
-def _config(
-    preset: str | FitConfig, mechanism: str, intervention: str, settings: Mapping[str, Any], otherwise: str = "ziln"
-) -> FitConfig:
-    """The settings of a fit; those of a `FitConfig` count but for what is asked for besides."""
-    if isinstance(preset, FitConfig):
-        asked = {"mechanism": mechanism, "intervention": intervention}
-        changed = {name: value for name, value in asked.items() if value not in ("auto", "hard")}
-        return make_config(preset, **changed, **settings)
-    kind = otherwise if mechanism == "auto" else mechanism
-    return make_config(preset, mechanism=kind, intervention=intervention, **settings)
-
-
-def check_columns(config: FitConfig, batch_key: Any, size_key: Any) -> None:
-    """Refuse columns that the mechanism does not use."""
-    for name, value in (("batch_key", batch_key), ("size_key", size_key)):
-        if value is not None and not config.latent:
-            raise InvalidValue(
-                f"{name}={value!r} is for mechanism='count'; mechanism={config.mechanism!r} does not use it. Leave it "
-                "out, or pass mechanism='count'."
-            )
+        given = {**self.given, **self.beliefs.tables(self.entry), "seed": str(seed), "failed_members": failures}
+        store_fit(adata, self.entry, result, given, self.known, control.mean(0).numpy(), self.cells.measured, members)
 
 
 def _check_groupby(entry: Entry, groupby: Any) -> None:
@@ -304,23 +292,3 @@ def _check_groupby(entry: Entry, groupby: Any) -> None:
             "features are chosen per group."
         )
     raise InvalidValue(f"groupby={groupby!r}, but {entry.keys.key!r} was prepared with groupby={stored!r}.")
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device for a user's choice; a ValueError that says what there is where it does not exist."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidValue(f"device={device!r} is not a torch device; use 'auto', 'cpu' or 'cuda'.") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidValue(
-            f"device={device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here. "
-            "Use device='cpu' (or 'auto'), or install a CUDA build of torch."
-        )
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InvalidValue(f"device={device!r}: there are only {torch.cuda.device_count()} CUDA GPUs.")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise InvalidValue(f"device={device!r} was asked for, but torch finds no Apple GPU. Use device='cpu'.")
-    return chosen

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import anndata
 import numpy as np
 import pandas as pd
 
@@ -32,6 +33,7 @@ def sample_cells(
     n: int = 500,
     user_features: Any = None,
     size_factor: ArrayLike | None = None,
+    members: bool = False,
     rng: RngLike = 0,
     key: str = "gim",
     group: str | None = None,
@@ -56,6 +58,9 @@ def sample_cells(
     size_factor
         Of a model of counts: how deeply the cells are counted, relative to the median control cell; one number, or one
         for each of the `n` cells of a condition. None: drawn as the training cells have them.
+    members
+        Of a fit with ``n_members`` above 1: `n` cells from every member, and in ``obs["gim_member"]`` from which ("0"
+        is the fit to all cells). How their means differ is how unsure the model is of a mean.
     rng
         Seed or generator.
     key, group
@@ -88,8 +93,15 @@ def sample_cells(
     model = load(adata, key, group)
     conditions = model.conditions(model.entry.labels if perturbations is None else perturbations)
     sizes = _check_sizes(size_factor, n, model)
-    found = model.interventions([parts for _, parts in conditions], user_features)
-    return _sampled(adata, model, conditions, found, n, sizes, rng)
+    generator, parts = as_generator(rng), [own for _, own in conditions]
+    drawn = [
+        _sampled(adata, one, conditions, one.interventions(parts, user_features), n, sizes, generator)
+        for one in (model.members if members else [model])
+    ]
+    if not members:
+        return drawn[0]
+    names = list(map(str, range(len(drawn))))
+    return anndata.concat(drawn, label=model.entry.keys.member, keys=names, merge="first")
 
 
 def _check_sizes(size_factor: ArrayLike | None, n: int, model: StoredModel) -> np.ndarray | None:
@@ -184,7 +196,8 @@ def predict_targets(
     model = load(adata, key, group)
     conditions = dict(model.conditions(perturbations))  # each once
     labels = list(conditions)
-    table = model.table(labels, model.interventions(list(conditions.values()), user_features))
+    asked = list(conditions.values()), user_features
+    table = model.table(labels, model.interventions(*asked), model.target_prob(*asked))
     table = table.assign(_order=table["condition"].map({label: i for i, label in enumerate(labels)}))
     table = table.sort_values(["_order", "probability"], ascending=[True, False], kind="stable")
     return table.drop(columns="_order").reset_index(drop=True)

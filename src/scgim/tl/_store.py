@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +14,19 @@ from scgim._errors import InvalidValue
 from scgim._logging import logger
 from scgim._validation import listing, plural
 from scgim.inference import FitResult
-from scgim.model import FittedGIM
+from scgim.inference.ensemble import DEGENERATE as _DEGENERATE
+from scgim.model import FittedGIM, break_cycles
 from scgim.slots import Entry, checksum, detach, seal
 from scgim.slots.codec import from_storable, to_storable
 from scgim.slots.keys import Keys
 
-from ._stored import stored_model
+from ._stored import MEMBERS, stored_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: A fit in which a typical condition targets more than this share of the genes has degenerated.
-_DEGENERATE = 0.5
+#: Edges of an ensemble with at least this probability are listed.
+_LEAST = 0.1
 
 
 def remember(adata: AnnData, all_keys: list[Keys]) -> list[tuple[str, str, Any]]:
@@ -68,10 +69,11 @@ def store_fit(
     known: tuple[np.ndarray | None, np.ndarray | None],
     control_mean: np.ndarray,
     measured: Mapping[str, Any],
+    members: Sequence[FittedGIM] = (),
 ) -> None:
     """Write one fit; everything is computed before the first slot is touched.
 
-    measured: how counts were read, `scgim.slots.Measured.record`, or nothing.
+    measured: how counts were read, `scgim.slots.Measured.record`, or nothing; members: fits to resampled cells.
     """
     keys, settings = entry.keys, result.config.asdict()
     result.gim.to("cpu")
@@ -79,29 +81,37 @@ def store_fit(
     recorded = {"known_targets": known[0], "known_values": known[1], "control_mean": control_mean}
     recorded = {name: None if value is None else value.astype(np.float32) for name, value in recorded.items()}
     fitted = {"graph": result.graph, "settings": settings, **recorded, **({"measured": measured} if measured else {})}
+    if members:
+        fitted["member_graphs"] = np.stack([one.graph for one in members])
+        others = [one.arrays() for one in members]
+        weights |= {MEMBERS + name: np.stack([own[name] for own in others]) for name in weights}
     state = seal({"prepared": entry.prepared, "fitted": fitted}, weights)
     arguments = {
         **given, "settings": settings, "seconds": result.seconds, "n_steps": result.n_steps,
         "stopped": result.stopped, "n_edges_dropped": result.n_dropped,
     }  # fmt: skip
     params = from_storable(dict(entry.prepared["params"]))
-    probability = result.gim.graph.probabilities().detach().numpy()
+    gims = [result.gim, *(one.gim for one in members)]
+    probability = np.mean([gim.graph.probabilities().detach().numpy() for gim in gims], axis=0)
+    # Of an ensemble, edges that not every member has: a graph of all of them, as far as that has no cycles.
+    graph = break_cycles(probability, _LEAST)[0] if members else result.graph
     model = stored_model(Entry(keys, {}, entry.prepared, fitted, weights))
-    found = model.interventions([entry.parts_of(label) for label in entry.labels])
-    table = model.table(entry.labels, found)
+    parts = [entry.parts_of(label) for label in entry.labels]
+    found, target_prob = model.interventions(parts), model.target_prob(parts)
+    table = model.table(entry.labels, found, target_prob)
     treated = table["condition"] != entry.control
     uns = {
         **entry.uns,
         "state": state,
         "state_sha256": checksum(state),
         "params": to_storable({**params, "fit": arguments}, path="params"),
-        "graph": _edges(np.array(entry.genes, dtype=object), result.graph, probability),
+        "graph": _edges(np.array(entry.genes, dtype=object), graph, probability),
         "history": {name: np.asarray(values) for name, values in result.history.items()},
         "targets": table[treated].set_axis(map(str, range(treated.sum()))),
     }
     places = entry.positions(adata)
     wide = np.full((2, adata.n_vars, len(entry.labels)), np.nan, dtype=np.float32)
-    wide[:, places] = found.prob.numpy().T, model.fitted.expected_effect(found).T
+    wide[:, places] = target_prob.T, model.fitted.expected_effect(found).T
     first, second = np.nonzero(probability)
     edge_prob = sp.csr_matrix(
         (probability[first, second].astype(np.float32), (places[first], places[second])), shape=(adata.n_vars,) * 2
@@ -110,7 +120,7 @@ def store_fit(
     adata.uns[keys.uns] = uns
     adata.varp[keys.edge_prob] = edge_prob
     adata.varm[keys.target_prob], adata.varm[keys.effect] = wide
-    _report(entry, result, found.prob.numpy())
+    _report(entry, result, target_prob, int((graph & (probability > 0.5)).sum()))
 
 
 def _ending(result: FitResult) -> str:
@@ -127,10 +137,10 @@ def _edges(genes: np.ndarray, graph: np.ndarray, probability: np.ndarray) -> pd.
     return pd.DataFrame(edges, index=[str(i) for i in range(len(source))])
 
 
-def _report(entry: Entry, result: FitResult, prob: np.ndarray) -> None:
+def _report(entry: Entry, result: FitResult, prob: np.ndarray, n_edges: int) -> None:
     keys, treated = entry.keys, ~entry.is_control
     per_condition = float((prob[treated] > 0.5).sum(1).mean()) if treated.any() else 0.0
-    n_genes, n_edges = prob.shape[1], int(result.graph.sum())
+    n_genes = prob.shape[1]
     logger.info(
         "fit %r: %s, %.1f targets per condition; %s in %.0f s; written to uns[%r], varp[%r], varm[%r], varm[%r]",
         keys.prefix, plural(n_edges, "edge"), per_condition, _ending(result), result.seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -21,6 +22,8 @@ from scgim.slots import Entry, Part, read_entry
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: What the names of the weights of an ensemble's other members begin with, each stacked (members, ...).
+MEMBERS = "members."
 #: Label and parts of one condition.
 Named = tuple[str, list[Part]]
 
@@ -31,6 +34,19 @@ class StoredModel:
 
     fitted: FittedGIM
     entry: Entry
+
+    @cached_property
+    def members(self) -> list[StoredModel]:
+        """This model and its fits to resampled cells; this model alone where there are none."""
+        weights, graphs = self.entry.weights, self.entry.fitted.get("member_graphs", ())
+        own = {name.removeprefix(MEMBERS): value for name, value in weights.items() if name.startswith(MEMBERS)}
+        fits = [_fitted(self.entry, graph, {k: v[m] for k, v in own.items()}) for m, graph in enumerate(graphs)]
+        return [self, *(StoredModel(fit, self.entry) for fit in fits)]
+
+    def target_prob(self, conditions: Sequence[Sequence[Part]], user_features: Any = None) -> np.ndarray:
+        """(conditions, genes) probability of being a target, the mean over the members."""
+        each = [one.interventions(conditions, user_features).prob.numpy() for one in self.members]
+        return each[0] if len(each) == 1 else np.mean(each, axis=0)
 
     @property
     def control_mean(self) -> np.ndarray:
@@ -157,14 +173,14 @@ class StoredModel:
         more = {name: np.ascontiguousarray(values[:, order]) for name, values in (layers or {}).items()}
         return ad.AnnData(x[:, order].astype(np.float32), obs=obs, var=var, layers=more)
 
-    def table(self, labels: Sequence[str], found: Interventions) -> pd.DataFrame:
+    def table(self, labels: Sequence[str], found: Interventions, target_prob: np.ndarray) -> pd.DataFrame:
         """One row per condition and gene: probability, is_target, effect, and which way it goes."""
         mean = self.control_mean.astype(np.float64)
         under = self.fitted.mean_as_target(found, self.control_mean)
         # X is log1p of normalised counts, so a difference of means is a log fold change of (1 + normalised counts).
         logarithmic = self.entry.arguments["input"] != "continuous"
         change = (under - mean) / math.log(2) if logarithmic else np.full_like(under, np.nan)
-        probability = found.prob.numpy().ravel()
+        probability = target_prob.ravel()
         table = pd.DataFrame(
             {
                 "condition": np.repeat(np.array(labels, dtype=object), len(mean)),
@@ -204,8 +220,13 @@ def load(adata: AnnData, key: str = "gim", group: str | None = None) -> StoredMo
 
 def stored_model(entry: Entry) -> StoredModel:
     """The model of a record."""
+    own = {name: value for name, value in entry.weights.items() if not name.startswith(MEMBERS)}
+    return StoredModel(_fitted(entry, entry.fitted["graph"], own), entry)
+
+
+def _fitted(entry: Entry, graph: np.ndarray, arrays: dict[str, np.ndarray]) -> FittedGIM:
     config = FitConfig(**entry.fitted["settings"])
     with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
-        baseline = entry.weights.get("counting.baseline", np.zeros((1, 0)))  # (batches, genes)
+        baseline = arrays.get("counting.baseline", np.zeros((1, 0)))  # (batches, genes)
         empty = new_model(config, len(entry.genes), entry.features.shape[1], n_batches=len(baseline))
-    return StoredModel(FittedGIM.from_arrays(empty, entry.fitted["graph"], dict(entry.weights)), entry)
+    return FittedGIM.from_arrays(empty, graph, arrays)
