@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,9 @@ def methods(args: Any) -> tuple[Method, ...]:
     """GIM and the causal baselines."""
     own = {**({} if args.steps is None else {"max_steps": args.steps}), **dict(args.set)}
     found = [gim("GIM (ziln)", "ziln", own), gim("GIM (count)", "count", own)]
-    found += [Method("UT-IGSP", "ut_igsp"), Method("GnIES", "gnies"), Method("JCI-PC", "jci_pc")]
+    # Bounded, or 50 genes and 25 knock-outs take an hour: one order to start from, at most two genes conditioned on.
+    found += [Method("UT-IGSP", "ut_igsp"), Method("GnIES", "gnies", {"n_restarts": 1})]
+    found += [Method("JCI-PC", "jci_pc", {"max_depth": 2})]
     return tuple(method for method in found if not args.methods or method.name in args.methods)
 
 
@@ -75,9 +78,19 @@ def expression(adata: AnnData) -> tuple[np.ndarray, list[str], list[str]]:
     return entry.expression(adata, rows), [entry.labels[code] for code in codes[rows]], entry.genes
 
 
-def answers(method: Method, train: PerturbationData, seed: int) -> Arrays:
+def varying(train: PerturbationData) -> PerturbationData:
+    """Without the cells of conditions in which a gene has one value only: GnIES needs a variance in each."""
+    few = [row for row in np.unique(train.codes) if (np.ptp(train.x[train.codes == row], axis=0) == 0).any()]
+    keep = ~np.isin(train.codes, few)
+    rows = {name: getattr(train, name) for name in ("counts", "size_factor", "batch", "valid")}
+    rows = {name: values[keep] for name, values in rows.items() if values is not None}
+    return replace(train, x=train.x[keep], codes=train.codes[keep], **rows)
+
+
+def answers(method: Method, train: PerturbationData, seed: int, limit: float) -> Arrays:
     """Graph (a drawn DAG where a class was learned), edge and target probabilities of a fitted method."""
-    baseline, seconds = fitted(method, train, seed)
+    train = varying(train) if method.kind == "gnies" else train
+    baseline, seconds = fitted(method, train, seed, None if method.kind == "gim" else limit)
     scm = getattr(baseline, "scm_", None)
     graph = baseline.graph() if scm is None else scm.dag
     conditions = [train.condition(int(row)) for row in train.trained]
@@ -193,7 +206,7 @@ def one_seed(path: Path, args: Any, seed: int) -> tuple[list[dict[str, Any]], li
     fits = []
     for method in methods(args):
         what = {"data": about(data), "options": method.options, "kind": method.cls.name}
-        found, code = kept(args.work / name, method.name, what, partial(answers, method, data, seed))
+        found, code = kept(args.work / name, method.name, what, partial(answers, method, data, seed, args.time_limit))
         fits.append({"seed": seed, "method": method.name, "commit": code})
         if "declined" in found:
             fits[-1]["declined"] = str(found["declined"])
@@ -201,7 +214,7 @@ def one_seed(path: Path, args: Any, seed: int) -> tuple[list[dict[str, Any]], li
         graph, targets, labels = found["graph"], found["targets"], found["labels"].tolist()
         fits[-1] |= {
             "edges": int(graph.sum()), "called per knock-out": float((targets > 0.5).sum(1).mean()),
-            "CPU (s)": float(found["cpu_seconds"]),
+            "seconds": float(found["cpu_seconds"]),
         }  # fmt: skip
         at = {gene: j for j, gene in enumerate(genes)}
         own["edges"][method.name] = [(a, b) for a, b in edges_possible if graph[at[a], at[b]]]
@@ -258,7 +271,7 @@ QUESTIONS = {
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds; the own network of a method first, in bold."""
-    names = {"pairs": 1, "true positives": 1, "false positives": 1, "mean distance": 3, "false omission rate": 3}
+    names = {"pairs": 0, "true positives": 1, "false positives": 1, "mean distance": 3, "false omission rate": 3}
     lines = []
     for (at, method), own in rows.groupby(["at the number of", "method"], sort=False):
         share = own["true positives"] / own["pairs"].where(own["pairs"] > 0)
@@ -282,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-genes", default="50", help='modelled genes (markers and the known targets), or "all"')
     parser.add_argument("--min-counts", type=int, default=25, help="fewest counts per cell, within the panel")
     parser.add_argument("--methods", nargs="+", help="names of methods, as the tables have them (default: all)")
+    parser.add_argument("--time-limit", type=float, default=1_800, help="seconds for a fit of a baseline")
     parser.add_argument("--work", type=Path, required=True, help="folder for finished fits: an interrupted run goes on")
     args = parser.parse_args(argv)
     need("causalscbench", "pip install --no-deps causalbench")
@@ -304,7 +318,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "the gene changed under the knock-out, and its distance is the Wasserstein distance of the gene's values from "
         f"control. Bold: a method's own network. Below it, networks of the same size: GIM's most probable pairs; "
         f"{RANDOM} (expected); {TRAINING}: a plain test. UT-IGSP, GnIES and JCI-PC learn a class, from which one graph "
-        "is drawn. False omission rate: share of true pairs among those left out."
+        "is drawn. To end in time, GnIES starts from one order (and without the cells of knock-outs in which a gene "
+        "has one value only) and JCI-PC conditions on at most two genes. False omission rate: share of true pairs "
+        "among those left out."
     )
     for question, (heading, below) in QUESTIONS.items():
         own = table[table["question"] == question]

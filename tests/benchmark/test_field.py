@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import anndata as ad
@@ -120,6 +121,16 @@ def test_scores_of_a_network_and_others_of_its_size(script):
     graph = np.zeros((4, 4), dtype=bool)
     graph[0, 1] = graph[1, 3] = True
     assert module.descendants(graph, ["A", "B", "C", "D"], ["A", "C"]) == [("A", "B"), ("A", "D")]
+
+
+def test_conditions_in_which_a_gene_does_not_vary_are_left_out(script):
+    task = scgim.benchmark.SyntheticTask(n_genes=4, n_perturbations=3, n_features=3, n_new_targets=0).load()
+    train, row = task.train, int(task.train.trained[1])
+    x = train.x.copy()
+    x[train.codes == row, 2] = 1.5
+    found = script("run_causalbench").varying(dataclasses.replace(train, x=x))
+    assert row not in found.trained and len(found.trained) == len(train.trained) - 1
+    np.testing.assert_array_equal(found.x, x[train.codes != row])
 
 
 def drugs(path, genes: int = 12) -> None:
