@@ -24,8 +24,8 @@ from scgim.metrics.table import OWN_CONTROL
 
 HERE = Path(__file__).resolve().parent
 WIDTH = 1660  # pixels: twice the width of a README
-SIZE = (8.3, 9.9)  # inches
-HEIGHTS = (3.0, 2.7, 2.8, 1.9)  # of the rows
+SIZE = (8.3, 10.3)  # inches
+HEIGHTS = (3.0, 2.7, 2.8, 2.3)  # of the rows
 FONT = 18  # points: labels of about 9 pixels on a phone of 360
 STYLES = {"light": "default", "dark": "dark_background"}
 METRICS = ["mean_distance", "wasserstein", "e_distance"]

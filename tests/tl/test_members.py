@@ -194,3 +194,15 @@ def test_figures_show_how_sure(three):
     assert {patch.get_gid() for patch in drawn.patches if str(patch.get_gid()).startswith("edge:")} == {
         f"edge:{cause}->{effect}" for cause, effect in scgim.get.graph(three, threshold=0.3).edges
     }
+
+
+@pytest.mark.parametrize("mechanism", ["ziln", "count"])
+def test_ten_members_are_small(mechanism):
+    """At 50 genes, without compression: nine more models below 5 MiB."""
+    from scgim.inference import FitConfig, new_model
+    from scgim.model import FittedGIM
+
+    numbers = ("graph_sparsity", "target_sparsity", "inverse_temperature", "intervention_scale", "target_scale")
+    gim = new_model(FitConfig(mechanism=mechanism, **dict.fromkeys(numbers, 1.0)), n_genes=50, n_features=20)
+    arrays = FittedGIM(gim, np.zeros((50, 50), dtype=bool)).arrays()
+    assert 9 * (2500 + sum(value.nbytes for value in arrays.values())) < 5 * 2**20

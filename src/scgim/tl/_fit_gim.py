@@ -135,8 +135,8 @@ def fit_gim(
     progress
         Show a progress bar.
     checkpoint
-        File to save the running fit to, and to resume from. With several groups, the group's name is
-        added.
+        File to save the running fit to, and to resume from; of several members the first alone. With several groups,
+        the group's name is added.
     **settings
         Any field of `scgim.inference.FitConfig`, e.g. ``max_steps=1000`` or ``graph_sparsity=50.0``; completion and
         ``inspect.signature(scgim.tl.fit_gim)`` show them with their types and defaults.
