@@ -18,6 +18,7 @@ import counts
 import numpy as np
 import pandas as pd
 from recording import Note, make_parser, save, use_threads
+from scipy.stats import t as student_t
 
 from scgim import metrics
 from scgim._rng import torch_generator
@@ -90,7 +91,7 @@ def calibration_error(true: np.ndarray, probability: np.ndarray) -> float:
 
 
 def covered(models: Sequence[FittedGIM], spec: SyntheticTask, split: str, seed: int, n: int = 2000) -> float:
-    """Share of the true means, over conditions and genes, in 90 % intervals: normal ones, from the members' means.
+    """Share of the true means, over conditions and genes, in 90 % intervals: Student's, from the members' means.
 
     Means are of `n` cells; members draw noise of their own, so that their spread holds what so many cells leave open.
     """
@@ -109,7 +110,7 @@ def covered(models: Sequence[FittedGIM], spec: SyntheticTask, split: str, seed: 
         asked = model.interventions(features, alone)
         means.append([model.sample(asked, row, n, generator).mean(0) for row in range(len(rows))])
     middle, spread = np.mean(means, axis=0), np.std(means, axis=0, ddof=1)
-    half = 1.645 * spread * np.sqrt(1 + 1 / len(models))
+    half = student_t.ppf(0.95, len(models) - 1) * spread * np.sqrt(1 + 1 / len(models))
     return float((np.abs(np.array([own.mean(0) for own in cells]) - middle) <= half).mean())
 
 
