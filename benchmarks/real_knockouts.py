@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ranks += in_panel_rows(ut_igsp_targets(adata, seed), known, "ut_igsp", seed)
         largest_t = naive.assign(t=naive["t"].abs()).groupby("condition")["t"].max()
         found = _calls(adata, learned, evidence, known)
-        calls.append(found.assign(**{_WELCH: found["knock-out"].map(largest_t).round(1), "seed": seed}))
+        calls.append(found.assign(**{_WELCH: found["knock-out"].map(largest_t).astype(float).round(1), "seed": seed}))
         graph = scgim.get.graph(adata)
         orders.append(pathway_order(graph).assign(seed=seed))
         names = [g for g in (*UPSTREAM, HUB, *DOWNSTREAM) if g in graph]
