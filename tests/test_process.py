@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,13 @@ def _baseline(adata: ad.AnnData) -> None:
         scgim.baselines.fit(adata, method=name, **options).sample(condition, n=5)
 
 
+@cache
+def _with_members() -> ad.AnnData:
+    adata = prepared("log1p")
+    scgim.tl.fit_gim(adata, **SHORT, n_members=3)
+    return adata
+
+
 DOSES = {"has_dose": True, "control": "control"}
 #: Every public function, by a call that works and one that fails.
 CALLS: dict[str, tuple[Callable[[ad.AnnData], Any], Callable[[ad.AnnData], Any]]] = {
@@ -144,10 +152,33 @@ CALLS: dict[str, tuple[Callable[[ad.AnnData], Any], Callable[[ad.AnnData], Any]]
         lambda a: scgim.tl.target_evidence(a, n_programs=-1),
     ),
     "tl.evaluate": (_scores, lambda a: _scores(a, metrics=["x"])),
+    "tl.suggest_perturbations": (
+        lambda a: scgim.tl.suggest_perturbations(_with_members(), [("A", 3.0), ("B", 3.0)], n=1),
+        lambda a: scgim.tl.suggest_perturbations(a, [("A", 3.0)], n=1),
+    ),
     "get.graph": (lambda a: scgim.get.graph(a), lambda a: scgim.get.graph(a, key="x")),
     "get.targets": (lambda a: scgim.get.targets(a), lambda a: scgim.get.targets(a, key="x")),
     "get.history": (lambda a: scgim.get.history(a), lambda a: scgim.get.history(a, key="x")),
     "get.params": (lambda a: scgim.get.params(a), lambda a: scgim.get.params(a, key="x")),
+    "get.changes": (lambda a: scgim.get.changes(a, _sampled(a)), lambda a: scgim.get.changes(a, None, reference="x")),
+    "get.embedding": (
+        lambda a: scgim.get.embedding(a, _sampled(a), method="umap"),
+        lambda a: scgim.get.embedding(a, _sampled(a), method="x"),
+    ),
+    "get.prediction_pair": (
+        lambda a: scgim.get.prediction_pair(a, _sampled(a), conditions="A_10", control="split"),
+        lambda a: scgim.get.prediction_pair(a, _sampled(a), conditions="A_10", control="x"),
+    ),
+    "pl.changes": (lambda a: scgim.pl.changes(a, _sampled(a)), lambda a: scgim.pl.changes(a, _sampled(a), genes="x")),
+    "pl.agreement": (
+        lambda a: scgim.pl.agreement(a, _sampled(a)),
+        lambda a: scgim.pl.agreement(a, _sampled(a), conditions="x"),
+    ),
+    "pl.volcano": (lambda a: scgim.pl.volcano(a, condition="A_10"), lambda a: scgim.pl.volcano(a, condition="x")),
+    "pl.embedding": (
+        lambda a: scgim.pl.embedding(a, _sampled(a)),
+        lambda a: scgim.pl.embedding(a, _sampled(a), condition="x"),
+    ),
     "pl.graph": (lambda a: scgim.pl.graph(a), lambda a: scgim.pl.graph(a, condition="x")),
     "pl.targets": (lambda a: scgim.pl.targets(a), lambda a: scgim.pl.targets(a, genes="x")),
     "pl.history": (lambda a: scgim.pl.history(a), lambda a: scgim.pl.history(a, key="x")),
