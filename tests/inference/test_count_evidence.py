@@ -100,3 +100,6 @@ def test_depth_that_grows_with_a_feature_is_learned_and_chance_is_not():
     np.testing.assert_allclose(found, [0.3, 0.0], atol=0.06)
     none = slopes_of_means(chance, np.zeros(4000, dtype=int), features[:1])  # control cells only
     np.testing.assert_array_equal(none, 0.0)
+    for values in (chance, chance + 0.01 * features[code, 0]):  # another unit of the features, the same depths
+        expected = slopes_of_means(values, code, features)
+        np.testing.assert_allclose(1000 * slopes_of_means(values, code, 1000 * features), expected, atol=1e-5)

@@ -167,8 +167,8 @@ def _measure(counting: Counting, data: TrainingData, train: Tensor) -> None:
 def slopes_of_means(values: np.ndarray, code: np.ndarray, features: np.ndarray) -> np.ndarray:
     """(p,) by how much conditions' means of `values` (cells,) grow with their features (conditions, p).
 
-    Bayesian ridge regression without intercept; the variance of the slopes has the highest marginal likelihood, none
-    among them: where conditions do not differ, or by chance only, slopes are 0. `code` (cells,): each cell's condition.
+    Bayesian ridge regression without intercept; the variance of the slopes is the one with the highest marginal
+    likelihood, 0 among them: chance leaves small slopes or none. `code` (cells,): each cell's condition.
     """
     n = np.bincount(code, minlength=len(features))
     seen = (n > 0) & features.any(1)
@@ -177,7 +177,7 @@ def slopes_of_means(values: np.ndarray, code: np.ndarray, features: np.ndarray) 
     mean = np.bincount(code, values, len(features))[seen] / n[seen]
     within = (values - (np.bincount(code, values, len(features)) / n.clip(1))[code]).var() / n[seen]
     inside, best, highest = features[seen], np.zeros(features.shape[1]), -np.inf
-    for variance in (0.0, *np.logspace(-4, 2, 25)):
+    for variance in (0.0, *np.logspace(-12, 2, 57)):  # features of the user may be thousands
         total = variance * inside @ inside.T + np.diag(within + 1e-9)
         solved = np.linalg.solve(total, mean)
         likelihood = -0.5 * (np.linalg.slogdet(total)[1] + mean @ solved)
