@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 
 #: torch's random state and default type, Pyro's handlers and warning filters are the process's: one call at a time.
 _lock = threading.RLock()
+#: Models of up to so many genes are faster on one thread of the CPU.
+SMALL = 64
 #: In a forked process; here, in a worker that imports scgim after the fork (in others the script is not `__main__`).
 _forked = multiprocessing.parent_process() is not None and sys.modules["__main__"].__name__ == "__main__"
 
