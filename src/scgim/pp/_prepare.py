@@ -19,8 +19,9 @@ from ..slots.keys import COUNTS_LAYER, FORMAT_VERSION, Keys
 from ._conditions import label_cells
 from ._design import Absent, skip_absent
 from ._encodings import DOSE_KINDS, KINDS
-from ._expression import check_genes, measure_depth, normalise, read_matrix
-from ._groups import Group, prepare_cells, split_groups
+from ._expression import check_genes, measure_depth, read_matrix
+from ._groups import Group, choose_genes, prepare_cells, split_groups
+from ._matrix import is_lazy, normalise, open_lazily
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -64,6 +65,7 @@ def prepare(
     key_added: str = "gim",
     copy: bool = False,
     return_summary: bool = False,
+    progress: bool = True,
 ) -> Any:
     """Prepare perturbation data for `scgim.tl.fit_gim`.
 
@@ -184,21 +186,20 @@ def prepare(
     """
     start = time.perf_counter()
     arguments = dict(locals())
-    for name in ("adata", "start", "copy", "return_summary"):
+    for name in ("adata", "start", "copy", "return_summary", "progress"):
         del arguments[name]
+    from anndata import AnnData
+
     check_arguments(adata, arguments)
-    if adata.isbacked and not copy:
-        raise InvalidValue(
-            "adata is backed (its X is on disk) and cannot be changed in place. Pass copy=True and use "
-            "what is returned, or load it first with adata = adata.to_memory()."
-        )
+    given = adata
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
+    adata = open_lazily(adata)
     arguments["rng"] = stored_seed(rng)
     named = features.index.astype(str) if isinstance(features, pd.DataFrame) else ()
     labels = label_cells(adata.obs, arguments, named)
-    matrix = read_matrix(adata, layer, input)
-    depth, arguments["min_counts"] = measure_depth(matrix, input, min_counts, labels.codes >= 0)
+    matrix, total, where = read_matrix(adata, layer, input, "depths" if progress else "")
+    depth, arguments["min_counts"] = measure_depth(total, adata.n_vars, input, min_counts, labels.codes >= 0)
     groups = split_groups(adata.obs, arguments["groupby"])
     absent: Absent | None = None if groupby is None else {}
     refuse_foreign(adata, key_added, [name for name, _ in groups], named_columns(arguments))
@@ -209,16 +210,14 @@ def prepare(
     skip_absent(absent or {}, len(groups))
     modelled = matrix
     if input == "counts":
-        blocks = [
-            (np.flatnonzero(members), group.params["target_sum"])
-            for group, (_, members) in zip(prepared, groups, strict=True)
-        ]
-        outside = np.flatnonzero(~np.any([members for _, members in groups], axis=0))
-        if outside.size:  # in no group: to the median of all controls, so that X is on one scale
-            blocks.append((outside, float(np.median(depth.total[(labels.codes == 0) & (depth.total > 0)]))))
-        modelled = normalise(matrix, blocks)
+        # In no group: to the median of all controls, so that X is on one scale.
+        target = np.full(adata.n_obs, np.median(total[(labels.codes == 0) & (total > 0)]))
+        for group, (_, members) in zip(prepared, groups, strict=True):
+            target[members] = group.params["target_sum"]
+        modelled = normalise(matrix, total, target)
+    filled = total > 0 if is_lazy(modelled) and input != "continuous" else None
+    choose_genes(prepared, modelled, where, adata.var_names, arguments, filled, progress=progress)
     for group in prepared:
-        group.choose_genes(modelled, adata.var_names, arguments)
         group.count()
     entries = [group.entries() for group in prepared]
 
@@ -235,6 +234,8 @@ def prepare(
         adata.uns[key_added] = {"format": FORMAT_VERSION, "key": key_added, "groupby": columns, "groups": names}
     for group, entry in zip(prepared, entries, strict=True):
         group.write(adata, entry)
+    if adata is not given and not copy:
+        AnnData.__init__(given, adata)
     summary = _report(prepared, time.perf_counter() - start)
     if copy:
         return (adata, summary) if return_summary else adata

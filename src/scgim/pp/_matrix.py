@@ -1,0 +1,196 @@
+"""The matrix of cells and genes, in memory or lazy, read tile by tile so that no second one is ever held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from tqdm.auto import tqdm
+
+from .._errors import InvalidValue
+from .._optional import optional_import
+from .._validation import plural
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: So many places (cells x genes) are read at once, of a dense matrix a quarter of it.
+PLACES = 1 << 27
+
+
+class Tile(NamedTuple):
+    """Some cells and genes of a matrix, in memory."""
+
+    rows: slice
+    columns: slice
+    values: Any  # dense, CSR or CSC
+    place: str  # which part it is, for messages; empty where there is one only
+
+
+def is_lazy(matrix: Any) -> bool:
+    """Whether it is a Dask array."""
+    return hasattr(matrix, "dask") and hasattr(matrix, "compute")
+
+
+def as_matrix(values: Any) -> Any:
+    """A plain CSR, CSC or dense array, from a view or a sparse array class; a Dask array as it is."""
+    if is_lazy(values):
+        return values
+    if not sp.issparse(values):
+        return np.asarray(values)
+    if values.format not in ("csr", "csc"):
+        values = values.tocsr()
+    if not values.has_canonical_format:  # the same entry twice would be counted twice
+        values = values.copy()
+        values.sum_duplicates()
+    return values
+
+
+def open_lazily(adata: AnnData) -> AnnData:
+    """A twin with a Dask array in place of a backed X, and tables in memory; the AnnData itself where it is so."""
+    from anndata import AnnData
+
+    tables = [table if isinstance(table, pd.DataFrame) else table.to_memory() for table in (adata.obs, adata.var)]
+    if not adata.isbacked and tables[0] is adata.obs and tables[1] is adata.var:
+        return adata
+    x, raw = _lazy_file(adata) if adata.isbacked else (adata.X, None if adata.raw is None else adata.raw.X)
+    layers = {name: values for name, values in adata.layers.items() if name is not None}
+    slots = {name: dict(getattr(adata, name)) for name in ("uns", "obsm", "varm", "obsp", "varp")}
+    told = None if raw is None else {"X": raw, "var": adata.raw.var, "varm": dict(adata.raw.varm)}
+    return AnnData(X=x, obs=tables[0].copy(), var=tables[1].copy(), layers=layers, raw=told, **slots)
+
+
+def _lazy_file(adata: AnnData) -> tuple[Any, Any]:
+    """X and raw X of a backed AnnData (None where there is none), as Dask arrays."""
+    optional_import("dask.array", extra="lazy")
+    import h5py
+    from anndata.experimental import read_elem_lazy
+
+    rows, columns = (slice(None) if at is None else at for at in (adata._oidx, adata._vidx))  # of a view
+    adata.file.close()  # it opens by itself when it is needed; a file open for writing cannot be opened again
+    try:
+        with h5py.File(adata.filename, "r") as file:
+            found: list[Any] = []
+            for name in ("X", "raw/X"):
+                element = file.get(name)
+                if element is None:
+                    found.append(None)
+                    continue
+                n, m = element.attrs["shape"] if isinstance(element, h5py.Group) else element.shape
+                kind = str(element.attrs.get("encoding-type", ""))
+                chunks = {"csr_matrix": (max(1, PLACES // m), m), "csc_matrix": (n, max(1, PLACES // n))}
+                found.append(read_elem_lazy(element, chunks=chunks.get(kind, (max(1, PLACES // (4 * m)), m))))
+    except OSError as error:
+        raise InvalidValue(f"{adata.filename} cannot be read ({error}). {_CHANGED}") from error
+    x, raw = found
+    return None if x is None else x[rows][:, columns], None if raw is None else raw[rows]
+
+
+_CHANGED = "The file was moved, cut off or changed since it was opened; open the whole file again."
+
+
+def tiles(matrix: Any, where: str, what: str = "", filled: np.ndarray | None = None) -> Iterator[Tile]:
+    """All of a matrix, called `where` in messages, in tiles: whole chunks of a Dask array, else some rows or columns.
+
+    Parameters
+    ----------
+    what
+        Text of the progress bar of a Dask array; none is shown where it is empty.
+    filled
+        (cells,) bool: cells that hold a value other than zero, if the file is still what it was.
+
+    Raises
+    ------
+    ValueError
+        If a chunk cannot be read, or a filled cell is empty.
+    """
+    lazy, (n, m) = is_lazy(matrix), matrix.shape
+    places = PLACES if sp.issparse(matrix._meta if lazy else matrix) else PLACES // 4
+    if lazy:
+        down, across = (_pieces(chunks, places // other) for chunks, other in zip(matrix.chunks, (m, n), strict=True))
+        across = across if len(matrix.chunks[1]) > 1 else [slice(0, m)]
+    elif sp.issparse(matrix) and matrix.format == "csc":
+        down, across = [slice(0, n)], _steps(m, places // n)
+    else:
+        down, across = _steps(n, places // m), [slice(0, m)]
+    grid = [(rows, columns) for rows in down for columns in across]
+    for rows, columns in tqdm(grid, desc=f"prepare: {what}", unit="part", disable=not (lazy and what)):
+        place = f", cells {rows.start} to {rows.stop - 1}" if len(down) > 1 or lazy else ""
+        place += f", genes {columns.start} to {columns.stop - 1}" if len(across) > 1 else ""
+        values = matrix[rows, columns]
+        if lazy:
+            try:
+                values = values.compute()
+            except MemoryError:
+                raise
+            except Exception as error:  # of the file's library, whichever it is
+                raise InvalidValue(f"{where}{place} cannot be read ({error}). {_CHANGED}") from error
+        values = as_matrix(values)
+        if filled is not None and columns == slice(0, m):
+            empty = filled[rows] & (np.asarray(values.sum(axis=1)).ravel() == 0)
+            if empty.any():
+                lost = plural(int(empty.sum()), "cell")
+                raise InvalidValue(f"{where}{place}: {lost} with values are now empty. {_CHANGED}")
+        yield Tile(rows, columns, values, place)
+
+
+def _steps(n: int, most: int) -> list[slice]:
+    most = max(1, most)
+    return [slice(start, min(start + most, n)) for start in range(0, n, most)]
+
+
+def _pieces(chunks: Sequence[int], most: int) -> list[slice]:
+    """Whole chunks of one axis, as many at a time as have `most` places together."""
+    found, start, stop = [], 0, 0
+    for size in chunks:
+        if stop > start and stop + size - start > most:
+            found.append(slice(start, stop))
+            start = stop
+        stop += size
+    return [*found, slice(start, stop)]
+
+
+def columns_of(matrix: Any, genes: np.ndarray, where: str, what: str = "", filled: Any = None) -> np.ndarray:
+    """The genes of a matrix, (genes,) bool of its own, dense and in memory: (cells, genes)."""
+    at = np.flatnonzero(genes)
+    out = np.empty((matrix.shape[0], len(at)), dtype=matrix.dtype)
+    for tile in tiles(matrix, where, what, filled):
+        first, last = np.searchsorted(at, [tile.columns.start, tile.columns.stop])
+        values = tile.values[:, at[first:last] - tile.columns.start]
+        out[tile.rows, first:last] = values.toarray() if sp.issparse(values) else values
+    return out
+
+
+def normalise(matrix: Any, total: np.ndarray, target: np.ndarray) -> Any:
+    """log1p of (cells, genes) counts, each cell scaled from its (cells,) `total` to its `target`.
+
+    A new matrix of the same kind (dense, CSR, CSC; of a Dask array another, which is computed when it is read), float32
+    unless the counts are float64. The arithmetic is that of scanpy's `normalize_total` and `log1p`, to the bit.
+    """
+    dtype = np.dtype(np.float64 if matrix.dtype == np.float64 else np.float32)
+    scale = total.astype(dtype) / target.astype(dtype)
+    scale[scale == 0] = 1
+    if is_lazy(matrix):
+        array = optional_import("dask.array", extra="lazy")
+        column = array.from_array(scale[:, None], chunks=(matrix.chunks[0], 1))
+        return array.map_blocks(_normalised, matrix, column, dtype=dtype, meta=matrix._meta.astype(dtype))
+    return _normalised(matrix, scale)
+
+
+def _normalised(matrix: Any, scale: np.ndarray) -> Any:
+    matrix, scale = as_matrix(matrix), scale.ravel()
+    if not sp.issparse(matrix):
+        out = matrix.astype(scale.dtype)
+        out /= scale[:, None]
+        return np.log1p(out, out=out)
+    data, indices, indptr = matrix.data.astype(scale.dtype), matrix.indices, matrix.indptr
+    by_cell = matrix.format == "csr"
+    lines = matrix.shape[0] if by_cell else matrix.shape[1]
+    for some in _steps(lines, PLACES // max(1, sum(matrix.shape) - lines)):
+        part, runs = slice(indptr[some.start], indptr[some.stop]), np.diff(indptr[some.start : some.stop + 1])
+        data[part] /= np.repeat(scale[some], runs) if by_cell else scale[indices[part]]
+        np.log1p(data[part], out=data[part])
+    return type(matrix)((data, indices.copy(), indptr.copy()), shape=matrix.shape)
