@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
@@ -53,14 +52,27 @@ def open_lazily(adata: AnnData) -> AnnData:
     """A twin with a Dask array in place of a backed X, and tables in memory; the AnnData itself where it is so."""
     from anndata import AnnData
 
-    tables = [table if isinstance(table, pd.DataFrame) else table.to_memory() for table in (adata.obs, adata.var)]
-    if not adata.isbacked and tables[0] is adata.obs and tables[1] is adata.var:
+    obs, var = _table(adata.obs), _table(adata.var)
+    if not adata.isbacked and obs is adata.obs and var is adata.var:
         return adata
     x, raw = _lazy_file(adata) if adata.isbacked else (adata.X, None if adata.raw is None else adata.raw.X)
+    told = None if raw is None else {"X": raw, "var": _table(adata.raw.var), "varm": dict(adata.raw.varm)}
     layers = {name: values for name, values in adata.layers.items() if name is not None}
-    slots = {name: dict(getattr(adata, name)) for name in ("uns", "obsm", "varm", "obsp", "varp")}
-    told = None if raw is None else {"X": raw, "var": adata.raw.var, "varm": dict(adata.raw.varm)}
-    return AnnData(X=x, obs=tables[0].copy(), var=tables[1].copy(), layers=layers, raw=told, **slots)
+    slots = {name: getattr(adata, name) for name in ("obsm", "varm", "obsp", "varp")}
+    slots = {name: {key: _table(value) for key, value in slot.items()} for name, slot in slots.items()}
+    return AnnData(X=x, obs=obs.copy(), var=var.copy(), uns=_loaded(adata.uns), layers=layers, raw=told, **slots)
+
+
+def _table(value: Any) -> Any:
+    """Of `anndata.experimental.read_lazy`: in memory; anything else as it is."""
+    return value.to_memory() if hasattr(value, "to_memory") else value
+
+
+def _loaded(value: Any) -> Any:
+    """The same for `uns`, and everything in it."""
+    if isinstance(value, Mapping):
+        return {key: _loaded(one) for key, one in value.items()}
+    return value.compute() if is_lazy(value) else _table(value)
 
 
 def _lazy_file(adata: AnnData) -> tuple[Any, Any]:
@@ -69,7 +81,8 @@ def _lazy_file(adata: AnnData) -> tuple[Any, Any]:
     import h5py
     from anndata.experimental import read_elem_lazy
 
-    rows, columns = (slice(None) if at is None else at for at in (adata._oidx, adata._vidx))  # of a view
+    view = (adata._oidx, adata._vidx) if adata.is_view else (slice(None), slice(None))
+    rows, columns = (at if isinstance(at, slice) else np.asarray(at) for at in view)
     adata.file.close()  # it opens by itself when it is needed; a file open for writing cannot be opened again
     try:
         with h5py.File(adata.filename, "r") as file:
