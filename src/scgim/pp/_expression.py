@@ -180,18 +180,20 @@ def sum_genes(
 
     `what` and `filled` as in `tiles`.
     """
-    sums = np.zeros((5, n_classes, matrix.shape[1]))
+    sums = np.zeros((5, n_classes + 1, matrix.shape[1]))  # the last class: cells that are in none
     for rows, columns, values, _ in tiles(matrix, where, what, filled):
         # One format for every input, so that the choice does not depend on how the matrix was stored.
         values = sp.csr_matrix(values)
-        code = np.repeat(classes[rows], np.diff(values.indptr))
-        use = (code >= 0) & (values.data != 0)
-        data, width = values.data[use].astype(np.float64), values.shape[1]
-        place = code[use] * width + values.indices[use]
-        lifted = np.expm1(values.data[use]).astype(np.float64) if level else None
-        for i, weights in enumerate((None, data, data * data, lifted, None if lifted is None else lifted * lifted)):
-            if i == 0 or weights is not None:
-                sums[i, :, columns] += np.bincount(place, weights, n_classes * width).reshape(n_classes, width)
+        shape = n_classes + 1, values.shape[1]
+        place = np.repeat(classes[rows] % shape[0] * shape[1], np.diff(values.indptr)) + values.indices
+        data = values.data.astype(np.float64)
+        there = None if (data != 0).all() else (data != 0).astype(np.float64)
+        for i, weights in enumerate((there, data, data * data)):
+            sums[i, :, columns] += np.bincount(place, weights, shape[0] * shape[1]).reshape(shape)
+        if level:
+            lifted = np.exp(data) - 1
+            for i, weights in enumerate((lifted, lifted * lifted), start=3):
+                sums[i, :, columns] += np.bincount(place, weights, shape[0] * shape[1]).reshape(shape)
     n = np.bincount(classes[classes >= 0], minlength=n_classes)
     return [GeneSums(int(n[i]), *sums[:, i]) for i in range(n_classes)]
 

@@ -139,23 +139,24 @@ def choose_genes(
     arguments: Mapping[str, Any],
     filled: np.ndarray | None = None,
     *,
-    progress: bool = False,
+    read: Callable[[np.ndarray], np.ndarray] | None = None,
+    what: str = "",
 ) -> None:
     """Choose the genes of every group from its training cells, and read them: two passes over the matrix.
 
-    `matrix`: (cells, genes) log-normalised or continuous values, called `where`; `filled` as in `tiles`.
+    `matrix`: (cells, genes) log-normalised or continuous values, called `where`; `what` and `filled` as in `tiles`;
+    `read`: what reads some genes of it, (genes,) bool, where that is known better.
     """
     classes = np.full(matrix.shape[0], -1)
     for i, group in enumerate(groups):
         training = (group.split >= 0) & (group.split < SPLITS.index("test"))
         classes[training] = 2 * i + (group.design.codes[training] > 0)
     level = arguments["input"] != "continuous" and arguments["genes"] is None
-    told = ("gene statistics", "modelled genes") if progress else ("", "")
-    sums = sum_genes(matrix, where, classes, 2 * len(groups), level=level, what=told[0], filled=filled)
+    sums = sum_genes(matrix, where, classes, 2 * len(groups), level=level, what=what, filled=filled)
     for group, control, perturbed in zip(groups, sums[::2], sums[1::2], strict=True):
         group.choose_genes(control, perturbed, var_names, arguments)
     union = np.any([group.genes for group in groups if group.genes is not None], axis=0)
-    values = columns_of(matrix, union, where, told[1], filled)
+    values = columns_of(matrix, union, where) if read is None else read(union)
     for group in groups:
         group.values = values if len(groups) == 1 else values[:, group.genes[union]]  # type: ignore[index]
         group.read_potency()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 #: So many places (cells x genes) are read at once, of a dense matrix a quarter of it.
 PLACES = 1 << 27
+_SMALL = 16
 
 
 class Tile(NamedTuple):
@@ -120,34 +122,47 @@ def tiles(matrix: Any, where: str, what: str = "", filled: np.ndarray | None = N
     ValueError
         If a chunk cannot be read, or a filled cell is empty.
     """
-    lazy, (n, m) = is_lazy(matrix), matrix.shape
-    places = PLACES if sp.issparse(matrix._meta if lazy else matrix) else PLACES // 4
-    if lazy:
-        down, across = (_pieces(chunks, places // other) for chunks, other in zip(matrix.chunks, (m, n), strict=True))
-        across = across if len(matrix.chunks[1]) > 1 else [slice(0, m)]
-    elif sp.issparse(matrix) and matrix.format == "csc":
-        down, across = [slice(0, n)], _steps(m, places // n)
-    else:
-        down, across = _steps(n, places // m), [slice(0, m)]
-    grid = [(rows, columns) for rows in down for columns in across]
-    for rows, columns in tqdm(grid, desc=f"prepare: {what}", unit="part", disable=not (lazy and what)):
-        place = f", cells {rows.start} to {rows.stop - 1}" if len(down) > 1 or lazy else ""
-        place += f", genes {columns.start} to {columns.stop - 1}" if len(across) > 1 else ""
-        values = matrix[rows, columns]
-        if lazy:
+    down, across = _grid(matrix)
+    lazy, grid = is_lazy(matrix), [(rows, columns) for rows in down for columns in across]
+    shown = tqdm(grid, desc=f"prepare: {what}", unit="part", disable=not (lazy and what))
+    with ThreadPoolExecutor(1) as reader, shown:  # the next part is read while this one is worked on
+        coming = reader.submit(_read, matrix, *grid[0])
+        for i, (rows, columns) in enumerate(shown):
+            place = f", cells {rows.start} to {rows.stop - 1}" if len(down) > 1 or lazy else ""
+            place += f", genes {columns.start} to {columns.stop - 1}" if len(across) > 1 else ""
             try:
-                values = values.compute()
+                values = coming.result()
             except MemoryError:
                 raise
             except Exception as error:  # of the file's library, whichever it is
                 raise InvalidValue(f"{where}{place} cannot be read ({error}). {_CHANGED}") from error
-        values = as_matrix(values)
-        if filled is not None and columns == slice(0, m):
-            empty = filled[rows] & (np.asarray(values.sum(axis=1)).ravel() == 0)
-            if empty.any():
-                lost = plural(int(empty.sum()), "cell")
-                raise InvalidValue(f"{where}{place}: {lost} with values are now empty. {_CHANGED}")
-        yield Tile(rows, columns, values, place)
+            if i + 1 < len(grid):
+                coming = reader.submit(_read, matrix, *grid[i + 1])
+            if filled is not None and len(across) == 1:
+                empty = filled[rows] & (np.asarray(values.sum(axis=1)).ravel() == 0)
+                if empty.any():
+                    lost = plural(int(empty.sum()), "cell")
+                    raise InvalidValue(f"{where}{place}: {lost} with values are now empty. {_CHANGED}")
+            yield Tile(rows, columns, values, place)
+
+
+def _read(matrix: Any, rows: slice, columns: slice) -> Any:
+    values = matrix[rows, columns]
+    return as_matrix(values.compute() if is_lazy(values) else values)
+
+
+def _grid(matrix: Any) -> tuple[list[slice], list[slice]]:
+    """Rows and columns of the tiles: all columns of some rows, unless columns are what is stored together."""
+    n, m = matrix.shape
+    if not is_lazy(matrix):
+        if sp.issparse(matrix) and matrix.format == "csc":
+            return [slice(0, n)], _steps(m, PLACES // n)
+        return _steps(n, (PLACES if sp.issparse(matrix) else PLACES // 4) // m), [slice(0, m)]
+    down, across = matrix.chunks
+    places = PLACES if sp.issparse(matrix._meta) else PLACES // 4
+    if len(across) == 1 or max(down) * m <= places:
+        return _pieces(down, places // m), [slice(0, m)]
+    return _pieces(down, 0), _pieces(across, places // max(down))
 
 
 def _steps(n: int, most: int) -> list[slice]:
@@ -199,11 +214,17 @@ def _normalised(matrix: Any, scale: np.ndarray) -> Any:
         out = matrix.astype(scale.dtype)
         out /= scale[:, None]
         return np.log1p(out, out=out)
-    data, indices, indptr = matrix.data.astype(scale.dtype), matrix.indices, matrix.indptr
+    # Most counts are small, and a logarithm is slow: those of each cell are looked up.
+    table = np.log1p(np.arange(_SMALL, dtype=scale.dtype) / scale[:, None]).ravel()
+    data, indptr = np.empty(matrix.data.shape, dtype=scale.dtype), matrix.indptr
     by_cell = matrix.format == "csr"
     lines = matrix.shape[0] if by_cell else matrix.shape[1]
     for some in _steps(lines, PLACES // max(1, sum(matrix.shape) - lines)):
         part, runs = slice(indptr[some.start], indptr[some.stop]), np.diff(indptr[some.start : some.stop + 1])
-        data[part] /= np.repeat(scale[some], runs) if by_cell else scale[indices[part]]
-        np.log1p(data[part], out=data[part])
-    return type(matrix)((data, indices.copy(), indptr.copy()), shape=matrix.shape)
+        cell = np.repeat(np.arange(some.start, some.stop), runs) if by_cell else matrix.indices[part]
+        counts = matrix.data[part]
+        small = np.minimum(counts, _SMALL - 1).astype(np.intp)
+        data[part] = table[cell * _SMALL + small]
+        large = np.flatnonzero(counts >= _SMALL)
+        data[part][large] = np.log1p(counts[large].astype(scale.dtype) / scale[cell[large]])
+    return type(matrix)((data, matrix.indices.copy(), indptr.copy()), shape=matrix.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ._design import Absent, skip_absent
 from ._encodings import DOSE_KINDS, KINDS
 from ._expression import check_genes, measure_depth, read_matrix
 from ._groups import Group, choose_genes, prepare_cells, split_groups
-from ._matrix import is_lazy, normalise, open_lazily
+from ._matrix import columns_of, is_lazy, normalise, open_lazily
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -208,15 +209,21 @@ def prepare(
         for name, members in groups
     ]
     skip_absent(absent or {}, len(groups))
-    modelled = matrix
+    modelled, scaled = matrix, lambda values: values
     if input == "counts":
         # In no group: to the median of all controls, so that X is on one scale.
         target = np.full(adata.n_obs, np.median(total[(labels.codes == 0) & (total > 0)]))
         for group, (_, members) in zip(prepared, groups, strict=True):
             target[members] = group.params["target_sum"]
-        modelled = normalise(matrix, total, target)
-    filled = total > 0 if is_lazy(modelled) and input != "continuous" else None
-    choose_genes(prepared, modelled, where, adata.var_names, arguments, filled, progress=progress)
+        scaled = partial(normalise, total=total, target=target)
+        modelled = scaled(matrix)
+    filled = total > 0 if is_lazy(matrix) and input != "continuous" else None
+    bars = ("gene statistics", "modelled genes") if progress else ("", "")
+
+    def read(genes: np.ndarray) -> np.ndarray:
+        return scaled(columns_of(matrix, genes, where, bars[1], filled))
+
+    choose_genes(prepared, modelled, where, adata.var_names, arguments, filled, read=read, what=bars[0])
     for group in prepared:
         group.count()
     entries = [group.entries() for group in prepared]
