@@ -150,8 +150,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     note.table(
         "Time and memory",
         shown.round(2).fillna("-"),
-        "X: four bytes for a value and four for its gene. Peak: of the whole process, of which it began with so much; in "
-        "memory, the latter holds X. The file was just written, so that the system may hold it in memory as well.",
+        "X: four bytes for a value and four for its gene. Peak: of the whole process, which began with so much (in "
+        "memory, with X). The file was just written, so that the system may hold it in memory as well.",
     )
     note.write(args.out, "out_of_core", table)
 

@@ -299,7 +299,9 @@ def _highly_variable(everyone: GeneSums, at: np.ndarray, n_top_genes: int) -> np
     scanpy's `highly_variable_genes` (flavour `seurat`): the log dispersion of each gene, less the mean and in units of
     the standard deviation of its bin of 20.
     """
-    mean, variance = (values[at] for values in everyone.mean_and_variance(level=True))
+    # Two genes in a bin are equally far from its mean, but for the last digit: it must not hang on the order of a sum.
+    moments = everyone.mean_and_variance(level=True)
+    mean, variance = (values[at].astype(np.float32).astype(np.float64) for values in moments)
     mean[mean == 0] = 1e-12
     dispersion = variance / mean
     dispersion[dispersion == 0] = np.nan

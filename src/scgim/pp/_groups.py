@@ -48,6 +48,7 @@ class Group:
     genes: np.ndarray | None = None  # (genes,) bool
     score: np.ndarray | None = None  # (genes,)
     values: np.ndarray | None = None  # (cells, modelled genes) where they were read
+    size_factor: np.ndarray | None = None  # (cells,) where it is to be written
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -128,6 +129,8 @@ class Group:
 
     def write(self, adata: AnnData, entries: Mapping[str, Any]) -> None:
         """Write every slot; `entries` were made before anything was written."""
+        if self.size_factor is not None:
+            adata.obs[self.keys.size_factor] = np.where(self.design.codes >= 0, self.size_factor, np.nan)
         write_prepared(adata, self.keys, entries, self.design.codes, self.split, self.genes, self.score, self.values)
 
 

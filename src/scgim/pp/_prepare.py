@@ -72,17 +72,20 @@ def prepare(
 
     Reads conditions and doses from `obs`, normalises, chooses the modelled genes, computes the features of
     each perturbation and splits the cells. The preprocessing is that of Schneider et al. (2025) for
-    SciPlex3, every step done by scanpy: each cell is normalised to the median total count of the control
+    SciPlex3, every step as scanpy does it: each cell is normalised to the median total count of the control
     cells; cells with at least `min_counts` counts and genes in at least `min_cells` cells are kept; log(x +
     1); `n_top_genes` highly variable genes; of those the `n_genes` with the highest absolute
     `rank_genes_groups` score, perturbed against control. Cells that are left out stay in `adata`, without a
     condition. No error leaves anything changed.
 
+    A backed AnnData, or one of Dask arrays (`anndata.experimental.read_lazy`, `read_elem_lazy`), is read three times,
+    some cells at a time, and never held in memory (extra `lazy`).
+
     Parameters
     ----------
     adata
-        Cells x genes; `X` dense, CSR, CSC, backed (with `copy=True`), Dask (loaded into memory) or a view
-        (which becomes an AnnData of its own).
+        Cells x genes; `X` dense, CSR, CSC, backed (not any more afterwards, see below), Dask or a view (which becomes
+        an AnnData of its own).
     perturbation_key
         Column of `obs` with the perturbation of each cell: text or numbers. `"A+B"` is a combination (see
         `combination_sep`); `"B+A"` is the same condition, and is called `"A+B"` too. Cells without a label are left
@@ -155,9 +158,11 @@ def prepare(
     key_added
         Prefix of all slots.
     copy
-        Return a new AnnData and leave `adata` alone.
+        Return a new AnnData and leave `adata` alone; a backed one is loaded into memory.
     return_summary
         Return a table of what was found.
+    progress
+        Show a progress bar while a file or a Dask array is read.
 
     Returns
     -------
@@ -169,11 +174,17 @@ def prepare(
     - `uns["gim"]`: `conditions`, `parts` (tables), `membership` (conditions, parts), `features` (parts, p),
       `feature_names`, `feature_spec`, `params`, `summary`, `format`.
 
+    Where the values were backed or Dask, `X` and `layers["counts"]` are Dask arrays that read the file whenever they
+    are used, so that it must stay where it is, and `obs["gim_size_factor"]` is what the counts were divided by. A fit
+    reads it twice; ``adata[:, adata.var["gim"]].to_memory()`` has all that fits, samples and plots need.
+
     Raises
     ------
     KeyError, ValueError, TypeError
-        If a column, layer or gene does not exist, the data are not what the arguments say, or an argument has the wrong
-        type; the message names the key, what was found and what to do.
+        If a column, layer or gene does not exist, the data are not what the arguments say, a part of a file cannot be
+        read, or an argument has the wrong type; the message names the key, what was found and what to do.
+    ImportError
+        If `adata` is backed and Dask is not installed.
 
     Examples
     --------
@@ -215,6 +226,7 @@ def prepare(
         target = np.full(adata.n_obs, np.median(total[(labels.codes == 0) & (total > 0)]))
         for group, (_, members) in zip(prepared, groups, strict=True):
             target[members] = group.params["target_sum"]
+            group.size_factor = total / target if is_lazy(matrix) else None
         scaled = partial(normalise, total=total, target=target)
         modelled = scaled(matrix)
     filled = total > 0 if is_lazy(matrix) and input != "continuous" else None
