@@ -149,6 +149,8 @@ def test_a_dask_matrix_gives_the_same_slots(cells: ad.AnnData, reference: ad.Ann
         lazy = cells.copy()
         lazy.X = array.from_array(np.asarray(cells.X), chunks=(50, -1)).map_blocks(chunk)
         prepare(lazy, **SMALL)
+        size = lazy.obs.pop("gim_size_factor").to_numpy()
+        np.testing.assert_allclose(np.expm1(reference.X) * size[:, None], cells.X, rtol=1e-5, atol=1e-5)
         assert_same_slots(lazy, reference)
 
 

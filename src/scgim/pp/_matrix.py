@@ -80,26 +80,27 @@ def _loaded(value: Any) -> Any:
 def _lazy_file(adata: AnnData) -> tuple[Any, Any]:
     """X and raw X of a backed AnnData (None where there is none), as Dask arrays."""
     optional_import("dask.array", extra="lazy")
-    import h5py
     from anndata.experimental import read_elem_lazy
 
     view = (adata._oidx, adata._vidx) if adata.is_view else (slice(None), slice(None))
     rows, columns = (at if isinstance(at, slice) else np.asarray(at) for at in view)
-    adata.file.close()  # it opens by itself when it is needed; a file open for writing cannot be opened again
+    found: list[Any] = []
     try:
-        with h5py.File(adata.filename, "r") as file:
-            found: list[Any] = []
-            for name in ("X", "raw/X"):
-                element = file.get(name)
-                if element is None:
-                    found.append(None)
-                    continue
-                n, m = element.attrs["shape"] if isinstance(element, h5py.Group) else element.shape
-                kind = str(element.attrs.get("encoding-type", ""))
-                chunks = {"csr_matrix": (max(1, PLACES // m), m), "csc_matrix": (n, max(1, PLACES // n))}
-                found.append(read_elem_lazy(element, chunks=chunks.get(kind, (max(1, PLACES // (4 * m)), m))))
+        adata.file.close()
+        adata.file.open()
+        for name in ("X", "raw/X"):
+            if name not in adata.file:
+                found.append(None)
+                continue
+            element = adata.file[name]
+            n, m = element.shape if hasattr(element, "shape") else element.attrs["shape"]
+            kind = str(element.attrs.get("encoding-type", ""))
+            chunks = {"csr_matrix": (max(1, PLACES // m), m), "csc_matrix": (n, max(1, PLACES // n))}
+            found.append(read_elem_lazy(element, chunks=chunks.get(kind, (max(1, PLACES // (4 * m)), m))))
     except OSError as error:
         raise InvalidValue(f"{adata.filename} cannot be read ({error}). {_CHANGED}") from error
+    finally:
+        adata.file.close()  # a file open for writing cannot be opened again; AnnData opens it when it needs it
     x, raw = found
     return None if x is None else x[rows][:, columns], None if raw is None else raw[rows]
 
