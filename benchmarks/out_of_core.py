@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -46,8 +47,8 @@ def write_cells(path: Path, n_cells: int, n_genes: int, per_cell: int, seed: int
         share = [(weight * row).cumsum() / (weight * row).sum() for row in change]
         for start in range(0, n_cells, BLOCK):
             some = codes[start : start + BLOCK]
-            # Molecules drawn gene by gene; those of one gene in one cell are added up. About 1.5 for each stored value.
-            n = rng.poisson(1.5 * per_cell * rng.uniform(0.6, 1.4, len(some)))
+            # Molecules drawn gene by gene; those of one gene in one cell are added up. About 1.1 for each stored value.
+            n = rng.poisson(1.1 * per_cell * rng.uniform(0.6, 1.4, len(some)))
             cell = np.repeat(np.arange(len(some)), n)
             gene, drawn = np.empty(len(cell), dtype=np.int64), rng.random(len(cell))
             for code in np.unique(some):
@@ -74,26 +75,19 @@ def read_twice(path: Path) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "peak (GiB)": peak_memory(), "begins with (GiB)": np.nan}
 
 
-def prepare(path: Path, lazy: bool, fit: bool) -> dict[str, Any]:
-    """`pp.prepare` of the file, backed or read into memory before; and a fit of 100 steps to what it left."""
+def prepare(path: Path, lazy: bool) -> dict[str, Any]:
+    """`pp.prepare` of the file, backed or read into memory before."""
     import anndata as ad
-    import scanpy  # noqa: F401  (so that the import is not timed)
-    import torch
+    import torch  # noqa: F401  (so that its import is not timed)
 
     import scgim
 
-    torch.set_num_threads(1)
     adata = ad.read_h5ad(path, backed="r" if lazy else None)
     if lazy:
         import dask.array  # noqa: F401
-    before = peak_memory()
-    start = time.perf_counter()
+    before, start = peak_memory(), time.perf_counter()
     scgim.pp.prepare(adata, progress=False)
     found = {"seconds": time.perf_counter() - start, "peak (GiB)": peak_memory(), "begins with (GiB)": before}
-    if fit:
-        start = time.perf_counter()
-        scgim.tl.fit_gim(adata, max_steps=100, mechanism="ziln", progress=False)
-        found |= {"fit, 100 steps (s)": time.perf_counter() - start, "peak with fit (GiB)": peak_memory()}
     return found | {"genes": ",".join(sorted(adata.var_names[adata.var["gim"]]))}
 
 
@@ -103,35 +97,46 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
         return pool.apply(function, args)
 
 
-def measure(size: Sequence[int], args: Any, folder: Path, *, memory: bool) -> list[dict[str, Any]]:
+def measure(size: Sequence[int], args: Any, folder: Path, **how: Any) -> list[dict[str, Any]]:
     """One file: read twice, prepared backed and, with `memory`, in memory."""
-    path = folder / "cells.h5ad"
-    write_cells(path, *size, args.per_cell, args.seed, args.compression)
+    path, compression = folder / "cells.h5ad", how.get("compression")
+    write_cells(path, *size, args.per_cell, args.seed, compression)
     with h5py.File(path) as file:
         stored = len(file["X/data"])
     about = {"cells": size[0], "genes": size[1], "values per cell": round(stored / size[0])}
     about |= {"X (GiB)": stored * 8 / 2**30, "file (GiB)": path.stat().st_size / 2**30}
-    runs = {"the file is read twice": alone(read_twice, path), "prepare, backed": alone(prepare, path, True, args.fit)}
-    if memory:
-        runs["prepare, in memory"] = alone(prepare, path, False, args.fit)
-    path.unlink()
-    same = len({run.pop("genes") for run in runs.values() if "genes" in run}) == 1
-    twice = runs["the file is read twice"]["seconds"]
-    return [
-        about
-        | {"what": what, **run, "times reading twice": run["seconds"] / twice}
-        | ({"same genes": same} if memory else {})
-        for what, run in runs.items()
+    about["compression"] = compression or "none"
+    runs: dict[str, dict[str, Any]] = {}
+    kinds = [
+        ("the file is read twice", read_twice),
+        ("prepare, backed", prepare, True),
+        ("prepare, in memory", prepare, False),
     ]
+    for what, function, *rest in kinds[: 3 if how.get("memory") else 2]:
+        forget(path)
+        runs[what] = alone(function, path, *rest)
+    path.unlink()
+    genes = [run.pop("genes") for run in runs.values() if "genes" in run]
+    if len(set(genes)) > 1:
+        raise AssertionError("other genes are chosen on disk than in memory")
+    twice = runs["the file is read twice"]["seconds"]
+    return [about | {"what": what, **run, "times reading twice": run["seconds"] / twice} for what, run in runs.items()]
+
+
+def forget(path: Path) -> None:
+    """Ask the system to hold nothing of a file in memory."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, data=False, fit=False)
     parser.add_argument("--size", type=int, nargs=2, default=[580_000, 58_000], metavar=("CELLS", "GENES"))
+    parser.add_argument("--compressed", type=int, nargs=2, default=[100_000, 58_000], metavar=("CELLS", "GENES"))
     parser.add_argument("--in-memory", type=int, nargs=2, default=[100_000, 20_000], metavar=("CELLS", "GENES"))
     parser.add_argument("--per-cell", type=int, default=1_000, help="stored values of a cell, about")
-    parser.add_argument("--compression", choices=["gzip", "lzf"], help="of the file (default: none)")
-    parser.add_argument("--fit", action="store_true", help="fit 100 steps afterwards")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder for the file (default: a temporary one)")
     args = parser.parse_args(argv)
@@ -143,15 +148,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         seeds=[args.seed],
     )
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
-        rows = measure(args.size, args, Path(folder), memory=False)
+        rows = measure(args.size, args, Path(folder))
+        rows += measure(args.compressed, args, Path(folder), compression="gzip")
         rows += measure(args.in_memory, args, Path(folder), memory=True)
     table = pd.DataFrame(rows)
-    shown = table.drop(columns=[c for c in ("values per cell",) if table[c].nunique() == 1])
     note.table(
         "Time and memory",
-        shown.round(2).fillna("-"),
+        table.round(2).astype(object).fillna("-"),
         "X: four bytes for a value and four for its gene. Peak: of the whole process, which began with so much (in "
-        "memory, with X). The file was just written, so that the system may hold it in memory as well.",
+        "memory, with X). Before each run the system is asked to forget the file; what was read once, it may keep in "
+        "memory.",
     )
     note.write(args.out, "out_of_core", table)
 

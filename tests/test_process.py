@@ -52,8 +52,8 @@ def state() -> dict[str, Any]:
     numpy_state = np.random.get_state()  # noqa: NPY002
     loggers = [logging.getLogger(name) for name in (None, "scgim", "scanpy", "anndata", "matplotlib", "py.warnings")]
     return {
+        "numba threads": numba.get_num_threads(),  # first: where numba has not run yet, this sets OpenMP's number
         "torch threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "numba threads": numba.get_num_threads(),
         "thread pools": {i["filepath"]: i["num_threads"] for i in threadpool_info()},
         "random": random.getstate(),
         "numpy": (numpy_state[1].tolist(), numpy_state[2:]),
