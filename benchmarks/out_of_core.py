@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 from recording import Note, make_parser
-from speed import peak_memory
+from speed import alone, peak_memory
 
 BLOCK = 2_000  # cells that are made, written and read at once
 DRUGS = 50
@@ -89,12 +88,6 @@ def prepare(path: Path, lazy: bool) -> dict[str, Any]:
     scgim.pp.prepare(adata, progress=False)
     found = {"seconds": time.perf_counter() - start, "peak (GiB)": peak_memory(), "begins with (GiB)": before}
     return found | {"genes": ",".join(sorted(adata.var_names[adata.var["gim"]]))}
-
-
-def alone(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a function in a fresh process, so that its memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
 
 
 def measure(size: Sequence[int], args: Any, folder: Path, **how: Any) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from scgim.pp import _matrix, prepare
 array = pytest.importorskip("dask.array", reason="the extra lazy is not installed")
 
 KINDS = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix}
-ARGUMENTS: dict[str, Any] = {**SMALL, "groupby": "line", "features": "potency", "progress": False}
+ARGUMENTS: dict[str, Any] = {**SMALL, "groupby": "line", "progress": False}
 
 
 @pytest.fixture(autouse=True)
@@ -135,9 +135,8 @@ def test_no_more_than_a_tile_is_read_at_once(kind: str, folder: Path, monkeypatc
     assert sum(cells) == pytest.approx(3 * adata.n_obs)  # three passes
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_view_of_a_backed_file(kind: str, cells: ad.AnnData, folder: Path) -> None:
-    whole = ad.read_h5ad(folder / f"{kind}.h5ad", backed="r")
+def test_a_view_of_a_backed_file(cells: ad.AnnData, folder: Path) -> None:
+    whole = ad.read_h5ad(folder / "csr.h5ad", backed="r")
     rows = np.arange(5, 370)
     view, expected = whole[rows, 2:], prepare(cells[rows, 2:].copy(), copy=True, **ARGUMENTS)
     prepare(view, **ARGUMENTS)

@@ -148,8 +148,13 @@ def tiles(matrix: Any, where: str, what: str = "", filled: np.ndarray | None = N
 
 
 def _read(matrix: Any, rows: slice, columns: slice) -> Any:
-    values = matrix[rows, columns]
-    return as_matrix(values.compute() if is_lazy(values) else values)
+    if not sp.issparse(matrix):
+        values = matrix[rows, columns]
+        return as_matrix(values.compute() if is_lazy(values) else values)
+    some = rows if matrix.format == "csr" else columns  # the other is all; scipy's own slices take much memory
+    part, ends = slice(*matrix.indptr[[some.start, some.stop]]), matrix.indptr[some.start : some.stop + 1]
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    return as_matrix(type(matrix)((matrix.data[part], matrix.indices[part], ends - ends[0]), shape=shape))
 
 
 def _grid(matrix: Any) -> tuple[list[slice], list[slice]]:
