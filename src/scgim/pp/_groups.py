@@ -129,9 +129,9 @@ class Group:
 
     def write(self, adata: AnnData, entries: Mapping[str, Any]) -> None:
         """Write every slot; `entries` were made before anything was written."""
+        write_prepared(adata, self.keys, entries, self.design.codes, self.split, self.genes, self.score, self.values)
         if self.size_factor is not None:
             adata.obs[self.keys.size_factor] = np.where(self.design.codes >= 0, self.size_factor, np.nan)
-        write_prepared(adata, self.keys, entries, self.design.codes, self.split, self.genes, self.score, self.values)
 
 
 def choose_genes(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: So many places (cells x genes) are read at once, of a dense matrix a quarter of it.
 PLACES = 1 << 27
+#: Counts below this are looked up when they are normalised.
 _SMALL = 16
 
 
@@ -220,7 +221,7 @@ def _normalised(matrix: Any, scale: np.ndarray) -> Any:
         out = matrix.astype(scale.dtype)
         out /= scale[:, None]
         return np.log1p(out, out=out)
-    # Most counts are small, and a logarithm is slow: those of each cell are looked up.
+    # Most counts are small, and a logarithm is slow.
     table = np.log1p(np.arange(_SMALL, dtype=scale.dtype) / scale[:, None]).ravel()
     data, indptr = np.empty(matrix.data.shape, dtype=scale.dtype), matrix.indptr
     by_cell = matrix.format == "csr"
