@@ -155,7 +155,7 @@ def test_raw_and_log_normalised_values_stay_lazy(folder: Path, reference: ad.Ann
     backed = ad.read_h5ad(tmp_path / "logged.h5ad", backed="r")
     arguments = ARGUMENTS | {"input": "log1p", "key_added": "other"}
     prepare(backed, **arguments)
-    expected = prepare(logged, copy=True, **arguments)
+    expected = prepare(ad.read_h5ad(tmp_path / "logged.h5ad"), copy=True, **arguments)
     assert isinstance(backed.raw.X, array.Array)
     np.testing.assert_array_equal(dense(backed.raw.X), dense(logged.X))
     assert "counts" not in backed.layers
