@@ -195,10 +195,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     import scgim
 
     use_threads(args.threads)
-    mechanism = dict(args.set).get("mechanism")
-    page = "real_knockouts" + (f"_{mechanism}" if mechanism else "")
+    mechanism = dict(args.set).setdefault("mechanism", "ziln")
+    args.set = [*args.set, ("mechanism", mechanism)]
+    page = "real_knockouts" + ("" if mechanism == "ziln" else f"_{mechanism}")
     note = Note(
-        "Known targets: CRISPR knock-outs in THP-1 (ECCITE-seq)" + (f", {mechanism}" if mechanism else ""),
+        "Known targets: CRISPR knock-outs in THP-1 (ECCITE-seq)" + ("" if mechanism == "ziln" else f", {mechanism}"),
         data=f"**real**: `{FILE}` (Papalexi et al. 2021), raw UMI counts of a panel of 299 genes",
         argv=argv,
         script="real_knockouts.py",

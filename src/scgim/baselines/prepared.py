@@ -12,7 +12,7 @@ from scgim._process import undisturbed
 from scgim._rng import RngLike
 from scgim._validation import check_choice, listing, suggestion
 from scgim.data import condition_in
-from scgim.slots import Entry, read_entry
+from scgim.slots import read_entry
 from scgim.slots.counts import why_not_counted
 
 from .limits import fit_within
@@ -52,7 +52,7 @@ def fit(
     **options
         Of the baseline, e.g. ``steps=500`` for "mean_shift". By default, where the data were declared to be >= 0
         (``input="counts"`` or ``"log1p"``), `clip` of "condot" and the mean-shift baselines is True, else False, and
-        `mechanism` of "gim" and "bacadi" is that of `scgim.tl.fit_gim`.
+        `mechanism` and `intervention` of "gim" and "bacadi" are those of `scgim.tl.fit_gim`.
 
     Returns
     -------
@@ -77,7 +77,10 @@ def fit(
     >>> scgim.baselines.fit(adata, method="ridge").sample(held_out, n=100).shape      # doctest: +SKIP
     (100, 50)
     """
-    baseline = method if isinstance(method, Baseline) else _make(method, adata, read_entry(adata, key, group), options)
+    if isinstance(method, Baseline):
+        baseline = method
+    else:
+        baseline = method_class(method)(**options, **_implied(method, adata, key, group, options))
     data = training_data(adata, key=key, group=group, counts=baseline.reads_counts)
     with log_duration(f"baseline {baseline.name} fitted on {len(data.x)} cells"):
         if time_limit is None:
@@ -135,17 +138,22 @@ def method_class(method: str) -> type[Baseline]:
     return known[method]
 
 
-def _make(method: str, adata: AnnData, entry: Entry, options: dict[str, Any]) -> Baseline:
-    """The method, with what the declared input says of its options."""
-    kind = method_class(method)
-    positive = str(entry.arguments["input"]) in ("counts", "log1p")
-    implied: dict[str, Any] = {"clip": positive}
-    known = inspect.signature(kind).parameters
+def _implied(method: str, adata: AnnData, key: str, group: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What the declared input, or continuous cells themselves, say of a method's options."""
+    known, entry = inspect.signature(method_class(method)).parameters, read_entry(adata, key, group)
+    kind = str(entry.arguments["input"])
+    implied: dict[str, Any] = {"clip": kind in ("counts", "log1p")}
     if "mechanism" in known:
+        from scgim.inference import TrainingData as Tensors
+        from scgim.inference import make_config
+        from scgim.inference.families import choose_family, open_choices
         from scgim.inference.suited import automatic
 
-        not_counted = partial(why_not_counted, adata, entry)
-        implied["mechanism"] = automatic(
-            str(entry.arguments["input"]), options.get("preset", "default"), options, not_counted
-        )
-    return kind(**{**{name: value for name, value in implied.items() if name in known}, **options})
+        preset = options.get("preset", "default")
+        implied["mechanism"] = automatic(kind, preset, options, partial(why_not_counted, adata, entry))
+        choices = open_choices(kind, options, options)
+        if choices is not None:
+            config = make_config(mechanism=options.get("mechanism", "mlp"))
+            config, _ = choose_family(Tensors.of(training_data(adata, key=key, group=group)), config, *choices)
+            implied |= {"mechanism": config.mechanism, "intervention": config.intervention}
+    return {name: value for name, value in implied.items() if name in known and name not in options}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,20 @@ _SHORT: dict[str, Any] = {"n_shakes": 0, "n_candidates": 6, "max_parents": 3}
 _MOST, _LEAST = 800, 50
 #: Nats per gene that curves may gain by chance (at most 0.1 in a few linear systems).
 _CHANCE = 0.25
+
+
+def open_choices(
+    kind: str, given: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Which mechanisms and which interventions the data choose from; None: nothing is left to them."""
+    mechanism, intervention = given.get("mechanism", "auto"), given.get("intervention", "auto")
+    own_start = given.get("preset", "default") != "default" or settings.get("init", "search") != "search"
+    if kind != "continuous" or own_start:
+        return None
+    mechanisms = ("linear", "mlp") if mechanism == "auto" else (mechanism,)
+    hard = given.get("known_interventions") or settings.get("effect_spread", "auto") not in ("auto", 0)
+    interventions = (intervention,) if intervention != "auto" else ("hard",) if hard else ("hard", "shift")
+    return (mechanisms, interventions) if len(mechanisms) + len(interventions) > 2 else None
 
 
 def choose_family(

@@ -21,7 +21,7 @@ from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
 from scgim.inference import FitConfig, TrainingData, check_suited, fit
 from scgim.inference.ensemble import fit_members
-from scgim.inference.families import choose_family
+from scgim.inference.families import choose_family, open_choices
 from scgim.inference.suited import automatic, tell_batches, tell_combinations, tell_large_shares
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
@@ -29,7 +29,7 @@ from scgim.slots.counts import why_not_counted
 
 from ._beliefs import Beliefs, read_tables
 from ._known import check_known_values, known_arrays
-from ._settings import check_columns, check_settings, config_of, open_choices
+from ._settings import check_columns, check_settings, config_of
 from ._store import check_free, remember, restore, store_fit
 
 if TYPE_CHECKING:

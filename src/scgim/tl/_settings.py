@@ -71,20 +71,6 @@ def config_of(preset: str | FitConfig, mechanism: str, intervention: str, settin
     return make_config(preset, mechanism=kind, intervention=own, **settings)
 
 
-def open_choices(
-    kind: str, given: Mapping[str, Any], settings: Mapping[str, Any]
-) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Which mechanisms and which interventions the data choose from; None: nothing is left to them."""
-    mechanism, intervention = given["mechanism"], given["intervention"]
-    own_start = given["preset"] != "default" or settings.get("init", "search") != "search"
-    if kind != "continuous" or own_start:
-        return None
-    mechanisms = ("linear", "mlp") if mechanism == "auto" else (mechanism,)
-    hard = given["known_interventions"] or settings.get("effect_spread", "auto") not in ("auto", 0)
-    interventions = (intervention,) if intervention != "auto" else ("hard",) if hard else ("hard", "shift")
-    return (mechanisms, interventions) if len(mechanisms) + len(interventions) > 2 else None
-
-
 def check_columns(config: FitConfig, batch_key: Any, size_key: Any) -> None:
     """Refuse columns that the mechanism does not use."""
     for name, value in (("batch_key", batch_key), ("size_key", size_key)):
