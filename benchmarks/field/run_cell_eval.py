@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -243,6 +244,7 @@ def kept_table(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="data sets")
+    parser.add_argument("--once", nargs="+", default=[], choices=list(SETS), help="of these the first seed only")
     parser.add_argument("--methods", nargs="+", help="names of methods, as the tables have them (default: all)")
     parser.add_argument("--lines", type=int, default=3, help="so many cell lines of the stand-in")
     parser.add_argument("--work", type=Path, required=True, help="folder for finished fits: an interrupted run goes on")
@@ -259,7 +261,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     best, summary, tables, tidy, fits = best_values(), [], [], [], []
     for name in args.sets:
         settings_of, heading, text = SETS[name]
-        found = [judge_setting(setting, args) for setting in settings_of(args)]
+        own_seeds = args.seeds[:1] if name in args.once else args.seeds
+        found = [
+            judge_setting(setting, args) for setting in settings_of(Namespace(**{**vars(args), "seeds": own_seeds}))
+        ]
+        text += " One seed." if len(own_seeds) == 1 else f" Seeds {', '.join(map(str, own_seeds))}."
         table = pd.concat([frame for frames, _ in found for frame in frames], ignore_index=True)
         fits += [{"data": name, **row} for _, rows in found for row in rows]
         alone = table["method"].isin([HALVES, CEILING])  # the halves have control cells of their own
