@@ -352,7 +352,7 @@ def test_demo_runs_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert "SIMULATED" in printed
     evaluation = pd.read_csv(out / "evaluation.csv")
-    assert set(evaluation["method"]) == {"gim", demo.COUNT, *demo.BASELINES, "own control", "two halves"}
+    assert set(evaluation["method"]) == {"gim", demo.ZILN, *demo.BASELINES, "own control", "two halves"}
     assert "Beyond the noise of sampling cells, gim is" in printed
     assert set(evaluation["condition"]) == {"Dacinostat_10000"}
     assert evaluation["value"].notna().all()
@@ -360,13 +360,13 @@ def test_demo_runs_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert f"{value:.3f}" in printed  # what is printed is what is written
     truth = pd.read_csv(out / "truth.csv").set_index(["method", "what"])
     assert truth["f1"].between(0, 1).all()
-    for method, file in (("gim", "fit.h5ad"), (demo.COUNT, "fit_count.h5ad")):
+    for method, file in (("gim", "fit.h5ad"), (demo.ZILN, "fit_ziln.h5ad")):
         fit = ad.read_h5ad(out / file)
         expected = demo.compare_with_truth(fit).set_index("what")["f1"]
         np.testing.assert_allclose(truth.loc[method, "f1"], expected)
         assert truth.loc[(method, "targets"), "true"] > 0
-        assert (fit.uns["gim"]["params"]["fit"]["mechanism"] == "count") == (method == demo.COUNT)
-    names = "marginals graph graph_count targets targets_count dose_response history metrics"
+        assert (fit.uns["gim"]["params"]["fit"]["mechanism"] == "ziln") == (method == demo.ZILN)
+    names = "marginals graph graph_ziln targets targets_ziln dose_response history metrics"
     for name in names.split():
         pixels = np.asarray(Image.open(out / f"{name}.png").convert("L"))
         assert pixels.std() > 5, f"{name}.png is blank"

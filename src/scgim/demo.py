@@ -25,8 +25,8 @@ DRUG, DOSE = "Dacinostat", 10_000.0
 #: Doses in nM of the predicted curve: those of the design, and four between and below them.
 CURVE = (3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
 BASELINES = ("control", "next_lower_dose", "mean_shift", "ridge")
-#: Name of the second fit, behind the counts, among the methods; the first is "gim".
-COUNT = "gim (count)"
+#: Name of the second fit, by the paper's mechanism, among the methods; the first is "gim".
+ZILN = "gim (ziln)"
 #: What `quick` changes: it shows that everything runs, not how well.
 QUICK: dict[str, Any] = {"n_genes": 20, "max_steps": 200}
 
@@ -35,7 +35,7 @@ class Demo(NamedTuple):
     """What `run_demo` found."""
 
     adata: AnnData  # the cells with the fit
-    counts: AnnData  # the same with the fit of mechanism="count"
+    ziln: AnnData  # the same with the fit of mechanism="ziln"
     cells: AnnData  # predicted by the first, over the doses of the curve
     evaluation: pd.DataFrame  # as `scgim.tl.evaluate` returns it
     truth: pd.DataFrame  # as `compare_with_truth` returns it
@@ -52,8 +52,8 @@ def run_demo(
 ) -> Demo:
     """Simulate, prepare, fit with one dose held out, predict it, compare, draw and write everything.
 
-    Two models are fitted side by side, in two processes: that of `scgim.tl.fit_gim` by default, and
-    ``mechanism="count"``.
+    Two models are fitted side by side, in two processes: that of `scgim.tl.fit_gim` by default (behind the
+    counts), and ``mechanism="ziln"``, the paper's.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ def run_demo(
     -------
     Demo
         The cells with each fit, the predicted cells, the comparison with baselines and that with the truth.
-        Written into `out`: `fit.h5ad`, `fit_count.h5ad`, `cells.h5ad`, `evaluation.csv`, `truth.csv`, and the figures
-        `marginals.png`, `graph.png`, `graph_count.png`, `targets.png`, `targets_count.png`, `dose_response.png`,
+        Written into `out`: `fit.h5ad`, `fit_ziln.h5ad`, `cells.h5ad`, `evaluation.csv`, `truth.csv`, and the figures
+        `marginals.png`, `graph.png`, `graph_ziln.png`, `targets.png`, `targets_ziln.png`, `dose_response.png`,
         `history.png`, `metrics.png`.
 
     Raises
@@ -100,24 +100,24 @@ def run_demo(
     start = time.perf_counter()
     limit = {} if max_steps is None else {"max_steps": max_steps}
     settings = {"rng": seed, "device": device, **limit}
-    beside = Apart(_fit_behind_counts, adata, settings)
+    beside = Apart(_fit_ziln, adata, settings)
     try:
         tl.fit_gim(adata, progress=progress, **settings)
         if str(adata.uns["gim"]["params"]["fit"]["stopped"]) == "interrupted":
             raise KeyboardInterrupt  # half a fit would be no demonstration
-        counts = beside.result()
+        ziln = beside.result()
     finally:
         beside.end()
     seconds = time.perf_counter() - start
     cells = tl.sample_cells(adata, perturbations=[(DRUG, dose) for dose in CURVE], n=500, rng=seed)
     held_out = cells[cells.obs["dose"] == DOSE].copy()
-    other = _BehindCounts(tl.sample_cells(counts, perturbations=[(DRUG, DOSE)], n=500, rng=seed))
+    other = _Sampled(tl.sample_cells(ziln, perturbations=[(DRUG, DOSE)], n=500, rng=seed))
     evaluation = tl.evaluate(adata, held_out, baselines=[other, *BASELINES], rng=seed)
-    truth = pd.concat([compare_with_truth(adata), compare_with_truth(counts)], keys=["gim", COUNT], names=["method"])
-    demo = Demo(adata, counts, cells, evaluation, truth.reset_index(level="method"))
+    truth = pd.concat([compare_with_truth(adata), compare_with_truth(ziln)], keys=["gim", ZILN], names=["method"])
+    demo = Demo(adata, ziln, cells, evaluation, truth.reset_index(level="method"))
 
     adata.write_h5ad(folder / "fit.h5ad")
-    counts.write_h5ad(folder / "fit_count.h5ad")
+    ziln.write_h5ad(folder / "fit_ziln.h5ad")
     cells.write_h5ad(folder / "cells.h5ad")
     evaluation.to_csv(folder / "evaluation.csv", index=False)
     demo.truth.to_csv(folder / "truth.csv", index=False)
@@ -126,18 +126,18 @@ def run_demo(
     return demo
 
 
-def _fit_behind_counts(limited: AbstractContextManager[None], adata: AnnData, settings: dict[str, Any]) -> AnnData:
+def _fit_ziln(limited: AbstractContextManager[None], adata: AnnData, settings: dict[str, Any]) -> AnnData:
     from . import tl
 
     with limited:
-        tl.fit_gim(adata, mechanism="count", progress=False, **settings)
+        tl.fit_gim(adata, mechanism="ziln", progress=False, **settings)
     return adata
 
 
-class _BehindCounts(Baseline):
+class _Sampled(Baseline):
     """Cells that the second fit predicts, as a method to compare with."""
 
-    name: ClassVar[str] = COUNT
+    name: ClassVar[str] = ZILN
 
     def __init__(self, cells: AnnData) -> None:
         self.cells = np.asarray(cells.X)
@@ -241,9 +241,9 @@ def _draw(folder: Path, demo: Demo, held_out: AnnData) -> None:
     drawings: dict[str, Callable[[], Any]] = {
         "marginals": lambda: pl.marginals(adata, held_out),
         "graph": lambda: pl.graph(adata, condition=condition),
-        "graph_count": lambda: pl.graph(demo.counts, condition=condition),
+        "graph_ziln": lambda: pl.graph(demo.ziln, condition=condition),
         "targets": lambda: pl.targets(adata),
-        "targets_count": lambda: pl.targets(demo.counts),
+        "targets_ziln": lambda: pl.targets(demo.ziln),
         "dose_response": lambda: pl.dose_response(adata, predicted=demo.cells, perturbation=DRUG),
         "history": lambda: pl.history(adata),
         "metrics": lambda: pl.metrics(demo.evaluation),
@@ -262,16 +262,16 @@ def report(demo: Demo, seconds: float, folder: Path) -> str:
     wide = demo.evaluation.pivot(index="method", columns="metric", values="value")
     wide = wide.loc[methods, metrics].rename_axis(index=None, columns=None)
     conclusion = textwrap.fill(demo.evaluation.attrs["conclusion"], 95)
-    downstream = "\n".join(_downstream(name, fit) for name, fit in (("gim", demo.adata), (COUNT, demo.counts)))
+    downstream = "\n".join(_downstream(name, fit) for name, fit in (("gim", demo.adata), (ZILN, demo.ziln)))
     rows = demo.truth.set_index(["what", "method"]).rename_axis([None, None])
-    rows = rows.loc[[(what, name) for what in demo.truth["what"].unique() for name in ("gim", COUNT)]]
+    rows = rows.loc[[(what, name) for what in demo.truth["what"].unique() for name in ("gim", ZILN)]]
     n_genes, n_conditions = int(demo.adata.var["gim"].sum()), len(demo.adata.uns["gim"]["conditions"])
     n_cells = int(demo.adata.obs["gim_condition"].notna().sum())
     return f"""
 SIMULATED DATA: no real cell is in these numbers.
 {n_genes} genes, {n_conditions} conditions, {n_cells} cells; fitted in {seconds:.0f} s; {DRUG} at {DOSE:g} nM held out.
 
-gim is the default, {COUNT} is mechanism="count": the same model behind the raw counts.
+gim is the default, behind the raw counts; {ZILN} is mechanism="ziln", the paper's, of normalised values.
 
 Predicted against held-out cells, {DRUG} at {DOSE:g} nM (pearson_delta and de_overlap: higher is
 better; other columns: lower is better; own control: model without drug; two halves: of the cells):
@@ -282,7 +282,7 @@ Learned against true structure, among the modelled genes (f1_random: as many dra
 {rows.to_string(float_format="{:.2f}".format)}
 {downstream}
 
-Written to {folder}: fit.h5ad, fit_count.h5ad, cells.h5ad, evaluation.csv, truth.csv and eight figures."""
+Written to {folder}: fit.h5ad, fit_ziln.h5ad, cells.h5ad, evaluation.csv, truth.csv and eight figures."""
 
 
 def _downstream(name: str, adata: AnnData) -> str:

@@ -17,7 +17,7 @@ from small_fits import QUICK, count_cells, fitted_counts, prepared_counts
 
 import scgim
 from scgim.data import PerturbationData
-from scgim.inference import AUTOMATIC, BalancedSampler, TrainingData, make_config
+from scgim.inference import BalancedSampler, TrainingData, make_config
 from scgim.inference import fit as run_fit
 from scgim.slots import read_entry
 
@@ -156,17 +156,41 @@ def test_other_kinds_of_it(settings):
     assert np.isfinite(scgim.tl.sample_cells(adata, n=3).X).all()
 
 
+def mechanism_of(adata: ad.AnnData) -> str:
+    return str(adata.uns["gim"]["params"]["fit"]["settings"]["mechanism"])
+
+
 @QUICKLY
-def test_what_is_automatic_is_one_word(monkeypatch, quick_fit):
-    monkeypatch.setitem(AUTOMATIC, "counts", "count")
+def test_raw_counts_are_modelled_as_counts(quick_fit):
     adata = fit(prepared_counts(), mechanism="auto", batch_key="plate")
     assert same_weights(adata, quick_fit)
-    assert adata.uns["gim"]["params"]["fit"]["settings"]["mechanism"] == "count"
+    assert mechanism_of(adata) == "count"
     settings = {name: value for name, value in QUICK.items() if name not in ("device", "progress")}
-    assert scgim.baselines.fit(adata, method="gim", **settings).config_.mechanism == "count"
+    for method in ("gim", "bacadi"):
+        assert scgim.baselines.fit(adata, method=method, **settings).config_.mechanism == "count"
     for start in ({"preset": "paper"}, {"init": "random"}):
-        other = fit(prepared_counts(), mechanism="auto", **start)
-        assert other.uns["gim"]["params"]["fit"]["settings"]["mechanism"] == "ziln"
+        assert mechanism_of(fit(prepared_counts(), mechanism="auto", **start)) == "ziln"
+
+
+def estimated(adata: ad.AnnData) -> None:
+    adata.layers["counts"] = adata.layers["counts"] * 0.75
+
+
+def lost(adata: ad.AnnData) -> None:
+    del adata.layers["counts"]
+
+
+@QUICKLY
+@pytest.mark.parametrize(("change", "reason"), [(estimated, "not whole"), (lost, "is missing")])
+def test_what_is_not_counted_is_modelled_as_it_is(change, reason, caplog):
+    adata = prepared_counts()
+    change(adata)
+    with caplog.at_level(logging.WARNING, logger="scgim"):
+        fit(adata, mechanism="auto")
+    assert mechanism_of(adata) == "ziln"
+    assert reason in caplog.text
+    settings = {name: value for name, value in QUICK.items() if name not in ("device", "progress")}
+    assert scgim.baselines.fit(adata, method="gim", **settings).config_.mechanism == "ziln"
 
 
 # -- interruption -----------------------------------------------------------------------------------------
@@ -391,7 +415,10 @@ BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "batches of ziln": (
         None, {"mechanism": "ziln", "batch_key": "plate"}, ValueError, "batch_key='plate' is for mechanism='count'",
     ),
-    "sizes of auto": (None, {"mechanism": "auto", "size_key": "depth"}, ValueError, "size_key='depth' is for"),
+    "sizes of auto": (
+        lambda adata: adata.layers.pop("counts"), {"mechanism": "auto", "size_key": "plate"}, ValueError,
+        "size_key='plate' is for",
+    ),
     "counting": (None, {"counting": "binomial"}, ValueError, "counting must be one of poisson, negative_binomial"),
 }  # fmt: skip
 

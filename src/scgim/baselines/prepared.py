@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scgim._errors import NotFound
@@ -12,6 +13,7 @@ from scgim._rng import RngLike
 from scgim._validation import check_choice, listing, suggestion
 from scgim.data import condition_in
 from scgim.slots import Entry, read_entry
+from scgim.slots.counts import why_not_counted
 
 from .limits import fit_within
 from .protocol import Baseline, Condition, TrainingData
@@ -49,8 +51,8 @@ def fit(
         must call this under ``if __name__ == "__main__":``. None: no limit.
     **options
         Of the baseline, e.g. ``steps=500`` for "mean_shift". By default, where the data were declared to be >= 0
-        (``input="counts"`` or ``"log1p"``), `clip` of "condot" and the mean-shift baselines is True and `mechanism`
-        of "gim" and "bacadi" is "ziln", else False and "mlp".
+        (``input="counts"`` or ``"log1p"``), `clip` of "condot" and the mean-shift baselines is True, else False, and
+        `mechanism` of "gim" and "bacadi" is that of `scgim.tl.fit_gim`.
 
     Returns
     -------
@@ -75,7 +77,7 @@ def fit(
     >>> scgim.baselines.fit(adata, method="ridge").sample(held_out, n=100).shape      # doctest: +SKIP
     (100, 50)
     """
-    baseline = method if isinstance(method, Baseline) else _make(method, read_entry(adata, key, group), options)
+    baseline = method if isinstance(method, Baseline) else _make(method, adata, read_entry(adata, key, group), options)
     data = training_data(adata, key=key, group=group, counts=baseline.reads_counts)
     with log_duration(f"baseline {baseline.name} fitted on {len(data.x)} cells"):
         if time_limit is None:
@@ -133,7 +135,7 @@ def method_class(method: str) -> type[Baseline]:
     return known[method]
 
 
-def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
+def _make(method: str, adata: AnnData, entry: Entry, options: dict[str, Any]) -> Baseline:
     """The method, with what the declared input says of its options."""
     kind = method_class(method)
     positive = str(entry.arguments["input"]) in ("counts", "log1p")
@@ -142,5 +144,8 @@ def _make(method: str, entry: Entry, options: dict[str, Any]) -> Baseline:
     if "mechanism" in known:
         from scgim.inference.suited import automatic
 
-        implied["mechanism"] = automatic(str(entry.arguments["input"]), options.get("preset", "default"), options)
+        not_counted = partial(why_not_counted, adata, entry)
+        implied["mechanism"] = automatic(
+            str(entry.arguments["input"]), options.get("preset", "default"), options, not_counted
+        )
     return kind(**{**{name: value for name, value in implied.items() if name in known}, **options})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -15,17 +15,31 @@ from scgim.data import PerturbationData
 from scgim.model import LATENT
 
 #: What ``mechanism="auto"`` is for each `input` of `scgim.pp.prepare`.
-AUTOMATIC = {"counts": "ziln", "log1p": "ziln", "continuous": "mlp"}
+AUTOMATIC = {"counts": "count", "log1p": "ziln", "continuous": "mlp"}
 #: Settings of the paper's start, which a model behind counts does not take, and what it takes.
 _START = {"init": "search", "objective": "elbo", "sample_targets": False}
 
 
-def automatic(kind: str, preset: Any = "default", settings: Mapping[str, Any] | None = None) -> str:
-    """What ``mechanism="auto"`` is for this `input` of `prepare`; with the paper's start, never behind counts."""
-    found = AUTOMATIC[kind]
-    given = settings or {}
-    own_start = preset == "paper" or any(given.get(name, value) != value for name, value in _START.items())
-    return "ziln" if found in LATENT and own_start else found
+def automatic(
+    kind: str,
+    preset: Any = "default",
+    settings: Mapping[str, Any] | None = None,
+    not_counted: Callable[[], str | None] = lambda: None,
+) -> str:
+    """What ``mechanism="auto"`` is for this `input` of `prepare`.
+
+    Never behind counts with the paper's start, or where `not_counted` says why they are none (logged).
+    """
+    found, given = AUTOMATIC[kind], settings or {}
+    if found not in LATENT:
+        return found
+    if preset == "paper" or any(given.get(name, value) != value for name, value in _START.items()):
+        return "ziln"
+    reason = not_counted()
+    if reason is not None:
+        logger.warning("%s: mechanism='auto' takes 'ziln', of adata.X, instead of %r.", reason, found)
+        return "ziln"
+    return found
 
 
 def check_suited(data: PerturbationData, mechanism: str, genes: Sequence[str | int]) -> None:

@@ -143,6 +143,16 @@ def _counts(entry: Entry, adata: AnnData, rows: np.ndarray, x: np.ndarray) -> tu
     return counts, size
 
 
+def why_not_counted(adata: AnnData, entry: Entry) -> str | None:
+    """What speaks against a model of raw counts, though all else may be well; None: nothing."""
+    if COUNTS_LAYER not in adata.layers:
+        return f"{_LAYER} is missing"
+    values = _layer(adata, np.arange(adata.n_obs), entry.positions(adata))
+    if np.isfinite(values).all() and (values != np.rint(values)).any():
+        return f"{_LAYER} holds values that are not whole"
+    return None
+
+
 def check_counts(values: np.ndarray, cells: Sequence[Any], genes: Sequence[Any], where: str) -> None:
     """Refuse what no count can be, naming the first place; values (cells, genes)."""
     checks: list[tuple[Callable[[np.ndarray], np.ndarray], str, str]] = [

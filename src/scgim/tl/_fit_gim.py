@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from scgim.inference.ensemble import fit_members
 from scgim.inference.suited import automatic, tell_batches, tell_combinations
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
+from scgim.slots.counts import why_not_counted
 
 from ._beliefs import Beliefs, read_tables
 from ._known import check_known_values, known_arrays
@@ -89,8 +91,9 @@ def fit_gim(
     mechanism
         ``"ziln"`` (zero-inflated log-normal, for log-normalised expression), ``"mlp"`` or ``"linear"``
         (Gaussian, for any real values); ``"count"`` and ``"count_linear"``: the same two, of a latent expression of
-        which the raw counts in ``layers["counts"]`` are a measurement (see `counting`); ``"auto"``: ``ziln`` for
-        counts or log1p input, else ``mlp``.
+        which the raw counts in ``layers["counts"]`` are a measurement (see `counting`); ``"auto"``: ``count`` for
+        counts (``ziln`` where they are not whole numbers, and with the paper's start), ``ziln`` for log1p input, else
+        ``mlp``.
     intervention
         ``"hard"``: a targeted gene loses its parents; ``"shift"``: its location is shifted, and with zeros their log
         odds.
@@ -231,8 +234,12 @@ class _Job:
     def of(
         cls, adata: AnnData, entry: Entry, given: dict[str, Any], tables: dict[str, Any], settings: dict[str, Any]
     ) -> _Job:
-        kind = automatic(str(entry.arguments["input"]), given["preset"], settings)
-        config = config_of(given["preset"], given["mechanism"], given["intervention"], settings, kind)
+        kind = given["mechanism"]
+        if kind == "auto" and not isinstance(given["preset"], FitConfig):
+            kind = automatic(
+                str(entry.arguments["input"]), given["preset"], settings, partial(why_not_counted, adata, entry)
+            )
+        config = config_of(given["preset"], kind, given["intervention"], settings)
         size_key, batch_key = given["size_key"], given["batch_key"]
         check_columns(config, batch_key, size_key)
         known = known_arrays(entry, given["known_targets"], given["known_interventions"])

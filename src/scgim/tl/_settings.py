@@ -60,15 +60,13 @@ def check_settings(
     return resolve_device(device)
 
 
-def config_of(
-    preset: str | FitConfig, mechanism: str, intervention: str, settings: Mapping[str, Any], otherwise: str = "ziln"
-) -> FitConfig:
+def config_of(preset: str | FitConfig, mechanism: str, intervention: str, settings: Mapping[str, Any]) -> FitConfig:
     """The settings of a fit; those of a `FitConfig` count but for what is asked for besides."""
     if isinstance(preset, FitConfig):
         asked = {"mechanism": mechanism, "intervention": intervention}
         changed = {name: value for name, value in asked.items() if value not in ("auto", "hard")}
         return make_config(preset, **changed, **settings)
-    kind = otherwise if mechanism == "auto" else mechanism
+    kind = "ziln" if mechanism == "auto" else mechanism
     return make_config(preset, mechanism=kind, intervention=intervention, **settings)
 
 
