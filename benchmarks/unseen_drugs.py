@@ -265,13 +265,12 @@ def judge(setting: Setting, methods: Sequence[Method], work: Path) -> tuple[pd.D
 
 def summary(table: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Mean over conditions for each seed, then mean ± standard deviation over seeds."""
-    per_seed = table.groupby([*by, "seed"], sort=False)[list(metrics)].mean()
-    rows = []
-    for key, own in per_seed.groupby(level=list(by), sort=False):
-        keys = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-        rows.append(
-            {**keys, **{TITLES.get(m, m): mean_and_spread(own[m], 1 if m == "wasserstein" else 2) for m in metrics}}
-        )
+    keys, rows = list(by), []
+    per_seed = table.groupby([*keys, "seed"], sort=False)[list(metrics)].mean().reset_index()
+    for _, own in per_seed.groupby(keys, sort=False):
+        row = {key: own[key].iloc[0] for key in keys}
+        row |= {TITLES[m]: mean_and_spread(own[m], 1 if m == "wasserstein" else 2) for m in metrics}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
