@@ -198,13 +198,13 @@ def stand_in(args: Any) -> Iterator[Setting]:
 SETS = {"simulated": simulated, "stand-in": stand_in}
 
 
-def nearest(adata: AnnData, held_out: Mapping[str, str]) -> dict[str, str]:
-    """Of each held-out drug, the other with the largest Tanimoto similarity of all bits."""
+def similarity(adata: AnnData, held_out: Mapping[str, str]) -> pd.DataFrame:
+    """Tanimoto similarity of all bits, (held-out drugs, drugs in training)."""
     spec = adata.uns["gim"]["feature_spec"]
     names, bits = np.array(spec["perturbations"], dtype=str), np.asarray(spec["matrix"], dtype=float)
     both, size = bits @ bits.T, bits.sum(1)
     similar = pd.DataFrame(both / (size[:, None] + size - both), names, names)
-    return similar.loc[list(held_out), ~np.isin(names, list(held_out))].idxmax(axis=1).to_dict()
+    return similar.loc[list(held_out), ~np.isin(names, list(held_out))]
 
 
 def judge(setting: Setting, methods: Sequence[Method], work: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -245,8 +245,8 @@ def judge(setting: Setting, methods: Sequence[Method], work: Path) -> tuple[pd.D
                 found[i, -1] = METRICS["target_f1"](true, called)
         return {"values": found, "cpu_seconds": np.array(seconds)}
 
-    near, frames, found_at = nearest(adata, setting.groups), [], []
-    similar = Method("most similar drug", OtherDrugs, {"nearest": near})
+    near, frames, found_at = similarity(adata, setting.groups), [], []
+    similar = Method("most similar drug", OtherDrugs, {"nearest": near.idxmax(axis=1).to_dict()})
     for method in (*methods, similar, None):
         name = HALF if method is None else method.name
         what = {"data": about(train), "truth": f"{sum(float(a.sum()) for a, _ in halves.values()):.6g}"}
@@ -254,7 +254,9 @@ def judge(setting: Setting, methods: Sequence[Method], work: Path) -> tuple[pd.D
         found, code = kept(work / setting.name, name, what, partial(scores, method))
         found_at.append(code)
         frame = table.iloc[rows][["perturbation", "dose"]].reset_index(drop=True).assign(method=name, **setting.columns)
-        frame["group"] = frame["perturbation"].map(setting.groups)
+        frame["group"], frame["similarity"] = (
+            frame["perturbation"].map(own) for own in (setting.groups, near.max(axis=1))
+        )
         frame = frame.assign(
             **dict(zip(names, found["values"].T, strict=True)), cpu_seconds=float(found["cpu_seconds"])
         )
@@ -328,6 +330,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             wide.columns = [f"{name:g}" if key == "dose" else str(name) for name in wide.columns]
             note.table(f"The same {heading}: mean distance ↓", wide.reset_index())
     tidy = pd.concat(tables.values(), ignore_index=True)
+    like = tidy.groupby(["data", "group"], sort=False)["similarity"].agg(["min", "median", "max"]).round(2)
+    note.table("Tanimoto similarity of held-out drugs to the most similar one in training", like.reset_index())
     cost = tidy[tidy["method"].str.startswith("GIM")].drop_duplicates(["setting", "method"])
     cost = cost.groupby("setting", sort=False)["cpu_seconds"].first()
     note.text(f"{len(cost)} fits of GIM took {cost.mean():.0f} CPU seconds each, {cost.sum() / 60:.0f} minutes in all.")
