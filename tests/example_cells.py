@@ -55,6 +55,7 @@ def dense(matrix: Any) -> np.ndarray | None:
     """A matrix of any kind as a dense array."""
     if matrix is None:
         return None
+    matrix = matrix.compute() if hasattr(matrix, "compute") else matrix
     return matrix.toarray() if sp.issparse(matrix) else np.array(matrix)
 
 

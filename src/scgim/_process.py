@@ -12,46 +12,19 @@ from contextlib import ExitStack, contextmanager
 
 #: torch's random state and default type, Pyro's handlers and warning filters are the process's: one call at a time.
 _lock = threading.RLock()
+#: Models of up to so many genes are faster on one thread of the CPU.
+SMALL = 64
 #: In a forked process; here, in a worker that imports scgim after the fork (in others the script is not `__main__`).
 _forked = multiprocessing.parent_process() is not None and sys.modules["__main__"].__name__ == "__main__"
 
 
-def _numba_threads() -> bool:
-    """Whether numba has run on threads of GNU OpenMP, after which it ends every process that is forked."""
-    numba = sys.modules.get("numba")
-    try:
-        return sys.platform == "linux" and numba is not None and numba.threading_layer() == "omp"
-    except (AttributeError, ValueError):  # not imported to the end, or not used yet
-        return False
-
-
-#: They ran before the fork.
-_numba_lost = _forked and _numba_threads()
-
-
 def _after_fork() -> None:
-    global _lock, _forked, _numba_lost
+    global _lock, _forked
     _lock, _forked = threading.RLock(), True  # another thread may have held the lock, and is not there any more
-    _numba_lost = _numba_lost or _numba_threads()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def require_numba() -> None:
-    """Refuse to go on where numba, which scanpy uses, would end the process.
-
-    Raises
-    ------
-    RuntimeError
-        In a process that was forked from one in which numba has run.
-    """
-    if _numba_lost:
-        raise RuntimeError(
-            "This process was forked from one in which scanpy has run; numba, which scanpy uses, would kill it here. "
-            "Run scgim.pp before the fork, or start the workers with multiprocessing.get_context('spawn')."
-        )
 
 
 @contextmanager

@@ -124,7 +124,16 @@ def require_column(obs: pd.DataFrame, key: str, argument: str) -> pd.Series:
     return column
 
 
-def check_values(
+def check_values(matrix: Any, where: str, *, kind: str, **names: Any) -> None:
+    """Raise unless `matrix` (cells, genes; dense, CSR or CSC) holds what `kind` promises.
+
+    `kind` is "counts" (whole numbers >= 0), "log1p" (real numbers >= 0, not counts) or "continuous" (finite), `where`
+    how the user calls the matrix (`adata.X`); `names` as in `check_part`.
+    """
+    check_scale(kind, where, *check_part(matrix, where, kind=kind, **names))
+
+
+def check_part(
     matrix: Any,
     where: str,
     *,
@@ -132,11 +141,10 @@ def check_values(
     cells: pd.Index,
     genes: pd.Index,
     raw_counts: Callable[[], str] | None = None,
-) -> None:
-    """Raise unless `matrix` (cells, genes; dense, CSR or CSC) holds what `kind` promises.
+) -> tuple[bool, float]:
+    """Raise where a part of a matrix breaks the promise; whether it is whole numbers, and the largest of log1p.
 
-    `kind` is "counts" (whole numbers >= 0), "log1p" (real numbers >= 0, not counts) or "continuous" (finite), `where`
-    how the user calls the matrix (`adata.X`); `raw_counts` says where whole numbers are found instead.
+    `cells`, `genes`: their names; `raw_counts` says where whole numbers are found instead.
     """
     dtype = matrix.dtype.kind
     if dtype not in "biuf":
@@ -146,13 +154,13 @@ def check_values(
         remedy = "Replace them (NaN often means 0) or drop those cells or genes."
         refuse(lambda v: ~np.isfinite(v), "NaN or infinite", remedy)
     if kind == "continuous":
-        return
+        return False, 0.0
     if dtype in "if":
         remedy = 'Pass the layer with the unscaled values as layer=, or input="continuous" for values of any sign.'
         refuse(lambda v: v < 0, "negative", remedy)
     counts = dtype in "biu" or all(bool(np.all(v == np.rint(v))) for v in _values(matrix))
     if kind == "counts" and counts:
-        return
+        return True, 0.0
     largest = max((float(v.max()) for v in _values(matrix) if v.size), default=0.0)
     if kind == "counts":
         raw = (raw_counts() if raw_counts is not None else "") or "Pass the layer that does as layer="
@@ -164,6 +172,13 @@ def check_values(
             "or round them if they are corrected or estimated counts (SoupX, CellBender, kallisto, alignments): "
             "adata.layers['rounded'] = adata.X.round(), then layer='rounded'.",
         )
+    return counts, largest
+
+
+def check_scale(kind: str, where: str, counts: bool, largest: float) -> None:
+    """Raise where values that are to be log1p, of all parts together, are counts or were not log-transformed."""
+    if kind != "log1p":
+        return
     if counts:
         raise InvalidValue(
             f"{where} holds whole numbers only (up to {largest:g}), so these are raw counts; "

@@ -208,7 +208,7 @@ def test_params_are_what_was_given_before_and_after_a_file(tmp_path):
         assert found["fit"]["settings"]["network_hidden"] == QUICK["network_hidden"]
     changed = scgim.get.params(adata)
     changed["fit"]["settings"]["mechanism"] = "other"
-    assert scgim.get.params(adata)["fit"]["settings"]["mechanism"] == "mlp"
+    assert scgim.get.params(adata)["fit"]["settings"]["mechanism"] == "linear"
     with pytest.raises(KeyError, match="prepare"):
         scgim.get.params(adata, key="other")
 

@@ -193,6 +193,21 @@ def test_what_is_not_counted_is_modelled_as_it_is(change, reason, caplog):
     assert scgim.baselines.fit(adata, method="gim", **settings).config_.mechanism == "ziln"
 
 
+@QUICKLY
+def test_a_gene_that_decides_the_depth_of_its_cell_is_named(caplog):
+    """All counts of these cells are of few genes; where the size is given, nothing is to be said."""
+    adata = prepared_counts()
+    with caplog.at_level(logging.WARNING, logger="scgim"):
+        fit(adata)
+    assert "g2 (7%)" in caplog.text
+    assert "size_key" in caplog.text
+    caplog.clear()
+    adata.obs["others"] = 1000.0
+    with caplog.at_level(logging.WARNING, logger="scgim"):
+        fit(adata, size_key="others")
+    assert "size_key" not in caplog.text
+
+
 # -- interruption -----------------------------------------------------------------------------------------
 
 

@@ -76,7 +76,7 @@ def test_slots(kind, intervention):
     assert lengths == {2}
     params = uns["params"]["fit"]
     assert params["rng"] == 0
-    assert params["settings"]["mechanism"] == ("mlp" if kind == "continuous" else "ziln")
+    assert params["settings"]["mechanism"] == ("linear" if kind == "continuous" else "ziln")
     assert params["settings"]["intervention"] == intervention
 
 
@@ -359,7 +359,46 @@ def test_every_setting_shows_in_the_signature() -> None:
     for about in dataclasses.fields(FitConfig):
         assert about.name in parameters
     assert parameters["max_steps"].default == "auto"
-    assert (parameters["mechanism"].default, parameters["intervention"].default) == ("auto", "hard")
+    assert (parameters["mechanism"].default, parameters["intervention"].default) == ("auto", "auto")
+
+
+def chosen(adata: ad.AnnData) -> tuple[str, str]:
+    settings = adata.uns["gim"]["params"]["fit"]["settings"]
+    return settings["mechanism"], settings["intervention"]
+
+
+@pytest.mark.parametrize("truth", [("linear", "shift"), ("mlp", "hard")])
+def test_continuous_cells_choose_mechanism_and_intervention(truth, caplog) -> None:
+    adata = scgim.simulate.synthetic(
+        mechanism=truth[0], intervention=truth[1], n_genes=8, n_perturbations=10, n_features=8, n_new_targets=0,
+        n_control=400, rng=3,
+    )  # fmt: skip
+    scgim.pp.prepare(adata, input="continuous", genes="all", dose_key="dose", features="onehot")
+    with caplog.at_level("INFO", logger="scgim"):
+        scgim.tl.fit_gim(adata, **QUICK)
+    assert chosen(adata) == truth
+    assert f"mechanism {truth[0]!r}, intervention {truth[1]!r}" in caplog.text
+    evidence = scgim.get.params(adata)["fit"]["evidence"]
+    assert (evidence["mlp over linear"] > 2) == (truth[0] == "mlp")
+    assert (evidence["shift over hard"] > 0) == (truth[1] == "shift")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"mechanism": "mlp", "intervention": "hard"}, ("mlp", "hard")),
+        ({"mechanism": "linear", "intervention": "shift"}, ("linear", "shift")),
+        ({"preset": "paper"}, ("mlp", "hard")),
+        ({"mechanism": "mlp", "known_interventions": {"A": {"g0": 3.0}}}, ("mlp", "hard")),
+        ({"preset": make_config(mechanism="linear", intervention="shift")}, ("linear", "shift")),
+        ({"preset": make_config(mechanism="linear", intervention="shift"), "intervention": "hard"}, ("linear", "hard")),
+    ],
+)
+def test_what_is_given_is_not_chosen(given, found) -> None:
+    adata = prepared("continuous")
+    scgim.tl.fit_gim(adata, **{**QUICK, **given})
+    assert chosen(adata) == found
+    assert "evidence" not in scgim.get.params(adata)["fit"]
 
 
 def test_settings_may_come_as_a_config() -> None:

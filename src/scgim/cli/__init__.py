@@ -151,7 +151,7 @@ def _fit(args: argparse.Namespace) -> None:
     from scgim.slots.keys import Keys
 
     logger.info("preparing %s x %s", plural(adata.n_obs, "cell"), plural(adata.n_vars, "gene"))
-    pp.prepare(adata, rng=args.seed, **preparation)
+    pp.prepare(adata, rng=args.seed, progress=_show_progress(args), **preparation)
     shared = {name: preparation[name] for name in ("groupby", "key_added") if name in preparation}
     tl.fit_gim(adata, rng=args.seed, progress=_show_progress(args), **shared, **settings)
     _write(adata, args.out)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scgim._logging import Spoken
-from scgim._process import one_thread, undisturbed
+from scgim._process import SMALL, one_thread, undisturbed
 from scgim._rng import RngLike, as_generator, draw_seed, torch_seeded
 from scgim._validation import plural
 from scgim.model import GIM, Batch, CountGIM, break_cycles, is_acyclic, spectral_radius
@@ -36,9 +36,6 @@ from .search import SearchResult
 from .start import build, find_structure, resolve_sparsity, start_from_search
 
 logger = logging.getLogger("scgim")
-
-#: Up to so many genes a fit on the CPU is faster on one thread.
-_SMALL = 64
 
 #: Entries of the history, one value per check.
 HISTORY = (
@@ -117,7 +114,7 @@ def fit(
         If the loss or a gradient stops being finite; names the step and the parameter.
     """
     seed = draw_seed(as_generator(rng))
-    few = data.n_genes <= _SMALL
+    few = data.n_genes <= SMALL
     with torch_seeded(seed, data.x.device), pyro.validation_enabled(False), one_thread(few):
         return _fit(data.sorted_by_cell(), config, seed, progress, checkpoint)
 

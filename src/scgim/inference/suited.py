@@ -16,6 +16,8 @@ from scgim.model import LATENT
 
 #: What ``mechanism="auto"`` is for each `input` of `scgim.pp.prepare`.
 AUTOMATIC = {"counts": "count", "log1p": "ziln", "continuous": "mlp"}
+#: A gene with a larger share of a cell's counts tells on its size factor, as in scanpy's `normalize_total` (`own` use).
+LARGE_SHARE = 0.05
 #: Settings of the paper's start, which a model behind counts does not take, and what it takes.
 _START = {"init": "search", "objective": "elbo", "sample_targets": False}
 
@@ -114,6 +116,21 @@ def tell_batches(data: PerturbationData, genes: Sequence[str]) -> None:
                 "with care, leave them out (genes=), or join small batches.", name, silent,
             )  # fmt: skip
     logger.info("batches: %s", ", ".join(told))
+
+
+def tell_large_shares(data: PerturbationData, genes: Sequence[str], total: float) -> None:
+    """Warn of genes that hold a large share of a control cell's counts, of which there are `total` at size factor 1."""
+    control = data.control & ~data.valid
+    if data.counts is None or data.size_factor is None or not control.any():
+        return
+    share = data.counts[control].sum(0) / (total * data.size_factor[control].sum())
+    large = [f"{gene} ({part:.0%})" for gene, part in zip(genes, share, strict=True) if part > LARGE_SHARE]
+    if large:
+        logger.warning(
+            "%s of a control cell's counts are of one gene each: %s. Where such a gene changes, the depth of the cell "
+            "and all its normalised values seem to, and genes that do not depend on it may look as if they did. Pass "
+            "size_key=, a column with the counts of all other genes.", f"More than {LARGE_SHARE:.0%}", listing(large),
+        )  # fmt: skip
 
 
 def tell_combinations(data: PerturbationData) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from scgim._errors import InvalidValue
 from scgim._logging import logger
-from scgim._process import undisturbed
+from scgim._process import one_thread, undisturbed
 
 from ._inputs import as_cell_pair
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Scaling vectors beyond this are absorbed into the potentials before they overflow.
 _MAX_SCALING = 1e80
+#: Up to so many pairs of cells threads wait for each other longer than they work.
+_ONE_THREAD = 1_000_000
 
 
 class Transport(NamedTuple):
@@ -132,7 +134,7 @@ def _solve(x: np.ndarray, y: np.ndarray, *, epsilon: float, tolerance: float, ma
         raise InvalidValue(f"`epsilon` must be positive, got {epsilon}.")
     if not tolerance > 0:
         raise InvalidValue(f"`tolerance` must be positive, got {tolerance}.")
-    with torch.no_grad():
+    with torch.no_grad(), one_thread(len(x) * len(y) <= _ONE_THREAD):
         first, second = torch.from_numpy(x), torch.from_numpy(y)
         # Exact squares instead of the expanded inner product, which cancels for close cells.
         cost = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").square()  # (n, m)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import InvalidValue
+from .._process import SMALL, one_thread
 from .count_gim import CountGIM
 from .counts import Counting
 from .gim import GIM
@@ -180,7 +181,8 @@ class FittedGIM:
         z = torch.empty_like(counts)
         for rows in torch.arange(len(counts)).split(rows_at_a_time(gim.graph.n_genes)):
             start = torch.zeros_like(counts[rows])
-            posterior = laplace(counting, counts[rows], log_size[rows], batch[rows], residuals, start, 25)
+            with one_thread(gim.graph.n_genes <= SMALL):
+                posterior = laplace(counting, counts[rows], log_size[rows], batch[rows], residuals, start, 25)
             z[rows] = posterior.draw(torch.randn(start.shape, generator=generator))
         noise = abduct(gim, self.graph, z, generator)
         touched = touched_genes(self.graph, action)

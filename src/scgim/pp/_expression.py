@@ -1,10 +1,9 @@
-"""Expression: the matrix that is modelled, its normalisation with scanpy, and the genes that are chosen from it."""
+"""Expression: the matrix that is modelled, and the genes that are chosen from sums over its cells, as scanpy does."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,9 +12,9 @@ import scipy.sparse as sp
 
 from .._errors import InvalidValue, NotFound
 from .._logging import logger
-from .._process import require_numba
-from .._validation import check_values, holds_counts, listing, plural, suggestion
+from .._validation import check_part, check_scale, holds_counts, listing, plural, suggestion
 from ..slots.keys import COUNTS_LAYER
+from ._matrix import as_matrix, is_lazy, tiles
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,8 +26,11 @@ PANEL = 2_000
 _MANY_GENES = 500
 
 
-def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
-    """The values to model, in memory, checked to be what `kind` says; (cells, genes)."""
+def read_matrix(adata: AnnData, layer: str | None, kind: str, what: str) -> tuple[Any, np.ndarray, str]:
+    """The values to model, checked to be what `kind` says; (cells, genes), a total of each cell, and what it is called.
+
+    `what`: text of the progress bar, as in `tiles`.
+    """
     # From anndata 0.13 on, `adata.layers` also lists X, under None.
     layers = sorted(name for name in adata.layers if name is not None)
     if layer is None:
@@ -45,57 +47,53 @@ def read_matrix(adata: AnnData, layer: str | None, kind: str) -> Any:
     matrix = as_matrix(values)
     if adata.is_view and isinstance(matrix, np.ndarray):
         matrix = matrix.copy()  # it may share memory with the parent, and is to be stored
-
-    def where_counts() -> str:
-        holding = [name for name in layers if holds_counts(adata.layers[name])]
-        if holding:
-            return f"Pass layer={holding[0]!r}, which does"
-        if adata.raw is None or not holds_counts(adata.raw.X[:]):
-            return ""
-        if adata.var_names.isin(adata.raw.var_names).all():
-            return "adata.raw does: adata.layers['raw'] = adata.raw[:, adata.var_names].X, then pass layer='raw'"
-        return "adata.raw does: adata = adata.raw.to_adata(), then prepare that"
-
-    names = {"cells": adata.obs_names, "genes": adata.var_names}
-    check_values(matrix, where, kind=kind, **names, raw_counts=where_counts)
+    stored = None
     if kind == "counts" and layer != COUNTS_LAYER and COUNTS_LAYER in layers:
         stored = as_matrix(adata.layers[COUNTS_LAYER])
-        if sp.issparse(stored) or sp.issparse(matrix):
-            differs = (sp.csr_matrix(stored) != sp.csr_matrix(matrix)).nnz > 0
-        else:
-            differs = not np.array_equal(stored, matrix)
-        if differs:
+    total = check_matrix(matrix, where, kind, adata, what, stored, partial(_where_counts, adata, layers))
+    return matrix, total, where
+
+
+def _where_counts(adata: AnnData, layers: list[str]) -> str:
+    """Where raw counts are found in place of what was given; empty if nowhere."""
+    holding = [name for name in layers if holds_counts(adata.layers[name])]
+    if holding:
+        return f"Pass layer={holding[0]!r}, which does"
+    if adata.raw is None or not holds_counts(adata.raw.X[:]):
+        return ""
+    if adata.var_names.isin(adata.raw.var_names).all():
+        return "adata.raw does: adata.layers['raw'] = adata.raw[:, adata.var_names].X, then pass layer='raw'"
+    return "adata.raw does: adata = adata.raw.to_adata(), then prepare that"
+
+
+def check_matrix(
+    matrix: Any,
+    where: str,
+    kind: str,
+    adata: AnnData,
+    what: str = "",
+    stored: Any = None,
+    raw_counts: Callable[[], str] | None = None,
+) -> np.ndarray:
+    """Check that a matrix of `adata` is what `kind` says, and that it is what is `stored`; the total of each cell."""
+    total, counts, largest = np.zeros(adata.n_obs), True, 0.0
+    for rows, columns, values, place in tiles(matrix, where, what):
+        names = {"cells": adata.obs_names[rows], "genes": adata.var_names[columns]}
+        found = check_part(values, f"{where}{place}", kind=kind, **names, raw_counts=raw_counts)
+        counts, largest = counts and found[0], max(largest, found[1])
+        total[rows] += np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
+        if stored is None:
+            continue
+        other = stored[rows, columns]
+        other = as_matrix(other.compute() if is_lazy(other) else other)
+        both_dense = not sp.issparse(other) and not sp.issparse(values)
+        if (other != values).any() if both_dense else (sp.csr_matrix(other) != sp.csr_matrix(values)).nnz:
             raise InvalidValue(
                 f"adata.layers[{COUNTS_LAYER!r}] exists and differs from the counts in {where}, which prepare would "
                 f"store there. Pass layer={COUNTS_LAYER!r} to use it, or rename that layer."
             )
-    return matrix
-
-
-def as_matrix(values: Any) -> Any:
-    """A plain CSR, CSC or dense array in memory, from a view, a Dask array or a sparse array class."""
-    if hasattr(values, "dask") and hasattr(values, "compute"):
-        values = values.compute()
-    if not sp.issparse(values):
-        return np.asarray(values)
-    if values.format not in ("csr", "csc"):
-        values = values.tocsr()
-    if not values.has_canonical_format:  # the same entry twice would be counted twice
-        values = values.copy()
-        values.sum_duplicates()
-    return values
-
-
-@contextmanager
-def _scanpy(failed: str = "failed", remedy: str = "") -> Iterator[None]:
-    """Run scanpy: its and anndata's warnings about temporary objects are not for the user, its errors are explained."""
-    require_numba()
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except ValueError as error:
-            raise InvalidValue(f"scanpy {failed} ({error}). {remedy}".rstrip()) from error
+    check_scale(kind, where, counts, largest)
+    return total
 
 
 class Depth(NamedTuple):
@@ -105,23 +103,19 @@ class Depth(NamedTuple):
     enough: np.ndarray  # (cells,) bool: it is kept
 
 
-def measure_depth(matrix: Any, kind: str, min_counts: int | str, labelled: np.ndarray) -> tuple[Depth, int | str]:
-    """Total of each cell and whether it suffices, and the `min_counts` that was used.
+def measure_depth(
+    total: np.ndarray, n_genes: int, kind: str, min_counts: int | str, labelled: np.ndarray
+) -> tuple[Depth, int | str]:
+    """Which cells have enough of a total, and the `min_counts` that was used.
 
     Counts need `min_counts`; of log-normalised data only cells without any value are left out; continuous
     data are kept. `labelled`, (cells,) bool: the cells that `"auto"` looks at.
     """
-    import scanpy as sc
-    from anndata import AnnData
-
-    total = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
     if kind != "counts":
         return Depth(total, total > 0 if kind == "log1p" else np.ones(len(total), dtype=bool)), min_counts
     if min_counts == "auto":
-        min_counts = _least_counts(total[labelled & (total > 0)], matrix.shape[1])
-    with _scanpy():
-        enough, _ = sc.pp.filter_cells(AnnData(X=matrix), min_counts=min_counts, inplace=False)
-    return Depth(total, np.asarray(enough, dtype=bool)), min_counts
+        min_counts = _least_counts(total[labelled & (total > 0)], n_genes)
+    return Depth(total, total >= min_counts), min_counts
 
 
 def _least_counts(total: np.ndarray, n_genes: int) -> int:
@@ -134,41 +128,6 @@ def _least_counts(total: np.ndarray, n_genes: int) -> int:
         "make a panel, not a whole transcriptome."
     )
     return least
-
-
-def take_rows(matrix: Any, rows: np.ndarray) -> Any:
-    """Some rows as a new matrix; CSR where it is sparse."""
-    return matrix.tocsr()[rows] if sp.issparse(matrix) else matrix[rows]
-
-
-def normalise(matrix: Any, blocks: list[tuple[np.ndarray, float]]) -> Any:
-    """log1p of (cells, genes) counts, each block of cells normalised to a total of its own.
-
-    `blocks`: pairs of cell indices and total; together, every cell once. A new matrix of the same kind (dense, CSR,
-    CSC), float32 unless the counts are float64.
-    """
-    import scanpy as sc
-    from anndata import AnnData
-
-    pieces = []
-    for rows, total in blocks:
-        values = take_rows(matrix, rows)
-        if sp.issparse(values):  # scanpy multiplies, which means something else for scipy's sparse arrays
-            values = sp.csr_matrix(values)
-        work = AnnData(X=values if values.dtype == np.float64 else values.astype(np.float32))
-        with _scanpy():
-            sc.pp.normalize_total(work, target_sum=total)
-            sc.pp.log1p(work)
-        pieces.append(work.X)
-    back = np.argsort(np.concatenate([rows for rows, _ in blocks]), kind="stable")
-    stacked = pieces[0]
-    if len(pieces) > 1:
-        stacked = sp.vstack(pieces, format="csr") if sp.issparse(matrix) else np.concatenate(pieces)
-    if (back != np.arange(len(back))).any():
-        stacked = stacked[back]
-    if isinstance(matrix, sp.sparray):
-        stacked = sp.csr_array(stacked)
-    return stacked.tocsc() if sp.issparse(matrix) and matrix.format == "csc" else stacked
 
 
 def check_genes(genes: Any, var_names: pd.Index) -> np.ndarray | None:
@@ -194,6 +153,51 @@ def check_genes(genes: Any, var_names: pd.Index) -> np.ndarray | None:
     return np.isin(np.arange(len(var_names)), positions)
 
 
+class GeneSums(NamedTuple):
+    """Sums over some cells, of each gene."""
+
+    n: int  # cells
+    nonzero: np.ndarray  # (genes,) cells with another value than zero
+    total: np.ndarray  # (genes,) of the values
+    squares: np.ndarray  # (genes,) of their squares
+    level: np.ndarray  # (genes,) of expm1 of the values, or 0
+    level_squares: np.ndarray  # (genes,)
+
+    def __add__(self, other: Any) -> GeneSums:
+        return GeneSums(*(one + two for one, two in zip(self, other, strict=True)))
+
+    def mean_and_variance(self, *, level: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Of the values, or of their `level`; the variance is unbiased."""
+        total, squares = (self.level, self.level_squares) if level else (self.total, self.squares)
+        mean = total / self.n
+        return mean, (squares / self.n - mean**2) * (self.n / max(self.n - 1, 1))
+
+
+def sum_genes(
+    matrix: Any, where: str, classes: np.ndarray, n_classes: int, *, level: bool, what: str, filled: Any = None
+) -> list[GeneSums]:
+    """Sums over the cells of each class, in one pass; `classes` (cells,) int, -1 for cells that are in none.
+
+    `what` and `filled` as in `tiles`.
+    """
+    sums = np.zeros((5, n_classes + 1, matrix.shape[1]))  # the last class: cells that are in none
+    for rows, columns, values, _ in tiles(matrix, where, what, filled):
+        # One format for every input, so that the choice does not depend on how the matrix was stored.
+        values = sp.csr_matrix(values)
+        shape = n_classes + 1, values.shape[1]
+        place = np.repeat(classes[rows] % shape[0] * shape[1], np.diff(values.indptr)) + values.indices
+        data = values.data.astype(np.float64)
+        there = None if (data != 0).all() else (data != 0).astype(np.float64)
+        for i, weights in enumerate((there, data, data * data)):
+            sums[i, :, columns] += np.bincount(place, weights, shape[0] * shape[1]).reshape(shape)
+        if level:
+            lifted = np.exp(data) - 1
+            for i, weights in enumerate((lifted, lifted * lifted), start=3):
+                sums[i, :, columns] += np.bincount(place, weights, shape[0] * shape[1]).reshape(shape)
+    n = np.bincount(classes[classes >= 0], minlength=n_classes)
+    return [GeneSums(int(n[i]), *sums[:, i]) for i in range(n_classes)]
+
+
 class Markers(NamedTuple):
     """Chosen genes of one group."""
 
@@ -204,29 +208,28 @@ class Markers(NamedTuple):
 
 
 def choose_markers(
-    matrix: Any, var_names: pd.Index, perturbed: np.ndarray, arguments: Mapping[str, Any], where: str
+    control: GeneSums, perturbed: GeneSums, var_names: pd.Index, arguments: Mapping[str, Any], where: str
 ) -> Markers:
     """Choose the modelled genes from the training cells of one group.
 
-    `matrix`: their (cells, genes) log-normalised or continuous values; `perturbed`, (cells,) bool: not a control;
-    `arguments` of `prepare`; `where`: which group this is, for messages.
+    `control`, `perturbed`: sums over their log-normalised or continuous values; `arguments` of `prepare`; `where`:
+    which group this is, for messages.
     """
-    from anndata import AnnData
-
-    cells = pd.DataFrame({"group": pd.Categorical(np.where(perturbed, "perturbed", "control"))})
-    cells.index = cells.index.astype(str)
-    work = AnnData(X=matrix, obs=cells, var=pd.DataFrame(index=pd.Index(var_names, dtype=object)))
-    candidates = _enough_cells(work, arguments, where)
+    everyone = control + perturbed
+    candidates = _enough_cells(everyone, var_names, arguments, where)
     n_expressed = int(candidates.sum())
     counted, genes = arguments["input"] != "continuous", arguments["genes"]
     if genes is None and counted and n_expressed > arguments["n_top_genes"]:
-        candidates = _highly_variable(work, candidates, arguments["n_top_genes"], where)
+        candidates = _highly_variable(everyone, _by_name(candidates, var_names), arguments["n_top_genes"])
+        if not candidates.any():
+            raise InvalidValue(
+                f"No gene varies between the training cells{where}, so that none is highly variable. Check the values, "
+                "raise n_top_genes to the number of genes, or name the genes with genes=."
+            )
     n_variable = int(candidates.sum())
     if counted:
-        candidates = _without_silent(work, candidates, arguments, where)
-    score = np.full(len(var_names), np.nan)
-    at = _by_name(candidates, var_names)
-    score[at] = _scores(work[:, at], where)
+        candidates = _without_silent(control, candidates, var_names, arguments, where)
+    score = np.where(candidates, _scores(control, perturbed, where), np.nan)
     chosen = candidates.copy()
     if genes is None:
         # Ties (and genes in another order) are settled by name.
@@ -240,21 +243,18 @@ def choose_markers(
     return Markers(chosen, score, n_expressed, n_variable)
 
 
-def _enough_cells(work: AnnData, arguments: Mapping[str, Any], where: str) -> np.ndarray:
+def _enough_cells(everyone: GeneSums, var_names: pd.Index, arguments: Mapping[str, Any], where: str) -> np.ndarray:
     """(genes,) bool: named, or in enough cells."""
-    import scanpy as sc
-
     genes, min_cells = arguments["genes"], arguments["min_cells"]
-    named = check_genes(genes, work.var_names)
-    candidates, remedy = np.ones(work.n_vars, dtype=bool), "Raise min_cells to at least 1."
+    named = check_genes(genes, var_names)
+    candidates, remedy = np.ones(len(var_names), dtype=bool), "Raise min_cells to at least 1."
     if named is not None:
         candidates, remedy = named, "Leave them out of genes=."
-    elif arguments["input"] != "continuous" and min_cells > 0:
-        with _scanpy():
-            candidates, _ = sc.pp.filter_genes(work, min_cells=min_cells, inplace=False)
-    empty = candidates & ~_expressed(work.X) if genes is not None else np.zeros(0, dtype=bool)
+    elif arguments["input"] != "continuous":
+        candidates = everyone.nonzero >= min_cells
+    empty = candidates & (everyone.nonzero == 0) & (genes is not None)
     if empty.any():
-        names = listing(work.var_names[empty])
+        names = listing(var_names[empty])
         raise InvalidValue(f"These genes are zero in every training cell{where}: {names}. {remedy}")
     if candidates.sum() < 2:
         raise InvalidValue(
@@ -264,13 +264,15 @@ def _enough_cells(work: AnnData, arguments: Mapping[str, Any], where: str) -> np
     return candidates
 
 
-def _without_silent(work: AnnData, candidates: np.ndarray, arguments: Mapping[str, Any], where: str) -> np.ndarray:
+def _without_silent(
+    control: GeneSums, candidates: np.ndarray, var_names: pd.Index, arguments: Mapping[str, Any], where: str
+) -> np.ndarray:
     """Leave out, or refuse, genes that are zero in every control cell."""
-    silent = candidates & ~_expressed(work.X[np.flatnonzero(work.obs["group"] == "control")])
+    silent = candidates & (control.nonzero == 0)
     if not silent.any():
         return candidates
-    names = listing(work.var_names[silent])
-    if arguments["silent_genes"] == "error" and check_genes(arguments["genes"], work.var_names) is not None:
+    names = listing(var_names[silent])
+    if arguments["silent_genes"] == "error" and check_genes(arguments["genes"], var_names) is not None:
         raise InvalidValue(
             f"These genes are zero in every control cell{where}, so that their unperturbed mechanism cannot be "
             f'learned: {names}. Leave them out of genes=, or pass silent_genes="drop".'
@@ -291,32 +293,40 @@ def _by_name(genes: np.ndarray, var_names: pd.Index) -> np.ndarray:
     return at[np.argsort(np.asarray(var_names, dtype=str)[at], kind="stable")]
 
 
-def _expressed(matrix: Any) -> np.ndarray:
-    """(genes,) bool: any value other than zero."""
-    if sp.issparse(matrix):
-        return np.asarray((matrix != 0).sum(axis=0)).ravel() > 0
-    return (matrix != 0).any(axis=0)
+def _highly_variable(everyone: GeneSums, at: np.ndarray, n_top_genes: int) -> np.ndarray:
+    """(genes,) bool: of those `at` these places, the most dispersed among genes of a like mean.
 
-
-def _highly_variable(work: Any, candidates: np.ndarray, n_top_genes: int, where: str) -> np.ndarray:
-    import scanpy as sc
-
-    at = _by_name(candidates, work.var_names)
-    remedy = "Raise n_top_genes to the number of genes, or name the genes with genes=."
-    with _scanpy(f"found no highly variable genes{where}", remedy):
-        found = sc.pp.highly_variable_genes(work[:, at].copy(), n_top_genes=n_top_genes, inplace=False)
-    variable = candidates.copy()
-    variable[at[~found["highly_variable"].to_numpy(dtype=bool)]] = False
+    scanpy's `highly_variable_genes` (flavour `seurat`): the log dispersion of each gene, less the mean and in units of
+    the standard deviation of its bin of 20.
+    """
+    # Two genes in a bin are equally far from its mean, but for the last digit: it must not hang on the order of a sum.
+    moments = everyone.mean_and_variance(level=True)
+    mean, variance = (values[at].astype(np.float32).astype(np.float64) for values in moments)
+    mean[mean == 0] = 1e-12
+    dispersion = variance / mean
+    dispersion[dispersion == 0] = np.nan
+    with np.errstate(all="ignore"):
+        table = pd.DataFrame({"bin": pd.cut(np.log1p(mean), bins=20), "log": np.log(dispersion)})
+        bins = table.groupby("bin", observed=True)["log"]
+        centre, spread = (bins.transform(how).to_numpy(dtype=float) for how in ("mean", "std"))
+        alone = np.isnan(spread)  # in its bin: by convention 1
+        excess = (table["log"].to_numpy() - np.where(alone, 0.0, centre)) / np.where(alone, centre, spread)
+    known = np.sort(excess[~np.isnan(excess)])[::-1]
+    variable = np.zeros(len(everyone.total), dtype=bool)
+    if known.size:
+        variable[at] = np.nan_to_num(excess, nan=-np.inf) >= known[min(n_top_genes, known.size) - 1]
     return variable
 
 
-def _scores(work: Any, where: str) -> np.ndarray:
-    """scanpy's `rank_genes_groups` score of each gene, perturbed against control; 0 where it is undefined."""
-    import scanpy as sc
-
-    work = work.copy()
-    with _scanpy(f"could not score the genes{where}", "Name the genes with genes=."):
-        sc.tl.rank_genes_groups(work, "group", groups=["perturbed"], reference="control", method="t-test")
-    ranked = work.uns["rank_genes_groups"]
-    scores = pd.Series(ranked["scores"]["perturbed"], index=ranked["names"]["perturbed"])
-    return np.nan_to_num(scores.loc[list(work.var_names)].to_numpy(dtype=float))
+def _scores(control: GeneSums, perturbed: GeneSums, where: str) -> np.ndarray:
+    """scanpy's `rank_genes_groups` score of each gene: Welch's t, perturbed against control; 0 where undefined."""
+    for name, sums in (("control", control), ("perturbed", perturbed)):
+        if sums.n < 2:
+            raise InvalidValue(
+                f"The genes cannot be scored{where}: {plural(sums.n, f'{name} training cell')}, and a spread needs 2. "
+                "Name the genes with genes=, or train on more cells."
+            )
+    (mean, variance), (mean_control, variance_control) = perturbed.mean_and_variance(), control.mean_and_variance()
+    with np.errstate(all="ignore"):
+        error = np.sqrt(variance / perturbed.n + variance_control / control.n)
+        return np.nan_to_num(((mean - mean_control) / error).astype(np.float32).astype(float))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from .._errors import InvalidValue
 from .._logging import logger
@@ -24,7 +23,8 @@ from ._descriptors import smiles_of_perturbations
 from ._design import Absent, Design, build_design, split_cells
 from ._doses import part_responses
 from ._encodings import Encoding, Potency, new_encoding
-from ._expression import Depth, choose_markers, take_rows
+from ._expression import Depth, GeneSums, choose_markers, sum_genes
+from ._matrix import columns_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,6 +47,8 @@ class Group:
     summary: dict[str, tuple[int, str]] = field(default_factory=dict)  # item -> number, detail; empty: none is kept
     genes: np.ndarray | None = None  # (genes,) bool
     score: np.ndarray | None = None  # (genes,)
+    values: np.ndarray | None = None  # (cells, modelled genes) where they were read
+    size_factor: np.ndarray | None = None  # (cells,) where it is to be written
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -64,21 +66,20 @@ class Group:
         self.encoding.fit(parts, *(self.design.trained_parts(alone=alone) for alone in (False, True)))
         self.features = self.encoding.transform(parts)
 
-    def read_potency(self, modelled: Any) -> None:
+    def read_potency(self) -> None:
         """Where the features are made of it, read the potency of each perturbation from the chosen genes."""
-        if isinstance(self.encoding, Potency) and self.genes is not None:
+        if isinstance(self.encoding, Potency) and self.values is not None:
             seen = replace(self.design, codes=np.where(self.split == SPLITS.index("test"), -1, self.design.codes))
-            self.encoding.responses = part_responses(seen, self.genes, modelled)._asdict()
+            modelled = np.ones(self.values.shape[1], dtype=bool)
+            self.encoding.responses = part_responses(seen, modelled, self.values)._asdict()
             self.encode()
 
-    def choose_genes(self, modelled: Any, var_names: pd.Index, arguments: Mapping[str, Any]) -> None:
-        """Choose the genes from the training cells, and what is made of them."""
-        training = np.flatnonzero((self.split >= 0) & (self.split < SPLITS.index("test")))
-        # One format for every input, so that the choice does not depend on how the matrix was stored.
-        values = sp.csr_matrix(take_rows(modelled, training))
-        found = choose_markers(values, var_names, self.design.codes[training] > 0, arguments, self.where)
+    def choose_genes(
+        self, control: GeneSums, perturbed: GeneSums, var_names: pd.Index, arguments: Mapping[str, Any]
+    ) -> None:
+        """Choose the genes from sums over the training cells."""
+        found = choose_markers(control, perturbed, var_names, arguments, self.where)
         self.genes, self.score = found.chosen, found.score
-        self.read_potency(modelled)
         note = "" if arguments["input"] == "continuous" else f"in at least {arguments['min_cells']} training cells"
         if self.summary:
             self.summary |= {
@@ -128,7 +129,40 @@ class Group:
 
     def write(self, adata: AnnData, entries: Mapping[str, Any]) -> None:
         """Write every slot; `entries` were made before anything was written."""
-        write_prepared(adata, self.keys, entries, self.design.codes, self.split, self.genes, self.score)
+        write_prepared(adata, self.keys, entries, self.design.codes, self.split, self.genes, self.score, self.values)
+        if self.size_factor is not None:
+            adata.obs[self.keys.size_factor] = np.where(self.design.codes >= 0, self.size_factor, np.nan)
+
+
+def choose_genes(
+    groups: list[Group],
+    matrix: Any,
+    where: str,
+    var_names: pd.Index,
+    arguments: Mapping[str, Any],
+    filled: np.ndarray | None = None,
+    *,
+    read: Callable[[np.ndarray], np.ndarray] | None = None,
+    what: str = "",
+) -> None:
+    """Choose the genes of every group from its training cells, and read them: two passes over the matrix.
+
+    `matrix`: (cells, genes) log-normalised or continuous values, called `where`; `what` and `filled` as in `tiles`;
+    `read`: what reads some genes of it, (genes,) bool, where that is known better.
+    """
+    classes = np.full(matrix.shape[0], -1)
+    for i, group in enumerate(groups):
+        training = (group.split >= 0) & (group.split < SPLITS.index("test"))
+        classes[training] = 2 * i + (group.design.codes[training] > 0)
+    level = arguments["input"] != "continuous" and arguments["genes"] is None
+    sums = sum_genes(matrix, where, classes, 2 * len(groups), level=level, what=what, filled=filled)
+    for group, control, perturbed in zip(groups, sums[::2], sums[1::2], strict=True):
+        group.choose_genes(control, perturbed, var_names, arguments)
+    union = np.any([group.genes for group in groups if group.genes is not None], axis=0)
+    values = columns_of(matrix, union, where) if read is None else read(union)
+    for group in groups:
+        group.values = values if len(groups) == 1 else values[:, group.genes[union]]  # type: ignore[index]
+        group.read_potency()
 
 
 def in_group(keys: Keys) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from ..slots.keys import COUNTS_LAYER, FORMAT_VERSION, Keys
 from ._conditions import label_cells
 from ._design import Absent, skip_absent
 from ._encodings import DOSE_KINDS, KINDS
-from ._expression import check_genes, measure_depth, normalise, read_matrix
-from ._groups import Group, prepare_cells, split_groups
+from ._expression import check_genes, measure_depth, read_matrix
+from ._groups import Group, choose_genes, prepare_cells, split_groups
+from ._matrix import columns_of, is_lazy, normalise, open_lazily
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -64,22 +66,26 @@ def prepare(
     key_added: str = "gim",
     copy: bool = False,
     return_summary: bool = False,
+    progress: bool = True,
 ) -> Any:
     """Prepare perturbation data for `scgim.tl.fit_gim`.
 
     Reads conditions and doses from `obs`, normalises, chooses the modelled genes, computes the features of
     each perturbation and splits the cells. The preprocessing is that of Schneider et al. (2025) for
-    SciPlex3, every step done by scanpy: each cell is normalised to the median total count of the control
+    SciPlex3, every step as scanpy does it: each cell is normalised to the median total count of the control
     cells; cells with at least `min_counts` counts and genes in at least `min_cells` cells are kept; log(x +
     1); `n_top_genes` highly variable genes; of those the `n_genes` with the highest absolute
     `rank_genes_groups` score, perturbed against control. Cells that are left out stay in `adata`, without a
     condition. No error leaves anything changed.
 
+    A backed AnnData, or one of Dask arrays (`anndata.experimental.read_lazy`, `read_elem_lazy`), is read three times,
+    some cells at a time, and never held in memory (extra `lazy`).
+
     Parameters
     ----------
     adata
-        Cells x genes; `X` dense, CSR, CSC, backed (with `copy=True`), Dask (loaded into memory) or a view
-        (which becomes an AnnData of its own).
+        Cells x genes; `X` dense, CSR, CSC, backed (not any more afterwards, see below), Dask or a view (which becomes
+        an AnnData of its own).
     perturbation_key
         Column of `obs` with the perturbation of each cell: text or numbers. `"A+B"` is a combination (see
         `combination_sep`); `"B+A"` is the same condition, and is called `"A+B"` too. Cells without a label are left
@@ -152,9 +158,11 @@ def prepare(
     key_added
         Prefix of all slots.
     copy
-        Return a new AnnData and leave `adata` alone.
+        Return a new AnnData and leave `adata` alone; a backed one is loaded into memory.
     return_summary
         Return a table of what was found.
+    progress
+        Show a progress bar while a file or a Dask array is read.
 
     Returns
     -------
@@ -166,11 +174,17 @@ def prepare(
     - `uns["gim"]`: `conditions`, `parts` (tables), `membership` (conditions, parts), `features` (parts, p),
       `feature_names`, `feature_spec`, `params`, `summary`, `format`.
 
+    Where the values were backed or Dask, `X` and `layers["counts"]` are Dask arrays that read the file whenever they
+    are used, so that it must stay where it is, and `obs["gim_size_factor"]` is what the counts were divided by. A fit
+    reads it twice; ``adata[:, adata.var["gim"]].to_memory()`` has all that fits, samples and plots need.
+
     Raises
     ------
     KeyError, ValueError, TypeError
-        If a column, layer or gene does not exist, the data are not what the arguments say, or an argument has the wrong
-        type; the message names the key, what was found and what to do.
+        If a column, layer or gene does not exist, the data are not what the arguments say, a part of a file cannot be
+        read, or an argument has the wrong type; the message names the key, what was found and what to do.
+    ImportError
+        If `adata` is backed and Dask is not installed.
 
     Examples
     --------
@@ -184,21 +198,20 @@ def prepare(
     """
     start = time.perf_counter()
     arguments = dict(locals())
-    for name in ("adata", "start", "copy", "return_summary"):
+    for name in ("adata", "start", "copy", "return_summary", "progress"):
         del arguments[name]
+    from anndata import AnnData
+
     check_arguments(adata, arguments)
-    if adata.isbacked and not copy:
-        raise InvalidValue(
-            "adata is backed (its X is on disk) and cannot be changed in place. Pass copy=True and use "
-            "what is returned, or load it first with adata = adata.to_memory()."
-        )
+    given = adata
     if copy:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
+    adata = open_lazily(adata)
     arguments["rng"] = stored_seed(rng)
     named = features.index.astype(str) if isinstance(features, pd.DataFrame) else ()
     labels = label_cells(adata.obs, arguments, named)
-    matrix = read_matrix(adata, layer, input)
-    depth, arguments["min_counts"] = measure_depth(matrix, input, min_counts, labels.codes >= 0)
+    matrix, total, where = read_matrix(adata, layer, input, "depths" if progress else "")
+    depth, arguments["min_counts"] = measure_depth(total, adata.n_vars, input, min_counts, labels.codes >= 0)
     groups = split_groups(adata.obs, arguments["groupby"])
     absent: Absent | None = None if groupby is None else {}
     refuse_foreign(adata, key_added, [name for name, _ in groups], named_columns(arguments))
@@ -207,18 +220,23 @@ def prepare(
         for name, members in groups
     ]
     skip_absent(absent or {}, len(groups))
-    modelled = matrix
+    modelled, scaled = matrix, lambda values: values
     if input == "counts":
-        blocks = [
-            (np.flatnonzero(members), group.params["target_sum"])
-            for group, (_, members) in zip(prepared, groups, strict=True)
-        ]
-        outside = np.flatnonzero(~np.any([members for _, members in groups], axis=0))
-        if outside.size:  # in no group: to the median of all controls, so that X is on one scale
-            blocks.append((outside, float(np.median(depth.total[(labels.codes == 0) & (depth.total > 0)]))))
-        modelled = normalise(matrix, blocks)
+        # In no group: to the median of all controls, so that X is on one scale.
+        target = np.full(adata.n_obs, np.median(total[(labels.codes == 0) & (total > 0)]))
+        for group, (_, members) in zip(prepared, groups, strict=True):
+            target[members] = group.params["target_sum"]
+            group.size_factor = total / target if is_lazy(matrix) else None
+        scaled = partial(normalise, total=total, target=target)
+        modelled = scaled(matrix)
+    filled = total > 0 if is_lazy(matrix) and input != "continuous" else None
+    bars = ("gene statistics", "modelled genes") if progress else ("", "")
+
+    def read(genes: np.ndarray) -> np.ndarray:
+        return scaled(columns_of(matrix, genes, where, bars[1], filled))
+
+    choose_genes(prepared, modelled, where, adata.var_names, arguments, filled, read=read, what=bars[0])
     for group in prepared:
-        group.choose_genes(modelled, adata.var_names, arguments)
         group.count()
     entries = [group.entries() for group in prepared]
 
@@ -235,6 +253,8 @@ def prepare(
         adata.uns[key_added] = {"format": FORMAT_VERSION, "key": key_added, "groupby": columns, "groups": names}
     for group, entry in zip(prepared, entries, strict=True):
         group.write(adata, entry)
+    if adata is not given and not copy:
+        AnnData.__init__(given, adata)
     summary = _report(prepared, time.perf_counter() - start)
     if copy:
         return (adata, summary) if return_summary else adata

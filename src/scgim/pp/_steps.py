@@ -12,13 +12,14 @@ from .._errors import InvalidValue
 from .._logging import logger
 from .._process import undisturbed
 from .._rng import RngLike
-from .._validation import check_anndata, check_fraction, check_values
+from .._validation import check_anndata, check_fraction
 from ..slots import clear, detach, groups_of, refuse_foreign
 from ..slots.keys import Keys
 from ._conditions import label_cells
 from ._design import Absent, skip_absent, split_cells
-from ._expression import Depth, as_matrix
-from ._groups import Group, change_groups, encoding_of, prepare_cells
+from ._expression import Depth, check_matrix
+from ._groups import Group, change_groups, choose_genes, encoding_of, prepare_cells
+from ._matrix import as_matrix, columns_of
 from ._prepare import check_arguments, check_features, check_fractions, named_columns, prepare, stored_seed
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def conditions(
     defaults: dict[str, Any] = {
         name: parameter.default
         for name, parameter in inspect.signature(prepare).parameters.items()
-        if name not in ("adata", "copy", "return_summary")
+        if name not in ("adata", "copy", "return_summary", "progress")
     }
     arguments = {name: given.get(name, default) for name, default in defaults.items()} | {"input": "log1p"}
     check_arguments(adata, arguments)
@@ -147,8 +148,8 @@ def select_markers(
         kind = input or slots.arguments["input"]
         arguments = slots.arguments | given | {"input": "log1p" if kind == "counts" else kind, "features": "auto"}
         check_arguments(adata, arguments | {"smiles_key": None, "key_added": key})
-        check_values(matrix, "adata.X", kind=arguments["input"], cells=adata.obs_names, genes=adata.var_names)
-        slots.choose_genes(matrix, adata.var_names, arguments)
+        check_matrix(matrix, "adata.X", arguments["input"], adata)
+        choose_genes([slots], matrix, "adata.X", adata.var_names, arguments)
         named = genes if genes is None else np.asarray(genes, dtype=object)
         slots.arguments.update(given | {"genes": named, "input": kind})
 
@@ -207,7 +208,9 @@ def features(
                 "scgim.pp.select_markers first."
             )
         slots.encode()
-        slots.read_potency(as_matrix(adata.X))
+        if slots.genes is not None:
+            slots.values = columns_of(as_matrix(adata.X), slots.genes, "adata.X")
+            slots.read_potency()
         named = features if isinstance(features, str) else "DataFrame"
         slots.arguments.update({"features": named, "smiles_key": smiles_key})
 
@@ -293,7 +296,7 @@ def _choose_genes_again(adata: AnnData, slots: Group) -> None:
             "scgim.pp.prepare, or hold out before genes are removed."
         )
     old = slots.genes
-    slots.choose_genes(_in_memory(adata), adata.var_names, slots.arguments)
+    choose_genes([slots], _in_memory(adata), "adata.X", adata.var_names, slots.arguments)
     changed = int((slots.genes & ~old).sum())  # type: ignore[operator]
     if changed:
         logger.info(f"genes chosen again{slots.where}, without what is held out: {changed} are new.")

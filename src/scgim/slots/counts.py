@@ -121,6 +121,9 @@ def _counts(entry: Entry, adata: AnnData, rows: np.ndarray, x: np.ndarray) -> tu
     counts = values.astype(np.float32)
     size = _size_factors(counts, x)
     empty = np.flatnonzero(np.isnan(size))
+    if entry.keys.size_factor in adata.obs:  # genes may be on disk, or left out
+        size[empty] = adata.obs[entry.keys.size_factor].to_numpy(dtype=np.float64)[rows[empty]]
+        empty = empty[np.isnan(size[empty])]
     for some in np.split(empty, range(_CHUNK, len(empty), _CHUNK)):
         if len(some):
             own = np.arange(adata.n_vars)

@@ -65,7 +65,8 @@ def owned(adata: AnnData, key: str) -> list[tuple[str, str]]:
     if not isinstance(top, Mapping) or "format" not in top or str(top.get("key", key)) != key:
         return []
     groups: list[Any] = [None] if "groups" not in top else [str(group) for group in top["groups"]]
-    return [("uns", key), *(slot for group in groups for slot in Keys(key, group).slots())]
+    keys = [Keys(key, group) for group in groups]
+    return [("uns", key), *(slot for k in keys for slot in (*k.slots(), ("obs", k.size_factor)))]
 
 
 class _Bare(str):

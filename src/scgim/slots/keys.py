@@ -77,7 +77,7 @@ class Keys:
 
     @property
     def size_factor(self) -> str:
-        """obs of predicted cells: float, how deeply a cell is counted."""
+        """obs of predicted cells, and of cells that were prepared lazily: float, how deeply a cell is counted."""
         return f"{self.prefix}_size_factor"
 
     @property

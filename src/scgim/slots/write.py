@@ -38,6 +38,7 @@ def write_prepared(
     split: np.ndarray,
     genes: np.ndarray | None,
     score: np.ndarray | None,
+    values: np.ndarray | None = None,
 ) -> None:
     """Write every slot of one group of cells, and the record from which they are read back.
 
@@ -53,6 +54,8 @@ def write_prepared(
         (cells,) row of the table of conditions, and index into `SPLITS`; -1 for cells that are not modelled.
     genes, score
         (genes,) bool: the modelled genes, and their marker scores; None where they are not chosen yet.
+    values
+        (cells, modelled genes) of `adata.X`, where they were read before.
     """
     labels = uns["conditions"]["condition"].tolist()
     adata.obs[keys.condition] = pd.Categorical.from_codes(codes, categories=labels)
@@ -63,7 +66,7 @@ def write_prepared(
         adata.var[keys.score] = score
         names = adata.var_names[genes].astype(str).to_numpy(dtype=object)
         rows = np.flatnonzero(codes >= 0)
-        x = dense(adata[rows, genes].X)
+        x = dense(adata[rows, genes].X if values is None else values[rows])
         cells = np.sort(cell_hashes(x, names, np.array(labels, dtype=object)[codes[rows]]))
         # What is random in a fit belongs to a place: by name, the order of adata.var has no part in it.
         names = np.sort(names)

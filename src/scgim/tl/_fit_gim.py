@@ -21,14 +21,15 @@ from scgim._validation import check_anndata, plural
 from scgim.data import PerturbationData
 from scgim.inference import FitConfig, TrainingData, check_suited, fit
 from scgim.inference.ensemble import fit_members
-from scgim.inference.suited import automatic, tell_batches, tell_combinations
+from scgim.inference.families import choose_family
+from scgim.inference.suited import automatic, tell_batches, tell_combinations, tell_large_shares
 from scgim.slots import Entry, groups_of, read_entry
 from scgim.slots.codec import to_storable
 from scgim.slots.counts import why_not_counted
 
 from ._beliefs import Beliefs, read_tables
 from ._known import check_known_values, known_arrays
-from ._settings import check_columns, check_settings, config_of
+from ._settings import check_columns, check_settings, config_of, open_choices
 from ._store import check_free, remember, restore, store_fit
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def fit_gim(
     *,
     hold_out: Any = None,
     mechanism: Literal["auto", "linear", "mlp", "ziln", "count", "count_linear"] = "auto",
-    intervention: Literal["hard", "shift"] = "hard",
+    intervention: Literal["auto", "hard", "shift"] = "auto",
     known_targets: Mapping[str, Any] | None = None,
     known_interventions: Mapping[str, Mapping[str, float]] | None = None,
     prior_edges: pd.DataFrame | str | Path | None = None,
@@ -92,11 +93,12 @@ def fit_gim(
         ``"ziln"`` (zero-inflated log-normal, for log-normalised expression), ``"mlp"`` or ``"linear"``
         (Gaussian, for any real values); ``"count"`` and ``"count_linear"``: the same two, of a latent expression of
         which the raw counts in ``layers["counts"]`` are a measurement (see `counting`); ``"auto"``: ``count`` for
-        counts (``ziln`` where they are not whole numbers, and with the paper's start), ``ziln`` for log1p input, else
-        ``mlp``.
+        counts (``ziln`` where they are not whole numbers, and with the paper's start), ``ziln`` for log1p input; for
+        continuous input ``linear`` or ``mlp``, whichever explains the cells better.
     intervention
         ``"hard"``: a targeted gene loses its parents; ``"shift"``: its location is shifted, and with zeros their log
-        odds.
+        odds. ``"auto"``: for continuous input the one that explains the cells better, else hard. What was chosen for
+        continuous input, and by how many nats, is logged, and kept in ``get.params(adata)["fit"]["evidence"]``.
     known_targets
         Perturbation (or perturbation with dose, e.g. ``"A_10"``) -> gene or genes, where you know them:
         these targets are not learned.
@@ -234,12 +236,10 @@ class _Job:
     def of(
         cls, adata: AnnData, entry: Entry, given: dict[str, Any], tables: dict[str, Any], settings: dict[str, Any]
     ) -> _Job:
-        kind = given["mechanism"]
-        if kind == "auto" and not isinstance(given["preset"], FitConfig):
-            kind = automatic(
-                str(entry.arguments["input"]), given["preset"], settings, partial(why_not_counted, adata, entry)
-            )
-        config = config_of(given["preset"], kind, given["intervention"], settings)
+        kind, preset = given["mechanism"], given["preset"]
+        if kind == "auto" and not isinstance(preset, FitConfig):
+            kind = automatic(str(entry.arguments["input"]), preset, settings, partial(why_not_counted, adata, entry))
+        config = config_of(preset, kind, given["intervention"], settings)
         size_key, batch_key = given["size_key"], given["batch_key"]
         check_columns(config, batch_key, size_key)
         known = known_arrays(entry, given["known_targets"], given["known_interventions"])
@@ -254,6 +254,10 @@ class _Job:
         data = TrainingData.of(replace(cells, known_targets=known[0], known_values=known[1]))
         if data.n_conditions < 2:
             raise InvalidValue("There is one condition only: nothing to learn about perturbations.")
+        choices = open_choices(str(entry.arguments["input"]), given, settings)
+        if choices is not None:
+            config, evidence = choose_family(data, config, *choices)
+            given = {**given, "evidence": evidence}
         return cls(entry, data, config, known, beliefs, cells, given)
 
     def run(
@@ -274,6 +278,8 @@ class _Job:
             plural(len(data.x), "cell"), plural(data.n_conditions, "condition"), self.config.mechanism, device,
         )  # fmt: skip
         tell_batches(self.cells, self.entry.genes)
+        if self.given["size_key"] is None:
+            tell_large_shares(self.cells, self.entry.genes, float(self.entry.prepared["params"]["target_sum"]))
         if self.config.intervention == "hard" and self.known[1] is None:
             tell_combinations(self.cells)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)

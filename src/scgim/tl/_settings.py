@@ -19,7 +19,7 @@ def check_settings(
     *,
     preset: str | FitConfig = "default",
     mechanism: str = "auto",
-    intervention: str = "hard",
+    intervention: str = "auto",
     device: str = "auto",
     known_targets: Any = None,
     known_interventions: Any = None,
@@ -64,10 +64,25 @@ def config_of(preset: str | FitConfig, mechanism: str, intervention: str, settin
     """The settings of a fit; those of a `FitConfig` count but for what is asked for besides."""
     if isinstance(preset, FitConfig):
         asked = {"mechanism": mechanism, "intervention": intervention}
-        changed = {name: value for name, value in asked.items() if value not in ("auto", "hard")}
+        changed = {name: value for name, value in asked.items() if value != "auto"}
         return make_config(preset, **changed, **settings)
     kind = "ziln" if mechanism == "auto" else mechanism
-    return make_config(preset, mechanism=kind, intervention=intervention, **settings)
+    own = "hard" if intervention == "auto" else intervention
+    return make_config(preset, mechanism=kind, intervention=own, **settings)
+
+
+def open_choices(
+    kind: str, given: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Which mechanisms and which interventions the data choose from; None: nothing is left to them."""
+    mechanism, intervention = given["mechanism"], given["intervention"]
+    own_start = given["preset"] != "default" or settings.get("init", "search") != "search"
+    if kind != "continuous" or own_start:
+        return None
+    mechanisms = ("linear", "mlp") if mechanism == "auto" else (mechanism,)
+    hard = given["known_interventions"] or settings.get("effect_spread", "auto") not in ("auto", 0)
+    interventions = (intervention,) if intervention != "auto" else ("hard",) if hard else ("hard", "shift")
+    return (mechanisms, interventions) if len(mechanisms) + len(interventions) > 2 else None
 
 
 def check_columns(config: FitConfig, batch_key: Any, size_key: Any) -> None:
