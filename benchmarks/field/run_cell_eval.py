@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -243,11 +244,13 @@ def kept_table(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="data sets")
+    parser.add_argument("--fewer", nargs="+", default=[], metavar="NAME=N", help="of these sets the first N seeds only")
     parser.add_argument("--methods", nargs="+", help="names of methods, as the tables have them (default: all)")
     parser.add_argument("--lines", type=int, default=3, help="so many cell lines of the stand-in")
     parser.add_argument("--work", type=Path, required=True, help="folder for finished fits: an interrupted run goes on")
     parser.add_argument("--quick", action="store_true", help="ten genes: it shows that the script runs")
     args = parser.parse_args(argv)
+    fewer = {name: int(n) for name, n in (text.split("=") for text in args.fewer)}
     need("cell_eval", 'pip install -c constraints.txt -e ".[eval]"')
     use_threads(args.threads)
     logging.getLogger("cell_eval").setLevel(logging.CRITICAL)
@@ -259,7 +262,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     best, summary, tables, tidy, fits = best_values(), [], [], [], []
     for name in args.sets:
         settings_of, heading, text = SETS[name]
-        found = [judge_setting(setting, args) for setting in settings_of(args)]
+        own_seeds = args.seeds[: fewer.get(name)]
+        found = [
+            judge_setting(setting, args) for setting in settings_of(Namespace(**{**vars(args), "seeds": own_seeds}))
+        ]
+        text += " One seed." if len(own_seeds) == 1 else f" Seeds {', '.join(map(str, own_seeds))}."
         table = pd.concat([frame for frames, _ in found for frame in frames], ignore_index=True)
         fits += [{"data": name, **row} for _, rows in found for row in rows]
         alone = table["method"].isin([HALVES, CEILING])  # the halves have control cells of their own

@@ -113,6 +113,13 @@ def test_fingerprints_serve_new_drugs() -> None:
         featurize(spec, [("New", 10.0)])
 
 
+def test_fingerprints_are_as_long_as_names_and_old_ones_stay_bits() -> None:
+    spec = make_spec("fingerprint", smiles=SMILES)
+    assert np.linalg.norm(featurize(spec, PARTS)[:, :-5], axis=1).mean() == pytest.approx(1.0)
+    before = {name: value for name, value in spec.items() if name != "scale"}  # stored without one
+    assert set(np.unique(featurize(before, PARTS)[:, :-5])) == {0.0, 1.0}
+
+
 def test_unreadable_smiles_are_named() -> None:
     with pytest.raises(ValueError, match=r"B .'not a molecule'., C"):
         morgan_bits({"A": "CCO", "B": "not a molecule", "C": ""}, radius=2, n_bits=1024)

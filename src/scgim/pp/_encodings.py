@@ -186,12 +186,15 @@ class Potency(Encoding):
 
 @dataclass(kw_only=True)
 class Fingerprint(Encoding):
-    """Morgan fingerprint instead of the one-hot perturbation (own; extra `chem`)."""
+    """Morgan fingerprint instead of the one-hot perturbation, as long as it on average (own; extra `chem`)."""
 
     smiles: np.ndarray = field(default_factory=_empty)  # (perturbations,)
     fingerprint: dict[str, int] = field(default_factory=lambda: {"radius": 2, "n_bits": 1024})
     matrix: np.ndarray = field(default_factory=_empty)  # (perturbations, bits)
     bits: np.ndarray = field(default_factory=_empty)  # those that vary in training; nothing trains others
+    scale: float = (
+        1.0  # of a bit: at 1, dozens of bits have so much weight in the networks that they learn drugs by heart
+    )
 
     def begin(self, parts: list[Part], given: Any) -> None:
         self.smiles = np.array(given, dtype=object)
@@ -201,6 +204,7 @@ class Fingerprint(Encoding):
         bits = self.matrix[self._is_trained(parts, trained)]
         varies = (bits != bits[0]).any(axis=0)
         self.bits = np.flatnonzero(varies if varies.any() else bits[0] > 0)
+        self.scale = 1.0 / max(1.0, float(np.linalg.norm(bits[:, self.bits], axis=1).mean()))
         same = len(bits) - len(np.unique(bits, axis=0))
         if same:
             logger.warning(
@@ -217,7 +221,7 @@ class Fingerprint(Encoding):
             self.perturbations,
             self.matrix,
             lambda new, known: new_fingerprints(new, known, user_features, **size),
-        )[:, self.bits]
+        )[:, self.bits] * float(self.scale)
 
 
 @dataclass(kw_only=True)
