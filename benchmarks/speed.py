@@ -314,7 +314,8 @@ def _measure(part: str, args: argparse.Namespace, note: Note) -> pd.DataFrame | 
     if part == "fit":
         fits = [alone(time_fit, args.cells, args.genes, args.threads, s, args.steps) for s in args.seeds]
         table = pd.DataFrame(fits)
-        note.table("One fit at SciPlex3's size", table.round(2), "`mechanism=\"count\"`, as `fit_gim` chooses for raw counts.")
+        below = '`mechanism="count"`, as `fit_gim` chooses for raw counts.'
+        note.table("One fit at SciPlex3's size", table.round(2), below)
     elif part == "prepare":
         table = pd.DataFrame([alone(time_prepare, *args.prepare_size, seed)])
         note.table("prepare", table.round(2), "The first call in a process also imports scanpy.")
