@@ -318,7 +318,7 @@ def _measure(part: str, args: argparse.Namespace, note: Note) -> pd.DataFrame | 
         note.table("One fit at SciPlex3's size", table.round(2), below)
     elif part == "prepare":
         table = pd.DataFrame([alone(time_prepare, *args.prepare_size, seed)])
-        note.table("prepare", table.round(2), "The first call in a process also imports scanpy.")
+        note.table("prepare", table.round(2), "The first call in a process also imports torch.")
     elif part == "pyro":
         table = alone(time_pyro, args.cells, args.genes, args.threads, seed, args.rounds)
         low, middle, high = table["ratio"].quantile([0.25, 0.5, 0.75])

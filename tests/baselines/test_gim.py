@@ -110,6 +110,15 @@ def test_the_result_is_that_of_fit_gim(kind, pairs):
 
 
 @pytest.mark.usefixtures("quick_fits")
+def test_what_is_auto_is_as_if_it_were_not_given():
+    adata, settings = prepared("continuous"), {**FAST, "rng": 7}
+    asked = scgim.baselines.fit(adata, method="gim", mechanism="auto", intervention="auto", **settings)
+    assert asked.config_ == scgim.baselines.fit(adata, method="gim", **settings).config_
+    with pytest.raises(CannotPredict, match="expression >= 0"):
+        scgim.baselines.fit(adata, method="gim", mechanism="ziln", **settings)
+
+
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_random_start_holds_cells_out_of_every_condition(kind, monkeypatch):
     """Where convergence is decided on held-out cells, the method holds some out by itself."""

@@ -208,6 +208,23 @@ def test_a_gene_that_decides_the_depth_of_its_cell_is_named(caplog):
     assert "size_key" not in caplog.text
 
 
+@QUICKLY
+def test_what_prepare_accepts_can_be_fitted():
+    """A gene whose only counts in control cells are in those that are set apart to decide on convergence."""
+    adata = count_cells()
+    settings = {"dose_key": "dose", "genes": [f"g{i}" for i in range(5)], "min_cells": 1, "min_counts": 1}
+    scgim.pp.prepare(adata, **settings)
+    control = (adata.obs["gim_condition"] == "control").to_numpy()
+    apart = control & (adata.obs["gim_split"] == "valid").to_numpy()
+    rare = count_cells()
+    x = np.asarray(rare.X.toarray() if hasattr(rare.X, "toarray") else rare.X).copy()
+    x[control & ~apart, 4], x[apart, 4] = 0, 1
+    rare.X = x
+    scgim.pp.prepare(rare, **settings)
+    assert not rare.layers["counts"][control & (rare.obs["gim_split"] != "valid").to_numpy(), 4].any()
+    assert np.isfinite(scgim.tl.sample_cells(fit(rare), n=3).X).all()
+
+
 # -- interruption -----------------------------------------------------------------------------------------
 
 
@@ -475,7 +492,7 @@ def test_a_gene_never_counted_in_the_controls_is_refused():
     dense[control[0], 4] = 1
     adata.X = dense
     scgim.pp.prepare(adata, **arguments, valid_fraction=0.0)
-    adata.obs.loc[adata.obs_names[control[0]], "gim_split"] = "valid"
+    adata.obs.loc[adata.obs_names[control[0]], "gim_split"] = "test"
     before = snapshot(adata)
     with pytest.raises(ValueError, match=r"never counted in the control cells.*'g4'"):
         fit(adata)

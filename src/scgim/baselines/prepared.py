@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+#: Options that are "auto" where they are not given.
+_OPEN = ("mechanism", "intervention")
+
+
 @undisturbed()
 def fit(
     adata: AnnData,
@@ -80,6 +84,7 @@ def fit(
     if isinstance(method, Baseline):
         baseline = method
     else:
+        options = {name: value for name, value in options.items() if not (name in _OPEN and value == "auto")}
         baseline = method_class(method)(**options, **_implied(method, adata, key, group, options))
     data = training_data(adata, key=key, group=group, counts=baseline.reads_counts)
     with log_duration(f"baseline {baseline.name} fitted on {len(data.x)} cells"):

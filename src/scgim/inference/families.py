@@ -31,7 +31,7 @@ def open_choices(
     """Which mechanisms and which interventions the data choose from; None: nothing is left to them."""
     mechanism, intervention = given.get("mechanism", "auto"), given.get("intervention", "auto")
     own_start = given.get("preset", "default") != "default" or settings.get("init", "search") != "search"
-    if kind != "continuous" or own_start:
+    if kind != "continuous" or own_start or mechanism not in ("auto", "linear", "mlp"):
         return None
     mechanisms = ("linear", "mlp") if mechanism == "auto" else (mechanism,)
     hard = given.get("known_interventions") or settings.get("effect_spread", "auto") not in ("auto", 0)

@@ -76,7 +76,7 @@ def _check_counted(data: PerturbationData, genes: Sequence[str | int]) -> None:
         )
     control = data.control & ~data.valid
     _refuse(
-        ~(counts[control] > 0).any(axis=0), genes,
+        ~(counts[data.control] > 0).any(axis=0), genes,  # as `pp.prepare` asks; half a count is added to every rate
         "These genes are never counted in the control cells, so that their rate without a perturbation cannot be "
         "learned: {}. Leave them out (genes= of scgim.pp.prepare).",
     )  # fmt: skip

@@ -192,9 +192,7 @@ class Fingerprint(Encoding):
     fingerprint: dict[str, int] = field(default_factory=lambda: {"radius": 2, "n_bits": 1024})
     matrix: np.ndarray = field(default_factory=_empty)  # (perturbations, bits)
     bits: np.ndarray = field(default_factory=_empty)  # those that vary in training; nothing trains others
-    scale: float = (
-        1.0  # of a bit: at 1, dozens of bits have so much weight in the networks that they learn drugs by heart
-    )
+    scale: float = 1.0  # of a bit: at 1 the networks learn drugs by heart, from dozens of bits
 
     def begin(self, parts: list[Part], given: Any) -> None:
         self.smiles = np.array(given, dtype=object)
