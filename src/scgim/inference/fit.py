@@ -31,7 +31,7 @@ from .config import FitConfig
 from .counts import CountStart, find_latent_structure
 from .data import BalancedSampler, TrainingData
 from .refit import refit_effects
-from .schedule import AugmentedLagrangian, graphs_per_step, make_optimiser, ramp, set_learning_rates
+from .schedule import UNCERTAIN, AugmentedLagrangian, graphs_per_step, make_optimiser, ramp, set_learning_rates
 from .search import SearchResult
 from .start import build, find_structure, resolve_sparsity, start_from_search
 
@@ -80,6 +80,7 @@ class _Progress:
     stale: int = 0
     waited: int = 0
     done: bool = False
+    round: int = 0
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
 
@@ -252,10 +253,20 @@ class _Run:
         if not converged and (acyclic or state.waited < config.max_wait):
             return False
         state.stale = state.waited = 0
-        if self.lagrangian.update(h):
+        if self.lagrangian.update(h) and not self.relax():
             return True
         state.reference = math.inf  # the objective has changed
         return False
+
+    def relax(self) -> bool:
+        """Start another round from here, with uncertain edges and no constraint; False after the last."""
+        state, graph = self.progress, self.gim.graph
+        state.round += 1
+        if state.round >= self.config.n_rounds:
+            return False
+        graph.set_logits(graph.logits().clamp(-UNCERTAIN, UNCERTAIN))
+        self.lagrangian.restart(self.config.penalty)
+        return True
 
 
 def _start(gim: GIM, data: TrainingData, config: FitConfig, rng: np.random.Generator, progress: bool) -> TrainingData:

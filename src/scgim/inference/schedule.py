@@ -15,6 +15,9 @@ from .config import FitConfig
 #: Parameters that decide on targets (amortised or free).
 _TARGETS = ("interventions.target_net", "interventions.target_logits")
 
+#: Log odds of an edge at the most where a new round starts (`own`).
+UNCERTAIN = 1.0
+
 
 @dataclass
 class AugmentedLagrangian:
@@ -45,6 +48,10 @@ class AugmentedLagrangian:
             self.penalty *= self.growth
         self.last = h
         return False
+
+    def restart(self, penalty: float) -> None:
+        """As at the start of a fit."""
+        self.penalty, self.multiplier, self.last = penalty, 0.0, math.inf
 
 
 def half_cosine(step: int, n_steps: int) -> float:
