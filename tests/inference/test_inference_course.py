@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -151,6 +152,29 @@ def test_an_acyclic_graph_is_waited_for_as_long_as_it_improves(monkeypatch) -> N
     result = fit(linear_data(), quick(max_steps=12, max_wait=2, acyclicity_tolerance=1e9), rng=0, progress=False)
     assert (result.n_steps, result.stopped) == (6, "converged")
     assert not any(result.history["multiplier"])
+
+
+def test_a_further_round_starts_uncertain_and_holds_the_edges(monkeypatch) -> None:
+    """Two rounds of two held steps; every look counts as acyclic, and the first that is worse ends a round."""
+    states = scripted(monkeypatch, [9.0, 9.0, 8.0, 9.0, 7.0, 9.0, 9.5])
+    config = quick(max_steps=20, patience=1, acyclicity_tolerance=1e9, n_rounds=2, hold_steps=2, learning_rate=0.3)
+    result = fit(linear_data(), config, rng=0, progress=False)
+    assert (result.n_steps, result.stopped) == (7, "converged")
+    z = [state["graph.z"] for state in states]
+    assert torch.equal(z[0], z[1]) and not torch.equal(z[1], z[2])
+    assert torch.equal(z[4], z[5]) and not torch.equal(z[5], z[6])
+    before, after = (state[0] @ state[1].T for state in (z[3], z[4]))
+    assert before.abs().max() > 1
+    torch.testing.assert_close(after, before.clamp(-1, 1), atol=1e-4, rtol=0)
+    assert states_equal(result.gim.state_dict(), states[4])  # the best of both rounds
+
+
+def test_the_papers_preset_ends_acyclic_at_the_planted_graph() -> None:
+    data = replace(linear_data(n_control=300), known_targets=torch.eye(N_GENES))
+    small = {"max_steps": 500, "check_every": 25, "hold_steps": 150, "batch_size": 256, "n_graphs": 8}
+    result = fit(data, make_config("paper", mechanism="linear", **small), rng=0, progress=False)
+    np.testing.assert_array_equal(result.gim.hard_graph().numpy(), GRAPH)
+    assert result.n_dropped == 0
 
 
 def test_a_cyclic_state_is_never_the_best(monkeypatch) -> None:

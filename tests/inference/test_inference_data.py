@@ -166,5 +166,5 @@ def test_an_unknown_setting_is_named_with_those_there_are():
 
 def test_the_paper_preset_can_be_changed():
     config = make_config("paper", n_graphs=3)
-    assert (config.init, config.objective, config.n_graphs) == ("random", "log_mean_exp", 3)
+    assert (config.init, config.n_rounds > 1, config.n_graphs) == ("random", True, 3)
     assert make_config(network_hidden=[5, 6]).network_hidden == (5, 6)

@@ -124,11 +124,14 @@ def test_the_returned_state_is_that_with_the_best_held_out_loss(monkeypatch):
 # -- checkpoints ------------------------------------------------------------------------------------------
 
 
+ROUNDS = {"n_rounds": 9, "hold_steps": 4, "acyclicity_tolerance": 1e9, "patience": 1, "learning_rate": 0.3}
+
+
 @pytest.mark.usefixtures("quick_fits")
-@pytest.mark.parametrize("init", ["random", "search"])
-def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path, init, monkeypatch):
+@pytest.mark.parametrize("settings", [{"init": "random"}, {"init": "search"}, {"init": "random", **ROUNDS}])
+def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path, settings, monkeypatch):
     data = linear_data()
-    whole = fit(data, quick(init=init), rng=4, progress=False)
+    whole = fit(data, quick(**settings), rng=4, progress=False)
     path = tmp_path / "fit.ckpt"
     draw, calls = BalancedSampler.draw, []
 
@@ -139,10 +142,10 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path, init, monkeypatch):
         return draw(self)
 
     monkeypatch.setattr(BalancedSampler, "draw", interrupted)
-    assert fit(data, quick(init=init), rng=4, progress=False, checkpoint=path).n_steps == 14
+    assert fit(data, quick(**settings), rng=4, progress=False, checkpoint=path).n_steps == 14
     monkeypatch.undo()
     torch.rand(7)  # the state of the session that resumes is another
-    resumed = fit(data, quick(init=init), rng=4, progress=False, checkpoint=path)
+    resumed = fit(data, quick(**settings), rng=4, progress=False, checkpoint=path)
     assert_same_fit(whole, resumed)
     assert [p.name for p in tmp_path.iterdir()] == ["fit.ckpt"]
 

@@ -24,6 +24,13 @@ from .schedule import AugmentedLagrangian
 def _fingerprint(config: FitConfig, seed: int, data: TrainingData) -> str:
     """Identifies the fit: a checkpoint of other data, settings or seed must not be resumed."""
     settings = asdict(config)
+    for later, usual in {
+        "z_scale": 1.0,
+        "n_rounds": 1,
+        "hold_steps": 0,
+    }.items():  # settings that older checkpoints do not know
+        if settings[later] == usual:
+            del settings[later]
     if config.init != "search":
         # A longer fit may go on from a shorter one; after a search the learning rates follow max_steps.
         settings["max_steps"] = None

@@ -228,6 +228,9 @@ class AcyclicitySettings:
         How often the graph is made acyclic at the most (`own`). Every round but the first starts with uncertain edges
         and no constraint, but with the mechanisms and interventions of the last, which tell directions better. The
         estimate is the best acyclic state of all rounds.
+    hold_steps
+        First steps of every round in which edges stay as uncertain as they begin, while all else learns (`own`): the
+        direction whose mechanism has learned first would win.
     """
 
     penalty: float = _number(1e-2)
@@ -237,6 +240,7 @@ class AcyclicitySettings:
     patience: int = _whole(3)
     max_wait: int = _whole(4)
     n_rounds: int = _whole(1)
+    hold_steps: int = _whole(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +311,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patience": 1,
         "max_wait": 1,
         "n_rounds": 100,
-        "max_steps": 6000,
+        "hold_steps": 300,
+        "max_steps": 10000,
     },
 }
 

@@ -31,7 +31,7 @@ from .config import FitConfig
 from .counts import CountStart, find_latent_structure
 from .data import BalancedSampler, TrainingData
 from .refit import refit_effects
-from .schedule import UNCERTAIN, AugmentedLagrangian, graphs_per_step, make_optimiser, ramp, set_learning_rates
+from .schedule import AugmentedLagrangian, graphs_per_step, held, make_optimiser, ramp, set_learning_rates, start_round
 from .search import SearchResult
 from .start import build, find_structure, resolve_sparsity, start_from_search
 
@@ -81,6 +81,7 @@ class _Progress:
     waited: int = 0
     done: bool = False
     round: int = 0
+    round_start: int = 0
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
 
@@ -213,7 +214,7 @@ class _Run:
         gim, config, state = self.gim, self.config, self.progress
         batch = self.sampler.draw()
         sparsity = float(config.target_sparsity) * ramp(config, state.step)
-        set_learning_rates(self.optimiser, config, state.step)
+        set_learning_rates(self.optimiser, config, state.step, state.step - state.round_start)
         self.optimiser.zero_grad(set_to_none=True)
         loss = negative_bound(gim, batch, config, self.n_graphs, sparsity) * self.scale
         h = loss.new_zeros(()) if self.ordered else spectral_radius(gim.graph.probabilities())
@@ -237,14 +238,13 @@ class _Run:
             prob, _, _ = self.gim.condition_interventions(data.batch(data.condition[:0], data.x[:0, 0]))
             treated = data.membership.sum(1) > 0
             n_targets = float((prob[treated] > 0.5).sum(1).float().mean()) if bool(treated.any()) else 0.0
-        multipliers = self.lagrangian.penalty, self.lagrangian.multiplier
-        row = (state.step, loss, held_out, h, *multipliers, n_edges, n_targets)
+        row = (state.step, loss, held_out, h, self.lagrangian.penalty, self.lagrangian.multiplier, n_edges, n_targets)
         for name, value in zip(HISTORY, row, strict=True):
             state.history[name].append(float(value))
         acyclic = h <= config.acyclicity_tolerance
         if acyclic and held_out < state.best:
             state.best, state.best_state = held_out, copy.deepcopy(self.gim.state_dict())
-        if config.init == "search" or ramp(config, state.step) < 1:
+        if config.init == "search" or ramp(config, state.step) < 1 or held(config, state.step - state.round_start):
             return False  # after a search the number of steps is set: the learning rate settles over it
         improved = held_out < state.reference - 1e-3
         state.reference, state.stale = (held_out, 0) if improved else (state.reference, state.stale + 1)
@@ -253,20 +253,13 @@ class _Run:
         if not converged and (acyclic or state.waited < config.max_wait):
             return False
         state.stale = state.waited = 0
-        if self.lagrangian.update(h) and not self.relax():
-            return True
+        if self.lagrangian.update(h):
+            state.round, state.round_start = state.round + 1, state.step
+            if state.round >= config.n_rounds:
+                return True
+            start_round(self.gim, self.lagrangian, config)
         state.reference = math.inf  # the objective has changed
         return False
-
-    def relax(self) -> bool:
-        """Start another round from here, with uncertain edges and no constraint; False after the last."""
-        state, graph = self.progress, self.gim.graph
-        state.round += 1
-        if state.round >= self.config.n_rounds:
-            return False
-        graph.set_logits(graph.logits().clamp(-UNCERTAIN, UNCERTAIN))
-        self.lagrangian.restart(self.config.penalty)
-        return True
 
 
 def _start(gim: GIM, data: TrainingData, config: FitConfig, rng: np.random.Generator, progress: bool) -> TrainingData:

@@ -15,8 +15,8 @@ from .config import FitConfig
 #: Parameters that decide on targets (amortised or free).
 _TARGETS = ("interventions.target_net", "interventions.target_logits")
 
-#: Log odds of an edge at the most where a new round starts (`own`).
-UNCERTAIN = 1.0
+#: Log odds of an edge at the most where a further round starts (`own`).
+_UNCERTAIN = 1.0
 
 
 @dataclass
@@ -49,9 +49,11 @@ class AugmentedLagrangian:
         self.last = h
         return False
 
-    def restart(self, penalty: float) -> None:
-        """As at the start of a fit."""
-        self.penalty, self.multiplier, self.last = penalty, 0.0, math.inf
+
+def start_round(gim: GIM, lagrangian: AugmentedLagrangian, config: FitConfig) -> None:
+    """Make all edges uncertain and drop the constraint; mechanisms and interventions stay as they are."""
+    gim.graph.set_logits(gim.graph.logits().clamp(-_UNCERTAIN, _UNCERTAIN))
+    lagrangian.penalty, lagrangian.multiplier, lagrangian.last = config.penalty, 0.0, math.inf
 
 
 def half_cosine(step: int, n_steps: int) -> float:
@@ -64,6 +66,11 @@ def half_cosine(step: int, n_steps: int) -> float:
 def ramp(config: FitConfig, step: int) -> float:
     # After a search the sparsity is already in the start; ramping it from zero would undo the targets.
     return 1.0 if config.init == "search" else half_cosine(step, config.sparsity_steps)
+
+
+def held(config: FitConfig, step_of_round: int) -> bool:
+    """Whether the edges of a random start stay as they are."""
+    return config.init == "random" and step_of_round < config.hold_steps
 
 
 def graphs_per_step(config: FitConfig, n_genes: int) -> int:
@@ -86,11 +93,12 @@ def make_optimiser(gim: GIM, config: FitConfig) -> torch.optim.Adam:
     )
 
 
-def set_learning_rates(optimiser: torch.optim.Adam, config: FitConfig, step: int) -> None:
+def set_learning_rates(optimiser: torch.optim.Adam, config: FitConfig, step: int, step_of_round: int = 0) -> None:
     """Hold graph and targets while the mechanisms learn the start found by the search; settle all at the end (`own`).
 
     A mechanism that has learned nothing makes every edge look useless and every gene a target: without
-    the pause the first hundred steps would undo the search.
+    the pause the first hundred steps would undo the search. From a random start edges alone are held, `hold_steps` of
+    every round.
     """
     structural = 0.0 if config.init == "search" and step < config.warmup_steps else 1.0
     settle = 1.0
@@ -98,5 +106,6 @@ def set_learning_rates(optimiser: torch.optim.Adam, config: FitConfig, step: int
         most = int(config.max_steps)
         left = (most - step) / max(1, most)
         settle = min(1.0, max(0.02, left / config.settle_fraction))
-    for group, factor in zip(optimiser.param_groups, (1.0, structural, structural), strict=True):
+    edges = 0.0 if held(config, step_of_round) else structural
+    for group, factor in zip(optimiser.param_groups, (1.0, structural, edges), strict=True):
         group["lr"] = group["base_lr"] * factor * settle

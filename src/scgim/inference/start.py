@@ -105,7 +105,7 @@ def new_model(
     kind: Any = LATENT.get(config.mechanism, config.mechanism)
     mechanisms = Mechanisms(n_genes, kind, config.mechanism_hidden, generator)
     graph = LatentGraph(n_genes, inverse_temperature=float(config.inverse_temperature), generator=generator)
-    graph.z.data *= config.z_scale
+    graph.z.data.mul_(config.z_scale)
     interventions: AmortizedInterventions | FreeInterventions = FreeInterventions(n_parts, n_genes, k)
     if config.amortised:
         hidden, skip = config.network_hidden, config.linear_skip

@@ -126,7 +126,7 @@ def fit_gim(
     n_jobs
         Processes for those at a time, as in joblib: None means 1, or what `joblib.parallel_config` says; -1 all cores.
     preset
-        ``"default"``, or ``"paper"``: random start and log-mean-exp objective; or a `scgim.inference.FitConfig`.
+        ``"default"``, or ``"paper"``: random start and augmented Lagrangian; or a `scgim.inference.FitConfig`.
     groupby
         The column (or columns) given to `prepare`; only checked. One model is fitted per group.
     key_added
