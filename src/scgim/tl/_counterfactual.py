@@ -22,7 +22,7 @@ from scgim.slots import Entry, Measured
 from scgim.slots.keys import COUNTS_LAYER
 
 from ._sample import do_label
-from ._stored import StoredModel, load
+from ._stored import load
 
 if TYPE_CHECKING:
     from anndata import AnnData
