@@ -190,7 +190,7 @@ def in_processes(asked: list[Callable[[], Any]], jobs: int, threads: int) -> lis
 
 
 def compare_sizes(args: Any, more: dict[str, Any], argv: Sequence[str] | None) -> None:
-    """True size factors against those of all counts and of other genes, where modelled genes hold half of the counts."""
+    """True size factors against those of all counts and of other genes; modelled genes hold half of the counts."""
     note = Note(
         "Whose counts tell how deep a cell is (simulated)",
         data="**simulated**: no real cell is in these numbers",
