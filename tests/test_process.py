@@ -84,7 +84,7 @@ def _sampled(adata: ad.AnnData) -> ad.AnnData:
 
 def _scores(adata: ad.AnnData, **wrong: Any) -> pd.DataFrame:
     baselines = [scgim.baselines.MeanShift(steps=2), "ridge"]
-    asked = {"baselines": baselines, "conditions": ["A_10"], "metrics": ["wasserstein", "e_distance"]}
+    asked = {"baselines": baselines, "conditions": ["A_10"], "metrics": ["wasserstein", "e_distance"], "n_boot": 2}
     return scgim.tl.evaluate(adata, _sampled(adata), **{**asked, **wrong})
 
 
@@ -307,10 +307,10 @@ import numba
 import torch
 sys.path.insert(0, {tests!r})
 from quick_fits import quick_fits
-from screens import prepared_screen, screen
+from screens import SHORT, prepared_screen, screen
 import scgim
 
-adata = prepared_screen(screen(n=200))
+adata, many = prepared_screen(), prepared_screen(screen(n=200))
 numba.get_num_threads()  # numba's threads are running, as they are after other calls of scanpy
 torch.set_num_threads(2)
 torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # the parent's thread pool is running
@@ -318,19 +318,21 @@ torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # the parent's thread pool is r
 def work(seed):
     copy = adata.copy()
     with quick_fits():
-        scgim.tl.fit_gim(copy, rng=seed, max_steps=4, n_features=20, n_candidates=3, progress=False)
+        scgim.tl.fit_gim(copy, rng=seed, **{{**SHORT, "max_steps": 4}})
     cells = scgim.tl.sample_cells(copy, n=1500)
     scgim.tl.counterfactual(copy, perturbation="G1")
     baselines = [scgim.baselines.MeanShift(steps=2), "ridge"]
-    scgim.tl.evaluate(copy, cells, baselines=baselines, metrics=["mean_distance", "wasserstein"])
+    asked = {{"conditions": ["G1"], "metrics": ["mean_distance", "wasserstein"], "n_boot": 2}}
+    scgim.tl.evaluate(copy, cells, baselines=baselines, **asked)
     again = prepared_screen(screen(n=200))
-    assert again.uns["gim"]["state_sha256"] == adata.uns["gim"]["state_sha256"]
+    assert again.uns["gim"]["state_sha256"] == many.uns["gim"]["state_sha256"]
     return copy.uns["gim"]["state_sha256"]
 
 if __name__ == "__main__":
+    expected = work(0)  # whatever is imported or started by a first call is there in the children
     with multiprocessing.get_context("fork").Pool(2) as pool:
         found = pool.map(work, [0, 0])
-    assert found[0] == found[1] == work(0)
+    assert found == [expected, expected]
     print("done")
 """
 
@@ -355,7 +357,7 @@ def work(seed):
     import numpy as np
     from scgim.metrics import wasserstein
     x = np.random.default_rng(seed).normal(size=(1500, 5))
-    return wasserstein(x, x + 1)
+    return wasserstein(x, x + 1, tolerance=0.1)
 
 if __name__ == "__main__":
     with multiprocessing.get_context("fork").Pool(1) as pool:
