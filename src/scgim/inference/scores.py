@@ -166,7 +166,16 @@ class LocalScores:
         gram_all.diagonal().add_(1.0)  # ridge
         cross_all = _precise(everything.T @ y.response.reshape(-1))
 
+        seen: dict[bytes, tuple[Tensor, Tensor, Tensor]] = {}
+
         def refit(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """`_refit`, once for the same targets: most of a trimming's last steps change none."""
+            key = targets.cpu().numpy().tobytes()
+            if key not in seen:
+                seen[key] = _refit(targets)
+            return seen[key]
+
+        def _refit(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Fit on the untargeted conditions; log likelihood of every condition, own and replaced; log spread."""
             left_out = targets[self.owner]
             gram, cross = gram_all, cross_all
