@@ -1,8 +1,8 @@
 """Graph and targets behind counts, by `ziln` and by `count`: simulated cells of known structure, at several depths.
 
 20 genes, saturating mechanisms, 40 perturbations of 1 or 2 genes at 4 doses, 50 cells each, 800 controls, Poisson or
-negative-binomial counts; the demo's data; and genes that do not depend on each other. Development seeds were 100 to
-105, and 10 and 11 of the demo.
+negative-binomial counts, with true size factors or estimated ones; the demo's data; and genes that do not depend on
+each other. Development seeds were 100 to 105, and 10 and 11 of the demo.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -76,15 +77,28 @@ def simulate(
     return data, graph.astype(bool), targets.astype(bool)
 
 
-def measure(seed: int, setting: str, mechanism: str, **settings) -> dict[str, object]:
-    """One fit; F1 of its edges, skeleton and targets."""
+def estimate_sizes(data: PerturbationData, of: str, seed: int) -> PerturbationData:
+    """The same with size factors "of all counts" or "of other genes": 200, independent, with half of all counts."""
+    rng, size, counts = np.random.default_rng([seed, 1]), data.size_factor, data.counts
+    rate = np.exp(rng.normal(0.0, 1.2, 200))
+    rate *= (counts[data.control].sum() / size[data.control].sum()) / (rate.sum() * np.exp(0.125))
+    others = rng.poisson(size[:, None] * rate * np.exp(0.5 * rng.standard_normal((len(size), 200)))).sum(1)
+    told = np.maximum(others, 1) if of == "of other genes" else others + counts.sum(1)
+    found = told / np.median(told[data.control])
+    return replace(data, x=np.log1p(counts / found[:, None]), size_factor=found)
+
+
+def measure(seed: int, setting: str, mechanism: str, sizes: str | None = None, **settings) -> dict[str, object]:
+    """One fit; F1 of its edges, skeleton and targets. `sizes`: None for the true ones, or as in `estimate_sizes`."""
     data, graph, targets = simulate(seed, *{**SETTINGS, **DEEP}[setting])
+    data = data if sizes is None else estimate_sizes(data, sizes, seed)
     start = time.process_time()
     result = fit(TrainingData.of(data), make_config(mechanism=mechanism, **settings), rng=seed, progress=False)
     tensors = TrainingData.of(data)
     prob, _ = result.gim.combine(result.gim.atomic(tensors.features), tensors.membership)
     found = prob.detach().numpy() > 0.5
     name = mechanism if "counting" not in settings else f"{mechanism}, {settings['counting'].replace('_', ' ')}"
+    name = name if sizes is None else f"{name}, size factors {sizes}"
     return {
         "setting": setting, "mechanism": name, "seed": seed, "mean count": data.counts.mean(),
         "zeros": (data.counts == 0).mean(), "edges": metrics.edge_f1(graph, result.graph),
@@ -127,8 +141,10 @@ def measure_nothing(seed: int, noise: str, n_genes: int = 24, n_cells: int = 400
         counts = np.array([rng.multinomial(n, share) for n in total])
     else:
         counts = rng.poisson(total[:, None] * share * rng.gamma(1 / 0.3, 0.3, size=(n_cells, 300)))
-    size = counts.sum(1) / np.median(counts.sum(1))
-    counts, names = counts[:, 10 : 10 + n_genes].astype(np.float32), ["control", *(f"p{i}" for i in range(1, 8))]
+    modelled = np.arange(10, 10 + n_genes)
+    size = np.delete(counts, modelled, axis=1).sum(1).clip(1)  # as `fit_gim` takes them
+    size = size / np.median(size)
+    counts, names = counts[:, modelled].astype(np.float32), ["control", *(f"p{i}" for i in range(1, 8))]
     codes = np.where(rng.random(n_cells) < 0.4, 0, rng.integers(1, 8, n_cells))
     table = pd.DataFrame({"condition": names, "perturbation": names, "dose": np.nan})
     table["is_control"] = table["perturbation"] == "control"
@@ -174,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, data=False, fit=False)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(710, 720)), help="systems; by count")
     parser.add_argument("--ziln-seeds", type=int, nargs="*", default=[710, 711, 712], help="systems; by ziln")
+    parser.add_argument("--size-seeds", type=int, default=4, help="systems with estimated size factors; by count")
     parser.add_argument("--demo-seeds", type=int, nargs="*", default=[0, 1, 2], help="by both")
     parser.add_argument("--null-seeds", type=int, nargs="*", default=[0, 1, 2], help="independent genes, by count")
     parser.add_argument("--jobs", type=int, default=1, help="fits at a time")
@@ -194,6 +211,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for setting in DEEP:
         asked += [partial(measure, seed, setting, mechanism, **more) for mechanism in ("ziln", "count") for seed in few]
     asked += [partial(measure, seed, list(SETTINGS)[2], "count", counting="negative_binomial", **more) for seed in few]
+    for sizes in ("of all counts", "of other genes"):
+        asked += [
+            partial(measure, s, next(iter(SETTINGS)), "count", sizes, **more) for s in args.seeds[: args.size_seeds]
+        ]
     asked += [partial(measure_demo, seed, name, args.steps) for name in ("ziln", "count") for seed in args.demo_seeds]
     empty = [
         partial(measure_nothing, s, noise) for noise in ("multinomial", "negative binomial") for s in args.null_seeds
