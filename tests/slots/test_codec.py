@@ -44,7 +44,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.dictionaries(st.text(max_size=4), values, max_size=4))
 def test_any_nested_value_survives_a_file(value: dict[str, object], tmp_path: Path) -> None:
     """Also as it is stored: what is read is what was written."""
