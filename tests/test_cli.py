@@ -195,8 +195,8 @@ def test_the_log_of_a_job_says_what_goes_on_and_when(
     log = capsys.readouterr().err
     lines = [line for line in log.splitlines() if not line.startswith("  ")]  # those of the summary's table
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines), log
-    steps = ["reading", f"preparing {ad.read_h5ad(screen).n_obs} cells x 100 genes", "prepared", "fitting 'gim': 6 genes"]
-    steps += ["structure search: 6 genes"]
+    steps = ["reading", f"preparing {ad.read_h5ad(screen).n_obs} cells x 100 genes", "prepared"]
+    steps += ["fitting 'gim': 6 genes", "structure search: 6 genes"]
     steps += ["structure search: possible parents of gene 6 of 6", "structure search: found", "fit: 5 steps"]
     steps += ["fit: step 2 of 5", "fit: step 4 of 5", "ran all 5 steps", "writing"]
     places = [log.find(step) for step in steps]
