@@ -83,9 +83,12 @@ def estimate_sizes(data: PerturbationData, of: str, seed: int) -> PerturbationDa
     rate = np.exp(rng.normal(0.0, 1.2, 200))
     rate *= (counts[data.control].sum() / size[data.control].sum()) / (rate.sum() * np.exp(0.125))
     others = rng.poisson(size[:, None] * rate * np.exp(0.5 * rng.standard_normal((len(size), 200)))).sum(1)
-    told = np.maximum(others, 1) if of == "of other genes" else others + counts.sum(1)
-    found = told / np.median(told[data.control])
-    return replace(data, x=np.log1p(counts / found[:, None]), size_factor=found)
+    total = float(np.median((others + counts.sum(1))[data.control]))
+    found, measured = (others + counts.sum(1)) / total, {}
+    if of == "of other genes":
+        measured = {"rest": others[data.control].mean() / (found[data.control].mean() * total), "total": total}
+        found = np.maximum(others, 1) / (measured["rest"] * total)
+    return replace(data, x=np.log1p(counts / found[:, None]), size_factor=found, measured=measured)
 
 
 def measure(seed: int, setting: str, mechanism: str, sizes: str | None = None, **settings) -> dict[str, object]:
