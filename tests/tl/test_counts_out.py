@@ -14,8 +14,10 @@ import scgim
 from scgim.metrics import METRICS
 from scgim.slots import read_entry
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 #: A fit that has learned how much genes vary.
-LONGER = {"max_steps": 300, "check_every": 300, "batch_size": 512, "warmup_steps": 50}
+LONGER = {"max_steps": 150, "check_every": 150, "batch_size": 512, "warmup_steps": 50}
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +298,7 @@ def test_every_metric_has_a_value(count_fit: ad.AnnData) -> None:
     pytest.importorskip("ot")
     cells = scgim.tl.sample_cells(count_fit, perturbations=["A_10", "B_10"], n=40)
     names = [name for name, metric in METRICS.items() if metric.of == "cells"]
-    table = scgim.tl.evaluate(count_fit, cells, metrics=names, baselines=["control", "ridge"])
+    table = scgim.tl.evaluate(count_fit, cells, metrics=names, baselines=["control", "ridge"], n_boot=2)
     assert np.isfinite(table["value"]).all()
     assert set(table["method"]) == {"gim", "control", "ridge", "own control", "two halves"}
 

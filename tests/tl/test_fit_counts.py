@@ -364,6 +364,7 @@ def test_a_gene_without_counts_in_the_controls_of_a_batch_earns_a_warning(caplog
 # -- what is known ----------------------------------------------------------------------------------------
 
 
+@QUICKLY
 @pytest.mark.parametrize("intervention", ["hard", "shift"])
 def test_known_interventions_are_held(intervention):
     known = {"A": {"g0": 0.7}, "C": {"g4": 0.0}}
