@@ -6,12 +6,10 @@ from itertools import combinations
 from unittest.mock import patch
 
 import anndata as ad
-import numpy as np
-import pandas as pd
+from example_cells import assert_unchanged, snapshot
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from scipy import sparse
 
 Texts = list[tuple[str, Bbox]]
 
@@ -60,24 +58,6 @@ def assert_legible(figure: Figure) -> None:
     assert texts_outside(texts, figure) == []
 
 
-def assert_same_values(a: object, b: object) -> None:
-    """Nested dicts of arrays, DataFrames and plain values are equal."""
-    if isinstance(a, dict):
-        assert list(a) == list(b)  # type: ignore[call-overload]
-        for name in a:
-            assert_same_values(a[name], b[name])  # type: ignore[index]
-    elif isinstance(a, pd.DataFrame):
-        pd.testing.assert_frame_equal(a, b)
-    else:
-        np.testing.assert_array_equal(a, b)  # type: ignore[arg-type]
-
-
 def assert_same_adata(a: ad.AnnData, b: ad.AnnData) -> None:
     """Nothing was written into `a` since `b` was copied from it."""
-    dense = [x.toarray() if sparse.issparse(x) else np.asarray(x) for x in (a.X, b.X)]
-    np.testing.assert_array_equal(*dense)
-    pd.testing.assert_frame_equal(a.obs, b.obs)
-    pd.testing.assert_frame_equal(a.var, b.var)
-    assert_same_values(dict(a.uns), dict(b.uns))
-    for slot in ("layers", "obsm", "varm", "obsp", "varp"):
-        assert set(getattr(a, slot)) == set(getattr(b, slot))
+    assert_unchanged(a, snapshot(b))

@@ -107,12 +107,13 @@ def used(adata: ad.AnnData) -> dict[str, Any]:
     treated = scgim.tl.counterfactual(adata, perturbation=("Belinostat", 1000), **group)
     scgim.pl.graph(adata, **group)
     scgim.pl.targets(adata, **group)
-    scgim.pl.marginals(adata, cells, condition="Belinostat_1000", **group)
+    scgim.pl.marginals(adata, cells, condition="Belinostat_1000", n_genes=2, **group)
+    asked = {"baselines": ["control"], "metrics": ["mean_distance", "pearson_delta"], "n_boot": 2}
     found = {
         "cells": cells.obs,
         "values": cells.X,
         "treated": treated.X,
-        "scores": scgim.tl.evaluate(adata, cells, baselines=["control"], n_boot=2, **group),
+        "scores": scgim.tl.evaluate(adata, cells, **asked, **group),
         "evidence": scgim.tl.target_evidence(adata, **group),
         "targets": scgim.get.targets(adata, **group),
         "history": scgim.get.history(adata, **group),

@@ -120,8 +120,8 @@ def test_one_or_two_cells_make_no_target(case):
     mechanism, data = case()
     assert not searched(data, mechanism).any()
     quick = {
-        "max_steps": 300,
-        "warmup_steps": 50,
+        "max_steps": 150,
+        "warmup_steps": 30,
         "n_graphs": 2,
         "batch_size": 512,
         "network_hidden": (8,),

@@ -1,5 +1,7 @@
 """Structure behind counts: moments, expectation, evidence, targets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,10 +9,12 @@ import torch
 
 from scgim.data import PerturbationData
 from scgim.inference import TrainingData, fit, make_config
+from scgim.inference.latent import LatentCells
 from scgim.inference.moments import MomentScores, basis, basis_slope, moments
+from scgim.model import Counting
 
 
-def counted_chain(seed: int = 0, n: int = 400, edges: bool = True, permuted: tuple[int, ...] = (0, 1, 2, 3, 4)):
+def counted_chain(seed: int = 0, n: int = 200, edges: bool = True, permuted: tuple[int, ...] = (0, 1, 2, 3, 4)):
     """0 -> 1 -> 2 and 3, 4 alone, at 4 counts a gene; "A" changes gene 0, "B" gene 1, "C" nothing."""
     rng = np.random.default_rng(seed)
     codes = np.repeat(np.arange(4), [2 * n, n, n, n])
@@ -56,17 +60,20 @@ def test_genes_drawn_independently_at_real_depths_have_no_edges():
     assert not result.graph.any()
 
 
-def test_permuting_genes_permutes_the_structure(chain):
+@pytest.mark.usefixtures("quick_fits")
+def test_permuting_genes_permutes_the_structure():
     order = (3, 1, 4, 0, 2)
-    data = counted_chain(permuted=order)
-    result = fitted(data)
-    np.testing.assert_array_equal(result.graph, chain[1].graph[np.ix_(order, order)])
-    np.testing.assert_array_equal(targets_of(result, data), targets_of(chain[1], chain[0])[:, order])
+    data, turned = counted_chain(), counted_chain(permuted=order)
+    one, other = fitted(data), fitted(turned)
+    assert one.graph.any() and targets_of(one, data).any()
+    np.testing.assert_array_equal(other.graph, one.graph[np.ix_(order, order)])
+    np.testing.assert_array_equal(targets_of(other, turned), targets_of(one, data)[:, order])
 
 
-def test_the_same_seed_gives_the_same_fit_and_another_another(chain):
-    data, result = chain
-    again, other = fitted(data), fitted(data, rng=1)
+@pytest.mark.usefixtures("quick_fits")
+def test_the_same_seed_gives_the_same_fit_and_another_another():
+    data = counted_chain()
+    result, again, other = (fitted(data, rng=seed) for seed in (0, 0, 1))
     for one, two in zip(result.gim.parameters(), again.gim.parameters(), strict=True):
         assert torch.equal(one, two)
     assert any(
@@ -76,7 +83,7 @@ def test_the_same_seed_gives_the_same_fit_and_another_another(chain):
 
 def test_the_joint_fit_keeps_what_the_search_found(chain):
     data, short = chain
-    config = make_config(mechanism="count", max_steps=200, check_every=100, n_shakes=5)
+    config = make_config(mechanism="count", max_steps=120, check_every=60, n_shakes=5)
     longer = fit(TrainingData.of(data), config, rng=0, progress=False)
     np.testing.assert_array_equal(longer.graph, short.graph)
     np.testing.assert_array_equal(targets_of(longer, data), targets_of(short, data))
@@ -86,7 +93,7 @@ def test_the_joint_fit_raises_the_evidence_of_the_counts():
     data = counted_chain(n=150)
     valid = np.arange(len(data.x)) % 5 == 0
     tensors = TrainingData.of(PerturbationData(**{**vars_of(data), "valid": valid}))
-    config = make_config(mechanism="count", max_steps=150, check_every=10, n_shakes=0)
+    config = make_config(mechanism="count", max_steps=80, check_every=10, n_shakes=0)
     losses = fit(tensors, config, rng=0, progress=False).history["valid_loss"]
     assert losses[-1] < losses[0]
 
@@ -141,3 +148,39 @@ def test_a_combination_whose_parts_never_occur_alone_has_its_targets():
         counts=counts, size_factor=np.ones(3 * n),
     )  # fmt: skip
     assert targets_of(fitted(data), data)[1].tolist() == [True, False, False, False]
+
+
+def test_size_factors_that_few_counts_tell_make_no_edges():
+    """Independent genes: the noise of a depth that 20 counts tell is in all of them."""
+    rng, n, genes, unit = np.random.default_rng(0), 700, 6, 20.0
+    size = np.exp(0.3 * rng.standard_normal(n))
+    counts = rng.poisson(10 * size[:, None] * np.exp(0.3 * rng.standard_normal((n, genes)))).astype(np.float32)
+    told = np.maximum(rng.poisson(unit * size), 1) / unit
+    table = pd.DataFrame({"condition": ["control", "A"], "perturbation": ["control", "A"], "dose": np.nan})
+    table["is_control"] = [True, False]
+    data = PerturbationData(
+        np.log1p(counts / told[:, None]), (np.arange(n) % 3 == 0).astype(int), table, np.eye(2), counts=counts,
+        size_factor=told,
+    )  # fmt: skip
+    assert fitted(data).graph.sum() >= 3
+    assert not fitted(replace(data, measured={"rest": 0.2, "total": unit / 0.2})).graph.any()
+
+
+def test_size_factors_are_drawn_from_what_all_counts_tell():
+    """Means and draws of many cells of one expression: of the gamma, by its two moments."""
+    n, unit, z = 4000, 30.0, torch.tensor([0.5, -1.0, 0.2]).double()
+    counting = Counting(3)
+    counting.baseline.data = torch.tensor([[1.0, 2.0, 0.0]])
+    counts, zeros = torch.tensor([4.0, 7.0, 0.0]).double().expand(n, 3), torch.zeros(n, dtype=torch.long)
+    cells = LatentCells(counts, torch.full((n,), np.log(2.0)).double(), zeros, zeros, 1, counting, unit)
+    rows, expression = torch.arange(n), z.expand(n, 3)
+    shape, rate = 2.0 * unit + 11.0, unit + float((torch.tensor([[1.0, 2.0, 0.0]]).double() + z).exp().sum())
+    cells.update_sizes(rows, expression)
+    np.testing.assert_allclose(cells.log_size.exp(), shape / rate, rtol=1e-6)
+    cells.update_sizes(rows, expression, torch.Generator().manual_seed(0))
+    drawn = cells.log_size.exp().numpy()
+    assert drawn.mean() == pytest.approx(shape / rate, rel=0.01)
+    assert drawn.std() == pytest.approx(np.sqrt(shape) / rate, rel=0.05)
+    certain = LatentCells(counts, torch.zeros(n).double(), zeros, zeros, 1, counting)
+    certain.update_sizes(rows, expression)
+    assert not certain.log_size.any()

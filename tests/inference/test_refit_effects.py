@@ -92,7 +92,7 @@ def doses(graded: bool = True) -> TrainingData:
 
 
 def small(**changes):
-    settings = {"max_steps": 100, "network_hidden": (16,), "n_graphs": 2, "batch_size": 128, "init": "search"}
+    settings = {"max_steps": 40, "network_hidden": (16,), "n_graphs": 2, "batch_size": 128, "init": "search"}
     return make_config(mechanism="ziln", **{**settings, **changes})
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from example_fit import HELD_OUT, gene_names, make_fit
 from figure_checks import assert_legible, assert_same_adata
+from process_state import state
 
 import scgim
 
@@ -55,13 +56,17 @@ def test_the_same_seed_draws_the_same_cells(fitted, predicted):
 @pytest.mark.slow
 def test_umap_tells_control_from_drug(fitted, predicted):
     np.random.seed(3)  # noqa: NPY002 (the user's state, which must stay)
-    after = np.random.random(4)  # noqa: NPY002
+    drawn = np.random.random(4)  # noqa: NPY002
     np.random.seed(3)  # noqa: NPY002
     table = scgim.get.embedding(fitted, predicted, condition=HELD_OUT, method="umap", n_cells=60)
-    np.testing.assert_array_equal(np.random.random(4), after)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.random(4), drawn)  # noqa: NPY002
     assert np.isfinite(table[["x", "y"]]).all(axis=None)
     assert len(table.drop_duplicates(["x", "y"])) > 0.9 * len(table)
+    before = state()
     ax = scgim.pl.embedding(fitted, predicted, condition=HELD_OUT, method="umap", n_cells=60)
+    after = state()
+    for what, value in before.items():
+        assert after[what] == value, what
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("UMAP1", "UMAP2")
     assert_legible(ax.figure)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from example_fit import HELD_OUT, gene_names, make_fit
 from figure_checks import assert_legible, assert_same_adata
+from quick_fits import quick_fits
 
 import scgim
 from scgim.pl._names import name_points
@@ -23,7 +24,8 @@ def real() -> ad.AnnData:
     adata = adata[np.sort(np.concatenate(rows))].copy()
     doses = {"dose_key": "dose_value", "dose_unit_key": "dose_unit"}
     scgim.pp.prepare(adata, **doses, n_genes=12, hold_out={"Dacinostat": 10_000})
-    scgim.tl.fit_gim(adata, max_steps=60, progress=False)
+    with quick_fits():
+        scgim.tl.fit_gim(adata, max_steps=20, progress=False)
     return adata
 
 

@@ -119,10 +119,8 @@ def test_a_wrong_belief_of_a_target_is_overruled(mechanism):
 
 def test_a_belief_of_a_target_reaches_the_probabilities():
     """The networks learn what the search found, and the objective holds it."""
-    told = [
-        fit(prepared(n=20), mechanism="linear", max_steps=400, prior_targets={"C": {"g4": p}}).varm["gim_target_prob"]
-        for p in (0.5, 1e-4)
-    ]
+    short = {"mechanism": "linear", "max_steps": 100, "warmup_steps": 20}
+    told = [fit(prepared(n=20), **short, prior_targets={"C": {"g4": p}}).varm["gim_target_prob"] for p in (0.5, 1e-4)]
     assert told[0][4, 5:].sum() > told[1][4, 5:].sum()
 
 

@@ -195,16 +195,19 @@ def test_what_is_not_counted_is_modelled_as_it_is(change, reason, caplog):
 
 @QUICKLY
 def test_a_gene_that_decides_the_depth_of_its_cell_is_named(caplog):
-    """All counts of these cells are of few genes; where the size is given, nothing is to be said."""
-    adata = prepared_counts()
+    """All counts of these cells are of modelled genes; where others or the size are given, nothing is to be said."""
+    adata = count_cells()
+    adata = adata[:, adata.var_names.str.startswith("g")].copy()
+    scgim.pp.prepare(adata, dose_key="dose", genes=list(adata.var_names), min_cells=1, min_counts=1)
     with caplog.at_level(logging.WARNING, logger="scgim"):
         fit(adata)
-    assert "g2 (7%)" in caplog.text
+    assert "g2 (12%)" in caplog.text
     assert "size_key" in caplog.text
     caplog.clear()
     adata.obs["others"] = 1000.0
     with caplog.at_level(logging.WARNING, logger="scgim"):
         fit(adata, size_key="others")
+        fit(prepared_counts())
     assert "size_key" not in caplog.text
 
 
@@ -258,16 +261,40 @@ def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path, monkeypatch):
 
 
 @QUICKLY
-def test_size_factors_are_those_of_prepare_or_of_a_column():
+def test_size_factors_are_of_the_genes_that_are_not_modelled_or_of_a_column():
     adata = prepared_counts()
     control = (adata.obs["gim_condition"] == "control").to_numpy()
-    total = np.asarray(adata.layers["counts"].sum(axis=1)).ravel()
+    counts = adata.layers["counts"].toarray()
+    total, others = counts.sum(1), counts[:, adata.var_names.str.startswith("other")].sum(1)
     data = PerturbationData.from_anndata(adata, counts=True)
-    np.testing.assert_allclose(data.size_factor, total / np.median(total[control]), rtol=1e-6)
+    share = others[control].sum() / total[control].sum()
+    assert data.measured["rest"] == pytest.approx(share)
+    np.testing.assert_allclose(data.size_factor, others / (share * np.median(total[control])), rtol=1e-5)
     adata.obs["total"] = (7 * total).astype(int)
     given = PerturbationData.from_anndata(adata, counts=True, size_key="total")
-    np.testing.assert_allclose(given.size_factor, data.size_factor, rtol=1e-6)
+    np.testing.assert_allclose(given.size_factor, total / np.median(total[control]), rtol=1e-6)
     assert given.measured["size_unit"] == np.median(adata.obs["total"][control])
+
+
+def test_what_happens_to_a_modelled_gene_does_not_change_the_depth():
+    """Nor does it where few genes are left that could tell: then it is that of all counts."""
+    plain, raised = count_cells(), count_cells()
+    x = raised.X.toarray()
+    x[:, 0] += 200 * (np.arange(len(x)) % 3 == 0)
+    raised.X = x
+    arguments = {"dose_key": "dose", "genes": [f"g{i}" for i in range(10)], "min_cells": 1, "min_counts": 1}
+    sizes = []
+    for adata in (plain, raised):
+        scgim.pp.prepare(adata, **arguments)
+        sizes.append(PerturbationData.from_anndata(adata, counts=True).size_factor)
+    ratio = sizes[0] / sizes[1]
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+    x[:, 10:] *= np.arange(len(x))[:, None] % 10 == 0  # genes that are not modelled
+    raised.X = x
+    scgim.pp.prepare(raised, **arguments)
+    data, total = PerturbationData.from_anndata(raised, counts=True), x.sum(1)
+    assert data.measured["rest"] is None
+    np.testing.assert_allclose(data.size_factor / data.size_factor[0], total / total[0], rtol=1e-5)
     other = fit(adata.copy(), size_key="depth")
     assert not same_weights(other, fit(adata))
     assert read_entry(other).fitted["measured"]["size_key"] == "depth"
@@ -337,6 +364,7 @@ def test_a_gene_without_counts_in_the_controls_of_a_batch_earns_a_warning(caplog
 # -- what is known ----------------------------------------------------------------------------------------
 
 
+@QUICKLY
 @pytest.mark.parametrize("intervention", ["hard", "shift"])
 def test_known_interventions_are_held(intervention):
     known = {"A": {"g0": 0.7}, "C": {"g4": 0.0}}

@@ -77,6 +77,7 @@ def test_members_predict_cells_of_their_own(three):
     assert not np.allclose(means[1], means[2])
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize("make", [fitted, fitted_counts])
 def test_members_survive_a_file(make, tmp_path):
     adata = make(n=12, fit={"n_members": 2})

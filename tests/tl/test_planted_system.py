@@ -22,7 +22,7 @@ def test_a_planted_system_is_found_from_adata_to_targets():
     scgim.tl.fit_gim(
         adata,
         mechanism="linear",
-        max_steps=400,
+        max_steps=150,
         batch_size=256,
         n_graphs=4,
         network_hidden=(32, 32),

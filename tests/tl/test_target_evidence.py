@@ -21,7 +21,7 @@ from scgim.tl._stored import load
 @functools.cache
 def fitted(intervention: str):
     adata = prepared(n=60)
-    settings = {**QUICK, "max_steps": 300, "check_every": 300, "warmup_steps": 100, "n_graphs": 4}
+    settings = {**QUICK, "max_steps": 150, "check_every": 150, "warmup_steps": 30, "n_graphs": 4}
     scgim.tl.fit_gim(adata, mechanism="linear", intervention=intervention, **settings)
     return adata
 

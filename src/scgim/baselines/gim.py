@@ -101,7 +101,7 @@ class InterventionModel(Baseline):
             result = fit(tensors.to(self.device), config, rng=seed, progress=False)
         except FloatingPointError as error:
             raise CannotPredict(f"{self.name} cannot be fitted: {error}") from error
-        self.fitted_ = FittedGIM(result.gim.to("cpu").eval(), result.graph)
+        self.fitted_ = FittedGIM(result.gim.to("cpu").eval(), result.graph, data.measured)
         self.n_edges_dropped_, self.config_, self.history_ = result.n_dropped, result.config, result.history
         return self
 

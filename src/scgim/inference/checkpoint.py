@@ -69,7 +69,7 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     lagrangian: AugmentedLagrangian,
     progress: Any,
-    latent: tuple[Tensor | None, Tensor | None, Tensor] | None = None,
+    latent: tuple[Tensor | None, ...] | None = None,
 ) -> None:
     """Write next to `path` and move into place, so that an interruption never leaves half a file."""
     path = Path(path)

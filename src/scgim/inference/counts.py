@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class CountStart:
 
     graph (genes, genes) bool; logits (genes, genes) log odds of edges, marginal over z; odds (conditions, genes) log
     odds of targets; mode, variance, draw (cells, genes): latent expression of all cells, its posterior and one draw
-    from that.
+    from that; log_size (cells,): of their size factors, as all counts tell them.
     """
 
     graph: np.ndarray
@@ -62,6 +62,7 @@ class CountStart:
     mode: Tensor
     variance: Tensor
     draw: Tensor
+    log_size: Tensor
 
 
 class _Search:
@@ -97,7 +98,7 @@ class _Search:
         exact = torch.float32 if single else torch.float64
         return LatentCells(
             data.counts[rows].to(exact), data.log_size[rows].to(exact), data.batch_code[rows], data.condition[rows],
-            data.n_conditions, self.counting,
+            data.n_conditions, self.counting, data.unit,
         )  # fmt: skip
 
     def run(self) -> CountStart:
@@ -119,7 +120,8 @@ class _Search:
         model = self._expect(2)
         logits = self._edge_logits(found, *information(model, self.cells, self.latent))
         latent = self._everywhere(model)
-        return CountStart(self.graph, logits, torch.as_tensor(self.odds), latent.mode, latent.variance, latent.draws[0])
+        odds = torch.as_tensor(self.odds)
+        return CountStart(self.graph, logits, odds, latent.mode, latent.variance, latent.draws[0], self.log_size)
 
     def _scores(self, known: Tensor, reliable: Tensor) -> MomentScores:
         config, n = self.config, self.cells.n_cells.cpu().numpy()
@@ -247,10 +249,11 @@ class _Search:
         mode = self.center.repeat(len(data.x), 1)
         latent = Latent(mode, torch.zeros_like(mode), mode.new_zeros(_DRAWS if more else 1, *mode.shape))
         everywhere = self._some(torch.arange(len(data.x), device=data.x.device))
-        expect(everywhere, model, latent, self.generator, n_steps=12)
+        expect(everywhere, model, latent, self.generator, n_steps=12, settle=True)
+        self.log_size = everywhere.log_size
         if more:
             some = Latent(latent.mode[train], latent.variance[train], latent.draws[:, train])
-            self._read_targets(model, self._some(train), some)
+            self._read_targets(model, replace(self._some(train), log_size=self.log_size[train], unit=None), some)
         return latent
 
 

@@ -46,6 +46,7 @@ class TrainingData:
     prior_targets: Tensor | None = None
     edge_odds: Tensor | None = None
     target_odds: Tensor | None = None
+    unit: float | None = None
 
     @classmethod
     def of(cls, data: PerturbationData) -> Self:
@@ -69,6 +70,7 @@ class TrainingData:
             perturbation=torch.tensor(pd.factorize(data.conditions["perturbation"].astype(str))[0]),
             counts=tensor(data.counts),
             log_size=None if data.size_factor is None else torch.tensor(np.log(data.size_factor), dtype=torch.float32),
+            unit=None if data.measured.get("rest") is None else data.measured["rest"] * data.measured["total"],
             batch_code=torch.tensor(data.batch if data.batch is not None else np.zeros(len(data.x), dtype=int)),
         )
 

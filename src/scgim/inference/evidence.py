@@ -77,15 +77,16 @@ def count_changes(gim: CountGIM, graph: np.ndarray, data: TrainingData) -> np.nd
     assert data.counts is not None and data.log_size is not None and data.batch_code is not None
     counting = copy.deepcopy(gim.counting).double()
     counts, log_size = data.counts.double(), data.log_size.double()
-    cells = LatentCells(counts, log_size, data.batch_code, data.condition, data.n_conditions, counting)
+    cells = LatentCells(counts, log_size, data.batch_code, data.condition, data.n_conditions, counting, data.unit)
     model, generator = FittedMechanisms(gim, graph, data), torch_generator(0)
     zeros = counts.new_zeros(data.n_conditions, data.n_genes)
     sums, mode = NoiseSums(zeros, zeros, zeros, zeros), torch.zeros_like(counts)
     for rows in cells.parts():
         condition = data.condition[rows]
-        rate = counting.log_rate(torch.zeros_like(counts[rows]), log_size[rows], data.batch_code[rows]).exp()
+        rate = counting.log_rate(torch.zeros_like(counts[rows]), cells.log_size[rows], data.batch_code[rows]).exp()
         start = ((counts[rows] + 0.5) / (rate + 0.5)).log()
         found = cells.posterior(rows, model.residuals(condition), start, _STEPS)
+        found = cells.settled(rows, model.residuals(condition), found)
         mode[rows] = found.location
         noise = torch.randn(_DRAWS, *start.shape, generator=generator, dtype=torch.float64)
         draws = torch.stack([found.draw(one) for one in noise])

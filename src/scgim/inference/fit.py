@@ -33,7 +33,7 @@ from .data import BalancedSampler, TrainingData
 from .refit import refit_effects
 from .schedule import AugmentedLagrangian, graphs_per_step, held, make_optimiser, ramp, set_learning_rates, start_round
 from .search import SearchResult
-from .start import build, find_structure, resolve_sparsity, start_from_search
+from .start import build, describe_sizes, find_structure, resolve_sparsity, start_from_search
 
 logger = logging.getLogger("scgim")
 
@@ -131,8 +131,8 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
     if config.init == "search" and resumed is None:
         data = _start(gim, data, config, rng, progress)
     elif resumed is not None and isinstance(gim, CountGIM):
-        gim.mode, gim.variance, drawn = (value.to(data.x) for value in resumed["latent"])
-        data = replace(data, x=drawn)
+        gim.mode, gim.variance, drawn, log_size = (value.to(data.x) for value in resumed["latent"])
+        data = replace(data, x=drawn, log_size=log_size)
     if isinstance(gim, CountGIM):
         gim.hold_structure()
     logger.info("fit: %s", plural(int(config.max_steps), "step"))
@@ -143,7 +143,7 @@ def _fit(data: TrainingData, config: FitConfig, seed: int, progress: bool, check
 
     def save() -> None:
         if checkpoint is not None:
-            latent = (gim.mode, gim.variance, data.x) if isinstance(gim, CountGIM) else None
+            latent = (gim.mode, gim.variance, data.x, data.log_size) if isinstance(gim, CountGIM) else None
             moving = gim, run.optimiser, run.lagrangian, run.progress, latent
             save_checkpoint(checkpoint, config, seed, original, *moving)
 
@@ -267,7 +267,8 @@ def _start(gim: GIM, data: TrainingData, config: FitConfig, rng: np.random.Gener
     found = _search(gim, config, data, rng, progress)
     if isinstance(gim, CountGIM) and isinstance(found, CountStart):
         gim.mode, gim.variance = found.mode.to(data.x), found.variance.to(data.x)
-        data = replace(data, x=found.draw.to(data.x))
+        data = replace(data, x=found.draw.to(data.x), log_size=found.log_size.to(data.x))
+        describe_sizes(gim.counting, data)
         gim.mechanisms.standardise(data.x[~data.valid])
         gim.counting.lowest.copy_(gim.mode[~data.valid].min(0).values)
     start_from_search(gim, data, found)

@@ -32,6 +32,7 @@ class LatentCells:
     """Cells whose latent expression is sought.
 
     counts (cells, genes); log_size (cells,); batch, condition (cells,) long; n_conditions; counting: the measurement.
+    unit: counts of genes that are not modelled in a cell of size factor 1; None: size factors are certain.
     """
 
     counts: Tensor
@@ -40,6 +41,11 @@ class LatentCells:
     condition: Tensor
     n_conditions: int
     counting: Counting
+    unit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit is not None:
+            self.log_size, self.others = self.log_size.clone(), self.log_size.exp() * self.unit
 
     @property
     def n_genes(self) -> int:
@@ -58,6 +64,28 @@ class LatentCells:
     def parts(self) -> tuple[Tensor, ...]:
         """Rows of the cells, in parts that fit into memory."""
         return torch.arange(len(self.counts), device=self.counts.device).split(rows_at_a_time(self.n_genes))
+
+    def update_sizes(self, rows: Tensor, z: Tensor, generator: torch.Generator | None = None) -> None:
+        """Size factors of some cells given their expression z (those cells, genes): counts are Poisson, so a gamma's.
+
+        A draw from that, or without a generator its mean. Read from few counts, size factors are noise that all genes
+        of a cell share, and that looks like edges; modelled genes tell of it as well.
+        """
+        if self.unit is None:
+            return
+        counts, log_rate = self.counts[rows], self.counting.baseline[self.batch[rows]] + z
+        excess = self.counting.mean_excess(counts, log_rate + self.log_size[rows].unsqueeze(1))
+        rate, shape = self.unit + (log_rate.exp() * excess).sum(1), self.others[rows] + counts.sum(1)
+        drawn = shape if generator is None else torch._standard_gamma(shape.contiguous(), generator=generator)
+        self.log_size[rows] = (drawn / rate).log()
+
+    def settled(self, rows: Tensor, residuals: PriorOf, found: Posterior, n_rounds: int = 4) -> Posterior:
+        """The posterior of some cells with size factors at their means, in place, from one with other size factors."""
+        for _ in range(0 if self.unit is None else n_rounds):
+            variance = found.variance_of_genes()
+            self.update_sizes(rows, found.location + 0.5 * variance)
+            found = self.posterior(rows, residuals, found.location, 2, variance)
+        return found
 
     def posterior(
         self, rows: Tensor, residuals: PriorOf, start: Tensor, n_steps: int, variance: Tensor | None = None
@@ -119,6 +147,9 @@ def without_graph(
             second.index_add_(0, k, found.location.unsqueeze(2) * found.location.unsqueeze(1) + spread)
             if step == n_rounds - 1:
                 _keep(latent, found, rows, generator)
+            elif cells.unit is not None:
+                noise = torch.randn(len(rows), d, generator=generator, dtype=torch.float64).to(found.location)
+                cells.update_sizes(rows, found.draw(noise), generator)
         mean = cells.per_condition(latent.mode) / n.clamp_min(1).unsqueeze(1)
         second = second - n[:, None, None] * mean.unsqueeze(2) * mean.unsqueeze(1)
         pooled = second.sum(0) / n.sum()
@@ -197,19 +228,25 @@ class AdditiveModel:
 
 
 def expect(
-    cells: LatentCells, model: AdditiveModel, latent: Latent, generator: torch.Generator, n_steps: int = 2
+    cells: LatentCells,
+    model: AdditiveModel,
+    latent: Latent,
+    generator: torch.Generator,
+    n_steps: int = 2,
+    settle: bool = False,
 ) -> None:
-    """Expectation under a structural causal model; `latent` changes in place."""
+    """Expectation under a structural causal model; `latent` changes in place, and size factors.
+
+    settle: these are then at their means, else another draw.
+    """
     for rows in cells.parts():
-        known = latent.variance[rows]
-        found = cells.posterior(
-            rows,
-            model.residuals(cells.condition[rows]),
-            latent.mode[rows],
-            n_steps,
-            known if bool(known.any()) else None,
-        )
+        known, residuals = latent.variance[rows], model.residuals(cells.condition[rows])
+        found = cells.posterior(rows, residuals, latent.mode[rows], n_steps, known if bool(known.any()) else None)
+        if settle:
+            found = cells.settled(rows, residuals, found)
         _keep(latent, found, rows, generator)
+        if not settle:
+            cells.update_sizes(rows, latent.draws[0, rows].to(found.location), generator)
 
 
 def log_evidence(cells: LatentCells, model: AdditiveModel, latent: Latent) -> float:

@@ -166,8 +166,12 @@ class LocalScores:
         gram_all.diagonal().add_(1.0)  # ridge
         cross_all = _precise(everything.T @ y.response.reshape(-1))
 
+        seen: dict[bytes, tuple[Tensor, Tensor, Tensor]] = {}  # most of a trimming's last steps change no target
+
         def refit(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Fit on the untargeted conditions; log likelihood of every condition, own and replaced; log spread."""
+            if (key := targets.cpu().numpy().tobytes()) in seen:
+                return seen[key]
             left_out = targets[self.owner]
             gram, cross = gram_all, cross_all
             if bool(left_out.any()):
@@ -181,12 +185,13 @@ class LocalScores:
             noise = (y.trust * (used * rss).sum() + PRIOR_CELLS) / (y.trust * (used * y.count).sum() + PRIOR_CELLS)
             log_scale = 0.5 * noise.log()
             rate = y.common_zeros(used)
-            own = y.log_likelihood(residual, log_scale, rate)
-            if not self.shift:
-                return own, y.free, log_scale
-            shift = self._per_condition(residual.sum(1)) / (y.count + 1.0)
-            shifted = residual - shift[self.owner].unsqueeze(1) * y.weight
-            return own, y.log_likelihood(shifted, log_scale, y.own_zeros), log_scale
+            own, replaced = y.log_likelihood(residual, log_scale, rate), y.free
+            if self.shift:
+                shift = self._per_condition(residual.sum(1)) / (y.count + 1.0)
+                shifted = residual - shift[self.owner].unsqueeze(1) * y.weight
+                replaced = y.log_likelihood(shifted, log_scale, y.own_zeros)
+            seen[key] = own, replaced, log_scale
+            return seen[key]
 
         best: tuple[float, Tensor] | None = None
         starts = [(torch.zeros_like(self.targetable), self._ANNEAL)]

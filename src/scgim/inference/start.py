@@ -139,22 +139,33 @@ def build(config: FitConfig, data: TrainingData, rng: np.random.Generator) -> GI
     train = ~data.valid
     control = (data.membership.sum(1) == 0)[data.condition[train]]
     if isinstance(gim, CountGIM):
-        _measure(gim.counting, data, train)
+        _measure(gim.counting, data)
+        describe_sizes(gim.counting, data)
         return gim.to(data.x.device)  # units follow from the expression that is found
     gim.mechanisms.standardise(data.x[train].cpu(), control.cpu())
     return gim.to(data.x.device)
 
 
-def _measure(counting: Counting, data: TrainingData, train: Tensor) -> None:
-    """Rates of genes in the control cells of every batch, and the cells' size factors."""
-    assert data.counts is not None and data.log_size is not None and data.batch_code is not None
-    control = train & (data.membership.sum(1) == 0)[data.condition]
-    usual = data.log_size.new_zeros(len(counting.baseline))  # log size factor of controls
-    for code in range(len(counting.baseline)):
-        cells = control & (data.batch_code == code)
+def _controls_of_batches(counting: Counting, data: TrainingData) -> list[Tensor]:
+    """bool (cells,) of every batch, its control cells to train on."""
+    assert data.batch_code is not None
+    control = ~data.valid & (data.membership.sum(1) == 0)[data.condition]
+    return [control & (data.batch_code == code) for code in range(len(counting.baseline))]
+
+
+def _measure(counting: Counting, data: TrainingData) -> None:
+    """Rates of genes in the control cells of every batch."""
+    assert data.counts is not None and data.log_size is not None
+    for code, cells in enumerate(_controls_of_batches(counting, data)):
         total, size = data.counts[cells].sum(0).cpu(), data.log_size[cells].exp().sum().cpu()
         counting.baseline[code] = ((total + 0.5) / (size + 0.5)).log()
-        usual[code] = data.log_size[cells].mean()
+
+
+def describe_sizes(counting: Counting, data: TrainingData) -> None:
+    """The cells' size factors, and how they follow from the features of conditions."""
+    assert data.log_size is not None and data.batch_code is not None
+    usual = torch.stack([data.log_size[cells].mean() for cells in _controls_of_batches(counting, data)])
+    train = ~data.valid
     log_size = data.log_size[train]
     if len(counting.depth):
         features = (data.membership @ data.features).cpu().double().numpy()

@@ -118,18 +118,20 @@ def tell_batches(data: PerturbationData, genes: Sequence[str]) -> None:
     logger.info("batches: %s", ", ".join(told))
 
 
-def tell_large_shares(data: PerturbationData, genes: Sequence[str], total: float) -> None:
-    """Warn of genes that hold a large share of a control cell's counts, of which there are `total` at size factor 1."""
+def tell_large_shares(data: PerturbationData, genes: Sequence[str]) -> None:
+    """Warn of genes that hold a large share of a control cell's counts, where size factors are of all counts."""
     control = data.control & ~data.valid
-    if data.counts is None or data.size_factor is None or not control.any():
+    whole = data.measured.get("rest", 0.0) is None
+    if not whole or data.counts is None or data.size_factor is None or not control.any():
         return
-    share = data.counts[control].sum(0) / (total * data.size_factor[control].sum())
+    share = data.counts[control].sum(0) / (data.measured["total"] * data.size_factor[control].sum())
     large = [f"{gene} ({part:.0%})" for gene, part in zip(genes, share, strict=True) if part > LARGE_SHARE]
     if large:
         logger.warning(
-            "%s of a control cell's counts are of one gene each: %s. Where such a gene changes, the depth of the cell "
-            "and all its normalised values seem to, and genes that do not depend on it may look as if they did. Pass "
-            "size_key=, a column with the counts of all other genes.", f"More than {LARGE_SHARE:.0%}", listing(large),
+            "Genes that are not modelled have too few counts to tell the depth of cells by, so all counts do, and "
+            "more than %s of a control cell's are of one gene each: %s. Where such a gene changes, genes that do not "
+            "depend on it may look as if they did. Model fewer genes, or pass size_key=, a column with sizes that such "
+            "genes do not change.", f"{LARGE_SHARE:.0%}", listing(large),
         )  # fmt: skip
 
 

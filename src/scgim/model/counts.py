@@ -137,6 +137,10 @@ class Counting(nn.Module):
             rate = rate * torch._standard_gamma(shape.expand_as(rate).contiguous(), generator=generator) / shape
         return torch.poisson(rate, generator=generator)
 
+    def mean_excess(self, counts: Tensor, log_rate: Tensor) -> Tensor:
+        """By what the rate of an entry is multiplied on average, given its count: 1 of a Poisson."""
+        return (1 + self.dispersion * counts) / (1 + self.dispersion * log_rate.exp())
+
     def draw_excess(self, counts: Tensor, log_rate: Tensor, generator: torch.Generator) -> Tensor:
         """By what the rate of an entry was multiplied, given its count: 1 of a Poisson, else a gamma's posterior."""
         if not bool((self.dispersion > 0).any()):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,10 +62,14 @@ class FittedGIM:
         On the CPU.
     graph
         (genes, genes) bool DAG, row = cause.
+    measured
+        Behind counts: how they were read (`scgim.slots.Measured.record`); empty: size factors are what cells are
+        divided by.
     """
 
     gim: GIM
     graph: np.ndarray
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_genes(self) -> int:
@@ -142,10 +147,11 @@ class FittedGIM:
         size_factor: np.ndarray | None = None,
         batch: np.ndarray | None = None,
     ) -> CountedCells:
-        """Counts of `n` cells of condition `row`.
+        """Counts of `n` cells of condition `row`, and the size factors by which they are to be divided.
 
         Size factors and batches are drawn where they are not given: as the training cells have them, the former changed
-        as the features of the condition say.
+        as the features of the condition say. Where they are those of genes that are not modelled, what cells are
+        divided by follows from these and the drawn counts, as `pp.prepare` divides by all.
         """
         counting = self.counting
         assert counting is not None
@@ -159,6 +165,9 @@ class FittedGIM:
         held = None if found.held is None else found.held[row]
         counts = counting.draw(z, log_size.float(), code, generator, held)
         sizes = log_size.double().exp().numpy() if size_factor is None else size_factor
+        rest = self.measured.get("rest")
+        if rest is not None:
+            sizes = rest * sizes + counts.double().sum(1).numpy() / self.measured["total"]
         return CountedCells(counts.numpy(), sizes, code.numpy())
 
     @torch.no_grad()
@@ -271,7 +280,9 @@ class FittedGIM:
         }
 
     @classmethod
-    def from_arrays(cls, empty: GIM, graph: np.ndarray, arrays: dict[str, np.ndarray]) -> FittedGIM:
+    def from_arrays(
+        cls, empty: GIM, graph: np.ndarray, arrays: dict[str, np.ndarray], measured: Mapping[str, Any] | None = None
+    ) -> FittedGIM:
         """The model back from its `arrays`, into an `empty` one of the same shape.
 
         Raises
@@ -292,4 +303,4 @@ class FittedGIM:
                     f"The stored weight {name!r} has shape {arrays[name].shape}, expected {tuple(value.shape)}."
                 )
         empty.load_state_dict({n: torch.as_tensor(np.asarray(a)).to(expected[n].dtype) for n, a in arrays.items()})
-        return cls(empty.eval(), graph)
+        return cls(empty.eval(), graph, measured or {})

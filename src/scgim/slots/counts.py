@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: From here on, float32 has gaps between whole numbers.
 MOST = 2**24
+#: With fewer counts of other genes in a middling control cell, these tell its depth worse than all counts do (`own`).
+LEAST_REST = 20
 #: `adata.X` and log1p(counts / size factor) agree to so much.
 _CLOSE = 1e-4
 #: Cells without a count of any modelled gene are looked at in all genes, so many at a time.
@@ -30,17 +32,26 @@ _LAYER = f"adata.layers[{COUNTS_LAYER!r}]"
 class Measured:
     """What was counted of cells.
 
-    counts (cells, genes) float32; size_factor (cells,) float64; batch (cells,) int, rows of `batches`; batches: their
-    names; size_unit: what the column `size_key` was divided by; size_key, batch_key: columns of `obs`, or None.
+    counts (cells, genes) float32; size_factor (cells,) float64, of a cell's depth; divisor (cells,) float64, by which
+    X was divided; batch (cells,) int, rows of `batches`; batches: their names; size_unit: what the column `size_key`
+    was divided by; size_key, batch_key: columns of `obs`, or None.
+
+    rest: share of control cells' counts that genes which are not modelled hold, where size factors are of these. They
+    tell the depth without what happens to modelled genes: where a gene with many counts rises, all others would seem
+    to fall, and to depend on it. None: size factors are of all counts, or the user's. total: counts of a cell at
+    divisor 1.
     """
 
     counts: np.ndarray
     size_factor: np.ndarray
+    divisor: np.ndarray
     batch: np.ndarray
     batches: tuple[str, ...] = ()
     size_unit: float = 1.0
     size_key: str | None = None
     batch_key: str | None = None
+    rest: float | None = None
+    total: float = 1.0
 
     @classmethod
     def read(
@@ -75,9 +86,14 @@ class Measured:
         """
         if record is not None:
             size_key, batch_key = record["size_key"], record["batch_key"]
-        counts, size_factor = _counts(entry, adata, rows, x)
-        found = cls(counts, size_factor, np.zeros(len(rows), dtype=np.int64), size_key=size_key, batch_key=batch_key)
-        if size_key is not None:
+        counts, size = _counts(entry, adata, rows, x)
+        found = cls(
+            counts, size, size, np.zeros(len(rows), dtype=np.int64), size_key=size_key, batch_key=batch_key,
+            total=float(entry.prepared["params"]["target_sum"]),
+        )  # fmt: skip
+        if size_key is None:
+            found = found._by_the_rest(control, record)
+        else:
             sizes = _sizes(adata, rows, size_key)
             if record is None:
                 assert control is not None
@@ -91,12 +107,27 @@ class Measured:
             found = replace(found, batch=code, batches=tuple(names))
         return found
 
+    def _by_the_rest(self, control: np.ndarray | None, record: Mapping[str, Any] | None) -> Self:
+        """The same with size factors of genes that are not modelled, where these have the counts for it."""
+        others = self.total * self.divisor - self.counts.sum(axis=1, dtype=np.float64)
+        if record is not None:
+            share = record.get("rest")
+        else:
+            own, depth = others[control], self.divisor[control]
+            enough = len(own) > 0 and np.median(own) >= LEAST_REST
+            share = float(own.sum() / (self.total * depth.sum())) if enough else None
+        if share is None:
+            return self
+        # No cell without any: half of it would not be known.
+        return replace(self, size_factor=np.maximum(others, 1.0) / (share * self.total), rest=share)
+
     @property
     def record(self) -> dict[str, Any]:
         """What is stored with a fit, to read other cells in the same way."""
         names = np.array(self.batches, dtype=object)
         return {
-            "size_key": self.size_key, "size_unit": self.size_unit, "batch_key": self.batch_key, "batches": names
+            "size_key": self.size_key, "size_unit": self.size_unit, "batch_key": self.batch_key, "batches": names,
+            "rest": self.rest, "total": self.total,
         }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from scgim.slots import Entry, Measured
 from scgim.slots.keys import COUNTS_LAYER
 
 from ._sample import do_label
-from ._stored import StoredModel, load
+from ._stored import load
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -103,31 +103,19 @@ def counterfactual(
         changed = gm.counterfactual(model.fitted.gim, model.fitted.graph, x, action, generator).numpy()
         touched = gm.touched_genes(model.fitted.graph, action).numpy()
     else:
-        seen, sizes = _measured(model, source, rows, observed)
+        seen = Measured.read(model.entry, source, rows, observed, record=model.record)
         counts, touched = model.fitted.counterfactual_counts(
             torch.as_tensor(seen.counts), torch.as_tensor(np.log(seen.size_factor)).float(),
             torch.as_tensor(seen.batch), found, generator,
         )  # fmt: skip
-        changed = np.where(counts == seen.counts, observed, normalised(counts, sizes))
+        changed = np.where(counts == seen.counts, observed, normalised(counts, seen.divisor))
         layers |= {COUNTS_LAYER: counts, "observed_counts": seen.counts}
-        obs = obs.assign(**{model.entry.keys.size_factor: seen.size_factor})
+        obs = obs.assign(**{model.entry.keys.size_factor: seen.divisor})
     # Nothing may say any more that the cells are unperturbed.
     stale = [model.entry.arguments[name] for name in ("perturbation_key", "dose_key", "dose_unit_key")]
     obs = obs.drop(columns=[*stale, model.entry.keys.split], errors="ignore")
     layers["touched"] = touched.astype(np.uint8)
     return model.cells(source, changed, obs, [(label, parts)], np.zeros(len(rows), dtype=int), layers)
-
-
-def _measured(
-    model: StoredModel, source: AnnData, rows: np.ndarray, observed: np.ndarray
-) -> tuple[Measured, np.ndarray]:
-    """What was counted of these cells, and the size factors (cells,) by which X was normalised."""
-    record = model.record
-    seen = Measured.read(model.entry, source, rows, observed, record=record)
-    if record["size_key"] is None:
-        return seen, seen.size_factor
-    plain = Measured.read(model.entry, source, rows, observed, record={**record, "size_key": None})
-    return seen, plain.size_factor
 
 
 def _unperturbed(adata: AnnData, entry: Entry, cells: Any) -> tuple[AnnData, np.ndarray, np.ndarray]:

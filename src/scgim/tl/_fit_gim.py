@@ -118,8 +118,8 @@ def fit_gim(
         For ``count``: column of `obs` with the batch of each cell (lane, plate, donor). Every gene has a rate of its
         own in every batch, learned from its control cells, of which every batch needs some.
     size_key
-        For ``count``: column of `obs` with size factors (above 0; only their ratios matter). None: total counts, as
-        `prepare` used them.
+        For ``count``: column of `obs` with size factors (above 0; only their ratios matter). None: counts of the genes
+        that are not modelled, or total counts where those are too few.
     n_members
         Fits in all. Those after the first are to cells drawn again with replacement within every condition, with other
         seeds; probabilities of edges and targets are the means over all. The first, to all cells, predicts cells.
@@ -279,7 +279,7 @@ class _Job:
         )  # fmt: skip
         tell_batches(self.cells, self.entry.genes)
         if self.given["size_key"] is None:
-            tell_large_shares(self.cells, self.entry.genes, float(self.entry.prepared["params"]["target_sum"]))
+            tell_large_shares(self.cells, self.entry.genes)
         if self.config.intervention == "hard" and self.known[1] is None:
             tell_combinations(self.cells)
         result = fit(data.to(device), self.config, rng=seed, progress=progress, checkpoint=checkpoint)

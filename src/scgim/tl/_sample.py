@@ -56,8 +56,9 @@ def sample_cells(
     user_features
         For perturbations never seen: SMILES by name, or a feature DataFrame (see `scgim.pp.featurize`).
     size_factor
-        Of a model of counts: how deeply the cells are counted, relative to the median control cell; one number, or one
-        for each of the `n` cells of a condition. None: drawn as the training cells have them.
+        Of a model of counts: how deeply the cells are counted, relative to an average control cell; one number, or one
+        for each of the `n` cells of a condition. None: drawn as the training cells have them. What X is divided by
+        follows from it and from what is counted of modelled genes, unless the fit had a `size_key`.
     members
         Of a fit with ``n_members`` above 1: `n` cells from every member, and in ``obs["gim_member"]`` from which ("0"
         is the fit to all cells). How their means differ is how unsure the model is of a mean.

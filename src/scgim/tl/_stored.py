@@ -229,4 +229,4 @@ def _fitted(entry: Entry, graph: np.ndarray, arrays: dict[str, np.ndarray]) -> F
     with torch.random.fork_rng(devices=[]):  # new modules draw initial weights from the global state
         baseline = arrays.get("counting.baseline", np.zeros((1, 0)))  # (batches, genes)
         empty = new_model(config, len(entry.genes), entry.features.shape[1], n_batches=len(baseline))
-    return FittedGIM.from_arrays(empty, graph, arrays)
+    return FittedGIM.from_arrays(empty, graph, arrays, entry.fitted.get("measured"))
