@@ -253,11 +253,8 @@ class _Run:
         if not converged and (acyclic or state.waited < config.max_wait):
             return False
         state.stale = state.waited = 0
-        if self.lagrangian.update(h):
-            state.round, state.round_start = state.round + 1, state.step
-            if state.round >= config.n_rounds:
-                return True
-            start_round(self.gim, self.lagrangian, config)
+        if self.lagrangian.update(h) and not start_round(self.gim, self.lagrangian, config, state):
+            return True
         state.reference = math.inf  # the objective has changed
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,10 +51,14 @@ class AugmentedLagrangian:
         return False
 
 
-def start_round(gim: GIM, lagrangian: AugmentedLagrangian, config: FitConfig) -> None:
-    """Make all edges uncertain and drop the constraint; mechanisms and interventions stay as they are."""
+def start_round(gim: GIM, lagrangian: AugmentedLagrangian, config: FitConfig, progress: Any) -> bool:
+    """Make all edges uncertain and drop the constraint; mechanisms and interventions stay. False after the last."""
+    progress.round, progress.round_start = progress.round + 1, progress.step
+    if progress.round >= config.n_rounds:
+        return False
     gim.graph.set_logits(gim.graph.logits().clamp(-_UNCERTAIN, _UNCERTAIN))
     lagrangian.penalty, lagrangian.multiplier, lagrangian.last = config.penalty, 0.0, math.inf
+    return True
 
 
 def half_cosine(step: int, n_steps: int) -> float:
