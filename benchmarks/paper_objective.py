@@ -21,9 +21,9 @@ from scgim.model import GIM, Batch
 from scgim.model.distributions import GumbelBernoulli
 
 #: Graphs inside the logarithm, as the preset had before; repeated draws.
-M, DRAWS = 8, 60
+M, DRAWS = 8, 20
 #: Steps after which it is looked at.
-STEPS = (200, 600)
+STEPS = 600
 
 
 def cell_values(gim: GIM, batch: Batch, logits: Tensor, sampled: bool) -> Tensor:
@@ -57,11 +57,11 @@ def readings(values: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def look(mechanism: str, seed: int, steps: int) -> list[dict[str, object]]:
+def look(mechanism: str, seed: int) -> list[dict[str, object]]:
     """All readings at one state of a fit by the paper's preset: repeated draws with one minibatch."""
     task = SyntheticTask(mechanism=mechanism, seed=seed).load()
     data = TrainingData.of(task.train)
-    gim = fit(data, make_config("paper", mechanism=mechanism, max_steps=steps), rng=seed, progress=False).gim
+    gim = fit(data, make_config("paper", mechanism=mechanism, max_steps=STEPS), rng=seed, progress=False).gim
     torch.manual_seed(seed)
     batch = BalancedSampler(data, 1024).draw()
     found: dict[str, list[tuple[float, float, np.ndarray]]] = {}
@@ -79,7 +79,7 @@ def look(mechanism: str, seed: int, steps: int) -> list[dict[str, object]]:
         signal = max(0.0, np.square(slopes.mean(0)).sum() - noise / DRAWS)
         rows.append(
             {
-                "mechanism": mechanism, "seed": seed, "steps": steps, "one mean for": name,
+                "mechanism": mechanism, "seed": seed, "one mean for": name,
                 "effective samples": np.mean([draw[1] for draw in draws]),
                 "spread, nats": np.std([draw[0] for draw in draws], ddof=1),
                 "signal to noise": np.sqrt(signal / noise),
@@ -90,7 +90,7 @@ def look(mechanism: str, seed: int, steps: int) -> list[dict[str, object]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, data=False, fit=False)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102], help="one system of each family")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101], help="one system of each family")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     note = Note(
@@ -100,11 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         script="paper_objective.py",
         seeds=args.seeds,
     )
-    settings = [(m, s, n) for m in ("linear", "mlp") for n in STEPS for s in args.seeds]
-    rows = pd.DataFrame([row for setting in settings for row in look(*setting)])
-    keys = ["mechanism", "steps", "one mean for"]
+    rows = pd.DataFrame(
+        [row for mechanism in ("linear", "mlp") for seed in args.seeds for row in look(mechanism, seed)]
+    )
+    keys = ["mechanism", "one mean for"]
     table = rows.drop(columns="seed").groupby(keys, sort=False).agg(lambda v: mean_and_spread(v, 2)).reset_index()
-    note.table(f"Effective samples of {M}, spread of the estimate, gradient of the edges' log odds", table)
+    note.table(
+        f"After {STEPS} steps: effective samples of {M}, spread of the estimate, gradient of the edges' log odds", table
+    )
     note.write(args.out, "paper_objective", rows)
 
 

@@ -170,6 +170,7 @@ def test_a_further_round_starts_uncertain_and_holds_the_edges(monkeypatch) -> No
 
 
 def test_the_papers_preset_ends_acyclic_at_the_planted_graph() -> None:
+    """With so few conditions, edges are held until the mechanisms have learned."""
     data = replace(linear_data(n_control=300), known_targets=torch.eye(N_GENES))
     small = {"max_steps": 500, "check_every": 25, "hold_steps": 150, "batch_size": 256, "n_graphs": 8}
     result = fit(data, make_config("paper", mechanism="linear", **small), rng=0, progress=False)
