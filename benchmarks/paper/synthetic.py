@@ -116,7 +116,7 @@ def paper(table: pd.DataFrame) -> list[str]:
     columns += [(split, "mean_distance") for split in SPLITS]
     shown = wide(summarise(table, ["mechanism"]), ["mechanism", "method"], columns)
     dropped = table[table["metric"] == "n_edges_dropped"].groupby(["mechanism", "method"])["value"]
-    said = {key: f"{int((own == 0).sum())} of {len(own)}" for key, own in dropped}
+    said = {key: f"{int((own == 0).sum())} of {len(own)}" for key, own in dropped}  # systems, of those finished
     keys = zip(shown["mechanism"], shown["method"], strict=True)
     shown.insert(2, "a DAG without repair", [said.get(key, "") for key in keys])
     return ["## The paper's preset beside the default", markdown(named(shown))]
