@@ -8,8 +8,8 @@ import torch
 from small_counts import N_GENES, nothing, planted, targeting
 
 from scgim.inference import TrainingData
+from scgim.inference.depth import slopes_of_means
 from scgim.inference.evidence import count_changes
-from scgim.inference.start import slopes_of_means
 from scgim.model import FittedGIM
 
 #: Cells of the control and of each other condition.

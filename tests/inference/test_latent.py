@@ -181,6 +181,8 @@ def test_size_factors_are_drawn_from_what_all_counts_tell():
     drawn = cells.log_size.exp().numpy()
     assert drawn.mean() == pytest.approx(shape / rate, rel=0.01)
     assert drawn.std() == pytest.approx(np.sqrt(shape) / rate, rel=0.05)
+    cells.update_sizes(rows, expression + 30)  # no gene counts for more than its counts allow
+    assert 0 < (np.log(2.0) - cells.log_size[0]) * np.sqrt(2 * unit) < 4
     certain = LatentCells(counts, torch.zeros(n).double(), zeros, zeros, 1, counting)
     certain.update_sizes(rows, expression)
     assert not certain.log_size.any()

@@ -30,10 +30,11 @@ from .checkpoint import load_checkpoint, restore, save_checkpoint
 from .config import FitConfig
 from .counts import CountStart, find_latent_structure
 from .data import BalancedSampler, TrainingData
+from .depth import describe_sizes
 from .refit import refit_effects
 from .schedule import AugmentedLagrangian, graphs_per_step, held, make_optimiser, ramp, set_learning_rates, start_round
 from .search import SearchResult
-from .start import build, describe_sizes, find_structure, resolve_sparsity, start_from_search
+from .start import build, find_structure, resolve_sparsity, start_from_search
 
 logger = logging.getLogger("scgim")
 

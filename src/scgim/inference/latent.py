@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scgim.model.counts import Counting
-from scgim.model.posterior import Edges, Posterior, PriorOf, Residuals, ResidualsOf, laplace, rows_at_a_time
+from scgim.model.posterior import WIDEST, Edges, Posterior, PriorOf, Residuals, ResidualsOf, laplace, rows_at_a_time
 
 from .moments import N_BASIS, MomentScores, basis, basis_slope, moments
 
@@ -25,6 +25,8 @@ _POOLED_CELLS = 20.0
 _AT_ONCE = 4096
 #: Least variance of a noise, in squared log units.
 _LEAST = 1e-2
+#: Modelled genes move a log size factor by so many of the standard errors that the other genes leave at most.
+_FARTHEST = 4.0
 
 
 @dataclass
@@ -45,7 +47,8 @@ class LatentCells:
 
     def __post_init__(self) -> None:
         if self.unit is not None:
-            self.log_size, self.others = self.log_size.clone(), self.log_size.exp() * self.unit
+            self.told, self.others = self.log_size, self.log_size.exp() * self.unit
+            self.log_size = self.told.clone()
 
     @property
     def n_genes(self) -> int:
@@ -73,17 +76,20 @@ class LatentCells:
         """
         if self.unit is None:
             return
-        counts, log_rate = self.counts[rows], self.counting.baseline[self.batch[rows]] + z
-        excess = self.counting.mean_excess(counts, log_rate + self.log_size[rows].unsqueeze(1))
-        rate, shape = self.unit + (log_rate.exp() * excess).sum(1), self.others[rows] + counts.sum(1)
+        counts, log_size, batch, others = self.counts[rows], self.log_size[rows], self.batch[rows], self.others[rows]
+        # The expression of a gene that is not counted has no upper end: none counts for more than its counts allow.
+        log_rate = self.counting.baseline[batch] + torch.minimum(z, self.counting.bounds(counts, log_size, batch)[1])
+        excess = self.counting.mean_excess(counts, log_rate + log_size.unsqueeze(1))
+        rate, shape = self.unit + (log_rate.exp() * excess).sum(1), others + counts.sum(1)
         drawn = shape if generator is None else torch._standard_gamma(shape.contiguous(), generator=generator)
-        self.log_size[rows] = (drawn / rate).log()
+        moved = ((drawn / rate).log() - self.told[rows]) * others.sqrt()  # in standard errors
+        self.log_size[rows] = self.told[rows] + moved.clamp(-_FARTHEST, _FARTHEST) * others.rsqrt()
 
     def settled(self, rows: Tensor, residuals: PriorOf, found: Posterior, n_rounds: int = 4) -> Posterior:
         """The posterior of some cells with size factors at their means, in place, from one with other size factors."""
         for _ in range(0 if self.unit is None else n_rounds):
             variance = found.variance_of_genes()
-            self.update_sizes(rows, found.location + 0.5 * variance)
+            self.update_sizes(rows, found.location + 0.5 * variance.clamp(max=WIDEST))
             found = self.posterior(rows, residuals, found.location, 2, variance)
         return found
 

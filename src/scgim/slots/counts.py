@@ -25,6 +25,8 @@ LEAST_REST = 20
 _CLOSE = 1e-4
 #: Cells without a count of any modelled gene are looked at in all genes, so many at a time.
 _CHUNK = 256
+#: Whether counts are whole is looked up in so many cells: a file on disk is not read once more for it.
+_LOOK = 10_000
 _LAYER = f"adata.layers[{COUNTS_LAYER!r}]"
 
 
@@ -178,10 +180,10 @@ def _counts(entry: Entry, adata: AnnData, rows: np.ndarray, x: np.ndarray) -> tu
 
 
 def why_not_counted(adata: AnnData, entry: Entry) -> str | None:
-    """What speaks against a model of raw counts, though all else may be well; None: nothing."""
+    """What speaks against a model of raw counts, though all else may be well; None: nothing in the first cells."""
     if COUNTS_LAYER not in adata.layers:
         return f"{_LAYER} is missing"
-    values = _layer(adata, np.arange(adata.n_obs), entry.positions(adata))
+    values = _layer(adata, np.arange(min(adata.n_obs, _LOOK)), entry.positions(adata))
     if np.isfinite(values).all() and (values != np.rint(values)).any():
         return f"{_LAYER} holds values that are not whole"
     return None
