@@ -81,7 +81,7 @@ class LatentCells:
         log_rate = self.counting.baseline[batch] + torch.minimum(z, self.counting.bounds(counts, log_size, batch)[1])
         excess = self.counting.mean_excess(counts, log_rate + log_size.unsqueeze(1))
         rate, shape = self.unit + (log_rate.exp() * excess).sum(1), others + counts.sum(1)
-        drawn = shape if generator is None else torch._standard_gamma(shape.contiguous(), generator=generator)
+        drawn = shape if generator is None else torch._standard_gamma(shape.cpu(), generator=generator).to(shape)
         moved = ((drawn / rate).log() - self.told[rows]) * others.sqrt()  # in standard errors
         self.log_size[rows] = self.told[rows] + moved.clamp(-_FARTHEST, _FARTHEST) * others.rsqrt()
 
