@@ -145,14 +145,15 @@ def measure_nothing(seed: int, noise: str, n_genes: int = 24, n_cells: int = 400
     else:
         counts = rng.poisson(total[:, None] * share * rng.gamma(1 / 0.3, 0.3, size=(n_cells, 300)))
     modelled = np.arange(10, 10 + n_genes)
-    size = np.delete(counts, modelled, axis=1).sum(1).clip(1)  # as `fit_gim` takes them
-    size = size / np.median(size)
+    others = np.delete(counts, modelled, axis=1).sum(1).clip(1)  # as `fit_gim` takes them
+    unit = float(others.mean())
+    size, measured = others / unit, {"rest": unit / counts.sum(1).mean(), "total": float(counts.sum(1).mean())}
     counts, names = counts[:, modelled].astype(np.float32), ["control", *(f"p{i}" for i in range(1, 8))]
     codes = np.where(rng.random(n_cells) < 0.4, 0, rng.integers(1, 8, n_cells))
     table = pd.DataFrame({"condition": names, "perturbation": names, "dose": np.nan})
     table["is_control"] = table["perturbation"] == "control"
     data = PerturbationData(
-        np.log1p(counts / size[:, None]), codes, table, np.eye(8), counts=counts, size_factor=size
+        np.log1p(counts / size[:, None]), codes, table, np.eye(8), counts=counts, size_factor=size, measured=measured
     )  # fmt: skip
     tensors = TrainingData.of(data)
     result = fit(tensors, make_config(mechanism="count", max_steps=50), rng=seed, progress=False)
